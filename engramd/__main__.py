@@ -1,0 +1,46 @@
+"""`engramd`: reads the configuration and runs the daemon in the foreground."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+
+from . import config as configuration
+from .protocol.errors import EngramError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run engramd and return its exit code: 0 after a clean stop, else that of the error's code."""
+    try:
+        config, sources, flags = configuration.load(arguments)
+        if flags.check_config:
+            _print(config, sources)
+            return 0
+    except EngramError as error:
+        print(f"engramd: {error.message}", file=sys.stderr)
+        return error.exit_code
+    from . import daemon, logs
+
+    ready = daemon.Ready(config.ready_fd)
+    try:
+        logs.set_up(config.log_level, config.log_format, config.log_file)
+        daemon.serve(config, ready)
+    except (EngramError, OSError) as error:
+        message = error.message if isinstance(error, EngramError) else str(error)
+        ready.say(message)
+        logging.getLogger("engramd").error("%s", message)
+        return error.exit_code if isinstance(error, EngramError) else 1
+    return 0
+
+
+def _print(config: configuration.Config, sources: dict[str, str]) -> None:
+    """The options in force. Paths are shown as they would be used."""
+    shown = dataclasses.asdict(config) | {"socket": config.socket_path(), "data_dir": str(config.data_path())}
+    for name, value in shown.items():
+        print(f"{name} = {value!r}  # {sources[name]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

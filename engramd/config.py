@@ -1,0 +1,230 @@
+"""Every option of the daemon, in one typed place: its flag, environment variable, key in the TOML file, default and meaning.
+
+Flag > environment > file > default. A bad value is reported with where it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .protocol import address
+from .protocol.errors import EngramError
+from .protocol.messages import MAX_PAYLOAD, MIB
+from .protocol.times import parse_duration
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("must be a text that is not empty")
+    return value
+
+
+def _size(value: object) -> int:
+    """Bytes, with an optional binary suffix: 4096, 64KiB, 1MiB."""
+    if isinstance(value, str):
+        number = value.strip()
+        for suffix, factor in (("KiB", 1024), ("MiB", MIB), ("K", 1024), ("M", MIB)):
+            if number.endswith(suffix):
+                return _whole(number.removesuffix(suffix).strip()) * factor
+        return _whole(number)
+    return _whole(value)
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or (isinstance(value, str) and not value.isdecimal()):
+        raise ValueError("must be a whole number")
+    return int(value)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, str):
+        raise ValueError("must be a duration such as 10s")
+    return parse_duration(value) / 1e6
+
+
+def _within(parse: Callable[[object], Any], least: float, most: float) -> Callable[[object], Any]:
+    def check(value: object) -> Any:
+        parsed = parse(value)
+        if not least <= parsed <= most:
+            raise ValueError(f"must be from {least} to {most}")
+        return parsed
+
+    return check
+
+
+def _one_of(*options: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if value not in options:
+            raise ValueError(f"must be one of {', '.join(options)}")
+        return str(value)
+
+    return check
+
+
+def _option(parse: Callable[[object], Any], doc: str, example: str, default: Any = None, *, flag_only: bool = False) -> Any:
+    return field(default=default, metadata={"parse": parse, "doc": doc, "example": example, "flag_only": flag_only})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of one daemon. Sizes are bytes, times are seconds."""
+
+    socket: str | None = _option(
+        _text,
+        "Path of the Unix socket. Default: engramd.sock in $XDG_RUNTIME_DIR/engram, /run/user/UID/engram or /tmp/engram-UID.",
+        '"/run/user/1000/engram/engramd.sock"',
+    )
+    data_dir: str | None = _option(
+        _text, "Directory of the log. Default: $XDG_DATA_HOME/engram, else ~/.local/share/engram.", '"/home/me/.local/share/engram"'
+    )
+    max_payload: int = _option(
+        _within(_size, 1024, MAX_PAYLOAD), "The largest payload of a unit, in bytes or with a suffix; 16MiB at most.", '"1MiB"', MIB
+    )
+    max_connections: int = _option(_within(_whole, 1, 65536), "How many clients may be connected at once.", "1024", 1024)
+    log_level: str = _option(
+        _one_of("debug", "info", "warning", "error"), "The least severe messages to log: debug, info, warning or error.", '"info"', "info"
+    )
+    log_format: str = _option(
+        _one_of("auto", "human", "json"), "human, json, or auto: human on a terminal and json otherwise.", '"auto"', "auto"
+    )
+    log_file: str | None = _option(
+        _text, "Append log messages to this file instead of stderr.", '"/home/me/.local/share/engram/engramd.log"'
+    )
+    lock_wait: float = _option(
+        _within(_seconds, 0, 3600),
+        "How long to wait for another daemon to leave the data directory, in seconds or as a duration.",
+        '"0s"',
+        0.0,
+    )
+    ready_fd: int | None = _option(
+        _within(_whole, 0, 65536), "File descriptor that gets the line 'ready', or what went wrong; then it is closed.", "3", flag_only=True
+    )
+
+    def socket_path(self) -> str:
+        """Where to listen."""
+        return address.socket_path(self.socket)
+
+    def data_path(self) -> Path:
+        """Where the log is."""
+        return address.data_dir(self.data_dir)
+
+
+def _env_name(name: str) -> str:
+    return f"ENGRAM_{name.upper()}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of engramd, made from Config."""
+    made = argparse.ArgumentParser(
+        prog="engramd",
+        description="The daemon of Engram: a durable, ordered log of work units, streamed to every agent. Runs in the foreground.",
+        epilog="Every option can also stand in the configuration file or the environment; a flag wins, then the environment. "
+        "SIGTERM and SIGINT finish what is in flight and exit with 0.",
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"engramd {__version__}")
+    made.add_argument(
+        "--config",
+        metavar="FILE",
+        help="Configuration file (ENGRAM_CONFIG). Default: $XDG_CONFIG_HOME/engram/config.toml, if there is one.",
+    )
+    made.add_argument("--check-config", action="store_true", help="Print the options in force and where each came from, then exit.")
+    for option in fields(Config):
+        env = "" if option.metadata["flag_only"] else f" ({_env_name(option.name)})"
+        made.add_argument(f"--{option.name.replace('_', '-')}", metavar="VALUE", help=f"{option.metadata['doc']}{env}".replace("%", "%%"))
+    return made
+
+
+def load(arguments: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> tuple[Config, dict[str, str], argparse.Namespace]:
+    """Read flags, environment and file.
+
+    Returns:
+        The configuration, the source of each option in words, and the parsed flags.
+
+    Raises:
+        EngramError: `invalid`, naming the option, its source and what is wrong.
+        SystemExit: for --help, --version and unknown flags, as argparse does.
+    """
+    flags = parser().parse_args(arguments)
+    path, in_file = _read_file(flags.config, env)
+    known = {option.name: option for option in fields(Config)}
+    for name in in_file:
+        if name not in known or known[name].metadata["flag_only"]:
+            raise EngramError("invalid", f"{path}: unknown option {name!r}; known are {', '.join(n for n in known if n != 'ready_fd')}")
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name, option in known.items():
+        raw, source = _find(name, flags, env, in_file, path, option.metadata["flag_only"])
+        sources[name] = source
+        if source == "default":
+            continue
+        try:
+            values[name] = option.metadata["parse"](raw)
+        except (ValueError, EngramError) as error:
+            raise EngramError("invalid", f"{source}: {name} = {raw!r}: {error}") from None
+    return Config(**values), sources, flags
+
+
+def _find(
+    name: str, flags: argparse.Namespace, env: Mapping[str, str], in_file: Mapping[str, Any], path: Path | None, flag_only: bool
+) -> tuple[Any, str]:
+    flag = getattr(flags, name)
+    if flag is not None:
+        return flag, f"flag --{name.replace('_', '-')}"
+    if not flag_only and env.get(_env_name(name)):
+        return env[_env_name(name)], f"environment variable {_env_name(name)}"
+    if name in in_file:
+        return in_file[name], f"file {path}"
+    return None, "default"
+
+
+def _read_file(flag: str | None, env: Mapping[str, str]) -> tuple[Path | None, dict[str, Any]]:
+    named = flag or env.get("ENGRAM_CONFIG")
+    path = Path(named) if named else config_path(env)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if named:
+            raise EngramError("invalid", f"the configuration file {path} does not exist") from None
+        return None, {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngramError("invalid", f"the configuration file {path} cannot be read: {error}") from None
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise EngramError("invalid", f"{path}: not valid TOML: {error}") from None
+    tables.pop("client", None)  # the command line's own table
+    return path, tables
+
+
+def config_path(env: Mapping[str, str]) -> Path:
+    """Where the configuration file is looked for."""
+    home = env.get("XDG_CONFIG_HOME")
+    base = Path(home) if home and os.path.isabs(home) else Path.home() / ".config"
+    return base / "engram" / "config.toml"
+
+
+def example() -> str:
+    """An annotated configuration file with every option at its default, or an example where the default depends on the user."""
+    lines = ["# Configuration of Engram: ~/.config/engram/config.toml. Flags and the environment win over this file.", ""]
+    for option in fields(Config):
+        if not option.metadata["flag_only"]:
+            lines += [f"# {option.metadata['doc']}", f"# Flag --{option.name.replace('_', '-')}, environment {_env_name(option.name)}."]
+            lines += [f"#{option.name} = {option.metadata['example']}", ""]
+    lines += [
+        "# Defaults of the command line; flags and ENGRAM_CONTEXT, ENGRAM_AGENT win.",
+        "#[client]",
+        '#context = "build"',
+        '#agent = "me"',
+        "",
+    ]
+    return "\n".join(lines)

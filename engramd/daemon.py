@@ -1,0 +1,120 @@
+"""The daemon: composes store, engine and listeners, runs until it is told to stop, and stops in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+import trio
+
+from . import __version__
+from .config import Config
+from .protocol.address import private_dir
+from .protocol.errors import EngramError
+from .service.engine import Engine
+from .storage.lockfile import DataLock
+from .storage.log import Log
+from .transport.listeners import UnixListener
+
+logger = logging.getLogger("engramd")
+
+STOP_SECONDS = 5.0  # how long clients may take to read their last answers
+
+
+def serve(config: Config, ready: Ready) -> None:
+    """Run a daemon in the foreground until SIGTERM, SIGINT or a client's `shutdown`.
+
+    Raises:
+        EngramError: it cannot start, or the disk refused a write.
+    """
+    directory = config.data_path()
+    private_dir(directory)
+    lock = trio.run(_lock, directory, config.lock_wait)
+    try:
+        log = Log(directory / "log")
+        try:
+            listener = UnixListener(config.socket_path())
+            try:
+                trio.run(_run, config, log, listener, ready)
+            finally:
+                listener.close()
+        finally:
+            log.close()
+    finally:
+        lock.release()
+    logger.info("stopped")
+
+
+class Ready:
+    """Tells whoever started the daemon how the start went, once: over the ready pipe, if there is one."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def say(self, line: str) -> None:
+        """Write a line and close the pipe; does nothing the second time."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            try:
+                os.write(fd, line.encode() + b"\n")
+                os.close(fd)
+            except OSError as error:
+                logger.warning("the ready pipe broke: %s", error)
+
+
+async def _lock(directory: Path, wait: float) -> DataLock:
+    deadline = trio.current_time() + wait
+    while True:
+        try:
+            return DataLock(directory)
+        except EngramError:
+            if trio.current_time() >= deadline:
+                raise
+        await trio.sleep(0.02)
+
+
+async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready) -> None:
+    engine = Engine(log, config.max_payload, {"socket": listener.address, "data_dir": str(config.data_path())})
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, signals, engine)
+            nursery.start_soon(_commit, engine)
+            async with trio.open_nursery() as sessions:
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(listener.serve, engine, config.max_connections, sessions)
+                    logger.info(
+                        "engramd %s (pid %d) listens at %s, log at seq %d", __version__, os.getpid(), listener.address, log.last_seq
+                    )
+                    ready.say("ready")
+                    await engine.stopping.wait()
+                    accepting.cancel_scope.cancel()
+                listener.close()
+                await _finish(engine)
+                sessions.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+    if engine.committer.failed is not None:
+        raise engine.committer.failed
+
+
+async def _commit(engine: Engine) -> None:
+    """Run the committer; a disk that refuses a write stops the daemon."""
+    try:
+        await engine.committer.run()
+    except EngramError:
+        engine.stopping.set()
+
+
+async def _watch(signals: object, engine: Engine) -> None:
+    async for number in signals:  # type: ignore[attr-defined]
+        logger.info("%s: stopping", signal.Signals(number).name)
+        engine.stopping.set()
+
+
+async def _finish(engine: Engine) -> None:
+    """Let what is in flight reach the disk, and its answers their clients."""
+    await engine.committer.drained()
+    with trio.move_on_after(STOP_SECONDS):
+        for peer in list(engine.peers):
+            await peer.outbox.drained()

@@ -1,0 +1,66 @@
+"""Where the daemon is: the one function that decides the socket's path for both sides, and the one for the data directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import EngramError
+
+MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path less its NUL (unix(7))
+
+
+def socket_path(flag: str | None = None, env: Mapping[str, str] = os.environ) -> str:
+    """The Unix socket's path: `flag`, else `ENGRAM_SOCKET`, else `engramd.sock` in the first runtime directory there is:
+    `$XDG_RUNTIME_DIR/engram`, `/run/user/UID/engram`, `/tmp/engram-UID`.
+
+    Raises:
+        EngramError: `invalid` when the path is longer than a socket's may be (107 bytes).
+    """
+    chosen = flag or env.get("ENGRAM_SOCKET") or os.path.join(_runtime_dir(env), "engramd.sock")
+    path = os.path.abspath(chosen)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise EngramError(
+            "invalid",
+            f"the socket path is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket may have: {path}; choose a shorter one with --socket or ENGRAM_SOCKET",
+        )
+    return path
+
+
+def _runtime_dir(env: Mapping[str, str]) -> str:
+    xdg = env.get("XDG_RUNTIME_DIR")
+    if xdg and os.path.isabs(xdg):
+        return os.path.join(xdg, "engram")
+    run = f"/run/user/{os.getuid()}"
+    if os.path.isdir(run):
+        return os.path.join(run, "engram")
+    return f"/tmp/engram-{os.getuid()}"
+
+
+def data_dir(flag: str | None = None, env: Mapping[str, str] = os.environ) -> Path:
+    """The data directory: `flag`, else `ENGRAM_DATA_DIR`, else `$XDG_DATA_HOME/engram`, else `~/.local/share/engram`."""
+    chosen = flag or env.get("ENGRAM_DATA_DIR")
+    if chosen:
+        return Path(chosen).absolute()
+    home = env.get("XDG_DATA_HOME")
+    base = Path(home) if home and os.path.isabs(home) else Path.home() / ".local" / "share"
+    return base / "engram"
+
+
+def private_dir(path: str | Path) -> None:
+    """Create a directory that only this user can enter, or check that it is one and close it to others.
+
+    Raises:
+        EngramError: `denied` when it (or the link to it) belongs to someone else, is no directory, or cannot be made.
+    """
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        link, found = os.lstat(path), os.stat(path)
+        if link.st_uid != os.getuid() or found.st_uid != os.getuid():
+            raise EngramError("denied", f"{path} belongs to another user (uid {found.st_uid}); choose another place")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        raise EngramError("denied", f"the directory {path} cannot be used: {error.strerror or error}") from error

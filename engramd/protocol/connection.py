@@ -1,0 +1,257 @@
+"""The sans-I/O connection: bytes in, messages out; the same file for both roles, so that they cannot drift apart.
+
+A peer is in one of three states. What it may receive in each, and where that leads, is this table:
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import EngramError
+from .framing import FrameDecoder, decode, encode, frame
+from .messages import HELLO, NOTICES, OPERATIONS, VERSION
+
+State = Literal["greeting", "open", "closed"]
+
+# role: {(state, what is received): next state}. Anything else is a protocol error, which closes.
+TRANSITIONS: Mapping[str, Mapping[tuple[State, str], State]] = {
+    "server": {
+        ("greeting", "hello"): "open",
+        ("open", "request"): "open",
+        ("open", "notice"): "open",
+    },
+    "client": {
+        ("greeting", "answer"): "open",
+        ("greeting", "failure"): "closed",
+        ("open", "answer"): "open",
+        ("open", "failure"): "open",
+        ("open", "item"): "open",
+    },
+}
+
+MAX_IN_FLIGHT = 1024  # requests of one connection without an answer
+Id = int | str
+_ID, _OK, _RESULT, _ERROR, _EVENT = (encode(key) for key in ("id", "ok", "result", "error", "event"))
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A client's first frame, validated."""
+
+    id: Id
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A validated request for an operation of `OPERATIONS`."""
+
+    id: Id
+    op: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """`credit` or `cancel`: a word on a stream under way, which has no answer of its own."""
+
+    id: Id
+    op: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A request that was refused before it reached an operation; the connection goes on."""
+
+    id: Id
+    error: EngramError
+
+
+def answer_frame(request_id: Id, result: bytes) -> bytes:
+    """A success, around a result that is already encoded."""
+    return frame(b"\xa3" + _ID + encode(request_id) + _OK + b"\xf5" + _RESULT + result)
+
+
+def failure_frame(request_id: Id | None, error: EngramError) -> bytes:
+    """A failure; without an id it is the connection's own, and its last frame."""
+    return frame(b"\xa3" + _ID + encode(request_id) + _OK + b"\xf4" + _ERROR + encode(error.to_wire()))
+
+
+def item_frame(request_id: Id, event: bytes) -> bytes:
+    """A stream's item, around an event that is already encoded."""
+    return frame(b"\xa2" + _ID + encode(request_id) + _EVENT + event)
+
+
+class _Connection:
+    role: str
+
+    def __init__(self, max_frame: int) -> None:
+        self.state: State = "greeting"
+        self._frames = FrameDecoder(max_frame)
+
+    def _step(self, kind: str) -> None:
+        after = TRANSITIONS[self.role].get((self.state, kind))
+        if after is None:
+            raise EngramError("protocol", f"{kind} is not allowed here: the connection is {self.state}")
+        self.state = after
+
+    def _bodies(self, data: bytes) -> list[bytes]:
+        if self.state == "closed":
+            raise EngramError("protocol", "the connection is closed")
+        return self._frames.feed(data)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the peer's bytes so far end inside a frame."""
+        return self._frames.partial
+
+
+class ServerConnection(_Connection):
+    """The daemon's side.
+
+    `receive` raises EngramError for what ends the connection (bad framing, bad CBOR, no hello): send `failure_frame(None, error)` and close.
+    """
+
+    role = "server"
+
+    def __init__(self, max_frame: int) -> None:
+        super().__init__(max_frame)
+        self.in_flight: set[Id] = set()
+        self.streams: set[Id] = set()
+
+    def receive(self, data: bytes) -> list[Hello | Request | Notice | Rejected]:
+        """Take bytes, return what they complete. Requests count as in flight until `finish`."""
+        return [self._read(body) for body in self._bodies(data)]
+
+    def finish(self, request_id: Id) -> None:
+        """Note that the request has been answered; its id may be used again."""
+        self.in_flight.discard(request_id)
+        self.streams.discard(request_id)
+
+    def _read(self, body: bytes) -> Hello | Request | Notice | Rejected:
+        message = decode(body)
+        if type(message) is not dict:
+            raise EngramError("protocol", "a frame must hold a map")
+        request_id, op = message.pop("id", None), message.pop("op", None)
+        if not ((type(request_id) is int and 0 <= request_id < 2**63) or (type(request_id) is str and 0 < len(request_id) <= 64)):
+            raise EngramError("protocol", "every frame needs an id: an integer from 0, or a text of 1 to 64 characters")
+        if op == "hello":
+            return self._hello(request_id, message)
+        if type(op) is str and op in NOTICES:
+            return self._notice(request_id, op, message)
+        self._step("request")
+        return self._request(request_id, op, message)
+
+    def _hello(self, request_id: Id, message: dict[str, Any]) -> Hello:
+        self._step("hello")
+        version = message.get("version")
+        if isinstance(version, list) and version and version[0] != VERSION[0]:
+            raise EngramError(
+                "version",
+                f"the client speaks protocol version {version[0]}, this daemon version {VERSION[0]}; if the daemon is older than the "
+                "program, run: engram daemon restart",
+                daemon=list(VERSION),
+            )
+        # A newer client of the same major version may say more about itself; that is no reason to refuse it.
+        known = {key: value for key, value in message.items() if key in HELLO.fields}
+        HELLO.check(known)
+        return Hello(request_id, known)
+
+    def _notice(self, request_id: Id, op: str, message: dict[str, Any]) -> Notice | Rejected:
+        self._step("notice")
+        try:
+            NOTICES[op].check(message)
+        except EngramError as error:
+            return Rejected(request_id, error)
+        return Notice(request_id, op, message)
+
+    def _request(self, request_id: Id, op: object, message: dict[str, Any]) -> Request | Rejected:
+        operation = OPERATIONS.get(op) if type(op) is str else None
+        if type(op) is not str or operation is None:
+            known = ", ".join(OPERATIONS)
+            return Rejected(
+                request_id, EngramError("unknown_op", f"there is no operation {str(op)[:60]!r}; there are {known}", version=list(VERSION))
+            )
+        if request_id in self.in_flight:
+            raise EngramError("protocol", f"the id {request_id!r} is in use by a request under way")
+        try:
+            operation.request.check(message)
+        except EngramError as error:
+            return Rejected(request_id, error)
+        self.in_flight.add(request_id)
+        if operation.stream:
+            self.streams.add(request_id)
+        return Request(request_id, op, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of a request: its result, or its error."""
+
+    id: Id
+    result: dict[str, Any] | None
+    error: EngramError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of a stream; `size` is what it costs in credit, in bytes."""
+
+    id: Id
+    event: dict[str, Any]
+    size: int
+
+
+class ClientConnection(_Connection):
+    """The client's side: numbers the requests, reads the answers.
+
+    `receive` raises EngramError when the daemon refuses the connection as a whole or breaks the protocol.
+    """
+
+    role = "client"
+
+    def __init__(self, max_frame: int) -> None:
+        super().__init__(max_frame)
+        self._next_id = 0
+
+    def hello(self, fields: Mapping[str, Any]) -> bytes:
+        """The first frame. Requests may follow without waiting for its answer, whose id is 0."""
+        return frame(encode({"id": 0, "op": "hello", "version": list(VERSION), **fields}))
+
+    def request(self, op: str, fields: Mapping[str, Any], request_id: Id | None = None) -> tuple[Id, bytes]:
+        """A request's id and frame."""
+        if request_id is None:
+            self._next_id += 1
+            request_id = self._next_id
+        return request_id, frame(encode({"id": request_id, "op": op, **fields}))
+
+    def notice(self, request_id: Id, op: str, **fields: Any) -> bytes:
+        """A `credit` or `cancel` frame for a stream."""
+        return frame(encode({"id": request_id, "op": op, **fields}))
+
+    def receive(self, data: bytes) -> list[Answer | Item]:
+        """Take bytes, return the answers and items they complete."""
+        return [self._read(body) for body in self._bodies(data)]
+
+    def _read(self, body: bytes) -> Answer | Item:
+        message = decode(body)
+        if type(message) is not dict or "id" not in message:
+            raise EngramError("protocol", "the daemon sent a frame that is no map with an id")
+        request_id = message["id"]
+        if "event" in message and isinstance(message["event"], dict):
+            self._step("item")
+            return Item(request_id, message["event"], len(body))
+        if message.get("ok") is True and isinstance(message.get("result"), dict):
+            self._step("answer")
+            return Answer(request_id, message["result"], None)
+        if message.get("ok") is not False:
+            raise EngramError("protocol", "the daemon sent a frame that is neither answer nor item")
+        error = EngramError.from_wire(message.get("error"))
+        if request_id is None or self.state == "greeting":
+            self.state = "closed"
+            raise error
+        self._step("failure")
+        return Answer(request_id, None, error)

@@ -1,0 +1,121 @@
+"""Frames: a `uint32` big-endian length, then one CBOR map of that many bytes.
+
+The decoder is strict, because peers may be hostile: no indefinite lengths, no duplicate or non-text keys, bounded depth,
+no semantic tags (RFC 8949, section 3.4, lets a tag ask for arbitrary work), and a length checked before a byte of the
+body is kept.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import cbor2
+
+from .errors import EngramError
+
+LENGTH = struct.Struct(">I")
+MAX_DEPTH = 16
+
+
+def _refuse_tag(_decoder: object, *_rest: object) -> NoReturn:
+    raise ValueError("semantic tags are not allowed")
+
+
+# Every tag that cbor2 would act on, and the hook for the others.
+_TAGS: Mapping[int, Callable[..., Any]] = dict.fromkeys(
+    (*(0, 1, 2, 3, 4, 5, 24, 25, 28, 29, 30, 35, 36, 37, 43000, 52, 54, 100), *(256, 258, 260, 261, 1004, 55799)), _refuse_tag
+)
+
+
+def decode(data: bytes) -> Any:
+    """Decode one CBOR item that fills `data`; raises EngramError("protocol") for anything else."""
+    source = io.BytesIO(data)
+    try:
+        value = cbor2.CBORDecoder(
+            source,
+            tag_hook=_refuse_tag,
+            semantic_decoders=_TAGS,
+            max_depth=MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        ).decode()
+    except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        raise EngramError("protocol", f"the frame is not valid CBOR: {error}") from error
+    if source.tell() != len(data):
+        raise EngramError("protocol", "the frame is not valid CBOR: bytes follow the first item")
+    return value
+
+
+encode: Callable[[Any], bytes] = cbor2.dumps
+
+
+def _head(major: int, count: int) -> bytes:
+    """The head of an item of a major type (RFC 8949, section 3): here, how many items or pairs follow."""
+    if count < 24:
+        return bytes((major << 5 | count,))
+    size = 0 if count < 2**8 else 1 if count < 2**16 else 2
+    return bytes((major << 5 | 24 + size,)) + count.to_bytes(1 << size)
+
+
+def encode_array(items: Sequence[bytes]) -> bytes:
+    """A CBOR array of items that are already encoded."""
+    return _head(4, len(items)) + b"".join(items)
+
+
+def encode_map(members: Mapping[str, bytes]) -> bytes:
+    """A CBOR map whose values are already encoded."""
+    return _head(5, len(members)) + b"".join(encode(key) + value for key, value in members.items())
+
+
+def frame(body: bytes) -> bytes:
+    """Put the length before an encoded body."""
+    return LENGTH.pack(len(body)) + body
+
+
+class FrameDecoder:
+    """Cuts a byte stream into frame bodies, however the bytes arrive.
+
+    Args:
+        max_frame: the largest body accepted, in bytes.
+    """
+
+    def __init__(self, max_frame: int) -> None:
+        self.max_frame = max_frame
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes and return the bodies that are now whole, in order.
+
+        Raises:
+            EngramError: `too_large` as soon as a length over the limit is seen. The stream cannot be resumed after it; whole
+                frames before it in the same data are lost with it, so callers answer and close.
+        """
+        buffer = self._buffer
+        buffer += data
+        bodies: list[bytes] = []
+        at, end = 0, len(buffer)
+        with memoryview(buffer) as view:
+            while end - at >= 4:
+                (length,) = LENGTH.unpack_from(view, at)
+                if length > self.max_frame:
+                    raise EngramError(
+                        "too_large",
+                        f"a frame of {length} bytes is over the limit of {self.max_frame}",
+                        limit=self.max_frame,
+                        size=length,
+                    )
+                if end - at - 4 < length:
+                    break
+                bodies.append(bytes(view[at + 4 : at + 4 + length]))
+                at += 4 + length
+        del buffer[:at]
+        return bodies
+
+    @property
+    def partial(self) -> bool:
+        """Whether the stream would end inside a frame if it ended now."""
+        return bool(self._buffer)

@@ -1,0 +1,318 @@
+"""Every operation of the wire: its permission, the members of its request and of its answer.
+
+This table is the only declaration. Requests are validated with it, the CDDL is printed from it, and a test holds the permission
+table to it. `tail` is a stream: items carry its id until its answer ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, OneOf, Record, Text, Type
+from .unit import RELATIONSHIPS, TYPES
+
+VERSION = (1, 0)  # major, minor: a major step breaks old peers, a minor one adds
+
+MIB = 1024 * 1024
+MAX_PAYLOAD = 16 * MIB  # the most that a configuration may allow
+MAX_NAME = 256
+MAX_META = 64
+MAX_META_KEY = 128
+MAX_META_VALUE = 4096
+MAX_RELATIONSHIPS = 64
+MAX_UNITS = 1000  # in one put, one get, or one page
+MAX_CONTEXTS = 256  # in one tail
+MAX_CREDIT = 64 * MIB
+DEFAULT_CREDIT = MIB
+PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
+
+PERMISSIONS = ("read", "write", "lock", "admin")
+
+
+def frame_limit(max_payload: int) -> int:
+    """The largest frame, in bytes, where payloads are at most `max_payload` bytes: room for a page and one more unit."""
+    return max_payload + MIB
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation: who may ask for it, and what is asked and answered.
+
+    Attributes:
+        stream: whether items precede the answer.
+    """
+
+    permission: str
+    doc: str
+    request: Record
+    result: Record
+    stream: bool = False
+
+
+NAME = Text(MAX_NAME, least=1, plain=True)
+META = MapOf(Text(MAX_META_KEY, least=1, plain=True), Text(MAX_META_VALUE), MAX_META)
+UNIT_ID = Bytes(16, least=16)
+REF = OneOf(((str, Text(64, least=1)), (int, Int(1)), (bytes, UNIT_ID)))
+CURSOR = OneOf(((str, Text(64, least=1)), (int, Int(0))))
+TIME = OneOf(((str, Text(64, least=1)), (int, Int(0))))
+DEDUPE = Text(MAX_NAME, least=1)
+UNIT_TYPE = Choice(TYPES)
+
+
+def _some(item: Type) -> OneOf:
+    """One, or a list of them."""
+    return OneOf(((str, item), (list, ListOf(item, 64, least=1))))
+
+
+RELATIONSHIP = Record(
+    {
+        "type": Field(Choice(RELATIONSHIPS), "what the edge means", required=True),
+        "target": Field(REF, "the earlier unit", required=True),
+        "meta": Field(META, "notes on the edge"),
+    }
+)
+DRAFT: Mapping[str, Field] = {
+    "text": Field(Text(MAX_PAYLOAD), "the payload, as UTF-8 text"),
+    "payload": Field(Bytes(MAX_PAYLOAD), "the payload, as bytes"),
+    "type": Field(UNIT_TYPE, "message unless said otherwise"),
+    "meta": Field(META, "labels"),
+    "relationships": Field(ListOf(RELATIONSHIP, MAX_RELATIONSHIPS), "edges to earlier units"),
+}
+FILTERS: Mapping[str, Field] = {
+    "agent": Field(_some(NAME), "units of any of these agents"),
+    "type": Field(_some(UNIT_TYPE), "units of any of these types"),
+    "meta": Field(META, "units with all of these labels"),
+    "related_to": Field(REF, "units with a relationship to this one"),
+    "until": Field(TIME, "units put before this instant"),
+}
+CONTEXT = {"context": Field(NAME, "the context", required=True)}
+UNITS = Any_("[* unit]")
+CONTEXT_INFO = Any_("context-info")
+CHANGED = Record({"changed": Field(Bool(), "false if it was so already", required=True)})
+NOTHING = Record({})
+
+HELLO = Record(
+    {
+        "version": Field(ListOf(Int(0, 2**16), 2, least=2), "major and minor version of the protocol", required=True),
+        "agent": Field(NAME, "who acts on this connection", required=True),
+        "session": Field(NAME, "the session it belongs to"),
+        "token": Field(Text(1024, least=1), "proof of identity, where the daemon asks for one"),
+        "client": Field(Text(MAX_NAME), "name and version of the program, for logs"),
+    }
+)
+HELLO_RESULT = Record(
+    {
+        "version": Field(ListOf(Int(0), 2), "the daemon's version of the protocol", required=True),
+        "server": Field(Text(MAX_NAME), "name and version of the daemon", required=True),
+        "history": Field(Text(64), "the id of the log's history", required=True),
+        "limits": Field(MapOf(Text(64), Int(), 64), "the daemon's limits: bytes, or counts", required=True),
+        "pid": Field(Int(), "the daemon's process id", required=True),
+    }
+)
+NOTICES: Mapping[str, Record] = {
+    "credit": Record({"bytes": Field(Int(1, MAX_CREDIT), "how much more the stream may send", required=True)}),
+    "cancel": Record({}),
+}
+
+_MEMBER = {**CONTEXT, "agent": Field(NAME, "the agent; the caller unless said otherwise")}
+_UNITS_OF = {**CONTEXT, "ids": Field(ListOf(REF, MAX_UNITS, least=1), "the units", required=True)}
+_LABELS = MapOf(Text(MAX_META_KEY, least=1, plain=True), OneOf(((str, Text(MAX_META_VALUE)), (type(None), Null()))), MAX_META)
+
+OPERATIONS: Mapping[str, Operation] = {
+    "put": Operation(
+        "write",
+        "Append one unit, or several as one batch; the context is created if need be.",
+        Record(
+            {
+                **CONTEXT,
+                "agent": Field(NAME, "who acts; the connection's agent unless said otherwise"),
+                **DRAFT,
+                "units": Field(ListOf(Record(DRAFT), MAX_UNITS, least=1), "several units, all or none"),
+                "dedupe": Field(DEDUPE, "a key: a put seen before in this context answers with the first one's units"),
+                "expect_seq": Field(Int(), "refuse unless this is the seq of the context's last entry (0: none)"),
+            }
+        ),
+        Record(
+            {
+                "id": Field(UNIT_ID, "the unit's id; of several, the last one's", required=True),
+                "seq": Field(Int(1), "its seq", required=True),
+                "ts": Field(Int(), "when, in microseconds since the epoch", required=True),
+                "ids": Field(ListOf(UNIT_ID, MAX_UNITS), "of several, all ids in order"),
+                "deduped": Field(Bool(), "whether an earlier put is answered", required=True),
+            }
+        ),
+    ),
+    "get": Operation(
+        "read",
+        "Read units by id or seq.",
+        Record({"ids": Field(ListOf(REF, MAX_UNITS, least=1), "ids or seqs", required=True)}),
+        Record({"units": Field(UNITS, "the units, in the order asked", required=True)}),
+    ),
+    "list": Operation(
+        "read",
+        "Read a page of a context's present units, oldest first.",
+        Record(
+            {
+                **CONTEXT,
+                **FILTERS,
+                "since": Field(TIME, "units put at or after this instant"),
+                "after": Field(CURSOR, "units beyond this cursor, in the order asked"),
+                "limit": Field(Int(1, MAX_UNITS), "the most units in the page"),
+                "reverse": Field(Bool(), "newest first"),
+            }
+        ),
+        Record(
+            {
+                "units": Field(UNITS, "the units", required=True),
+                "next": Field(
+                    OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on; null at the end", required=True
+                ),
+            }
+        ),
+    ),
+    "tail": Operation(
+        "read",
+        "Stream entries in order: replayed ones, a mark, then live ones.",
+        Record(
+            {
+                "contexts": Field(ListOf(NAME, MAX_CONTEXTS), "which contexts; none means all"),
+                **FILTERS,
+                "last": Field(Int(0, 10**9), "start with the last so many"),
+                "since": Field(TIME, "start at this instant"),
+                "after": Field(CURSOR, "start beyond this cursor"),
+                "follow": Field(Bool(), "go on with live entries"),
+                "events": Field(Bool(), "every event, not only the entries"),
+                "credit": Field(Int(0, MAX_CREDIT), f"how many bytes may be sent at first ({DEFAULT_CREDIT} unless said otherwise)"),
+            }
+        ),
+        Record({"cursor": Field(Text(64), "where the stream ended", required=True)}),
+        stream=True,
+    ),
+    "context_create": Operation(
+        "write",
+        "Create a context.",
+        Record({**CONTEXT, "display_name": Field(Text(MAX_NAME), "a title for people"), "meta": Field(META, "labels")}),
+        Record({"context": Field(CONTEXT_INFO, "the context", required=True)}),
+    ),
+    "context_show": Operation(
+        "read",
+        "Describe a context.",
+        Record(CONTEXT),
+        Record({"context": Field(CONTEXT_INFO, "the context", required=True)}),
+    ),
+    "context_list": Operation(
+        "read",
+        "Describe a page of the contexts, by name.",
+        Record({"after": Field(NAME, "contexts whose name sorts after this"), "limit": Field(Int(1, MAX_UNITS), "the most of them")}),
+        Record(
+            {
+                "contexts": Field(Any_("[* context-info]"), "the contexts", required=True),
+                "next": Field(OneOf(((str, Text(MAX_NAME)), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
+    "context_set": Operation(
+        "write",
+        "Change a context's title or labels.",
+        Record({**CONTEXT, "display_name": Field(Text(MAX_NAME), "the new title"), "meta": Field(_LABELS, "labels to set; null removes")}),
+        Record({"context": Field(CONTEXT_INFO, "the context", required=True)}),
+    ),
+    "context_join": Operation("write", "Make an agent a member.", Record(_MEMBER), CHANGED),
+    "context_leave": Operation("write", "End an agent's membership.", Record(_MEMBER), CHANGED),
+    "context_pin": Operation("write", "Pin units.", Record(_UNITS_OF), CHANGED),
+    "context_unpin": Operation("write", "Unpin units.", Record(_UNITS_OF), CHANGED),
+    "context_add": Operation("write", "Add units of other contexts; they arrive as new entries.", Record(_UNITS_OF), CHANGED),
+    "context_remove": Operation("write", "Remove units from the context; they stay in the log.", Record(_UNITS_OF), CHANGED),
+    "agents": Operation(
+        "read",
+        "List the agents that have acted, or a context's members.",
+        Record({"context": Field(NAME, "only its members"), "after": Field(NAME, "agents whose name sorts after this")}),
+        Record(
+            {
+                "agents": Field(Any_("[* agent-info]"), "the agents, by name", required=True),
+                "next": Field(OneOf(((str, Text(MAX_NAME)), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
+    "status": Operation(
+        "read", "Describe the daemon.", NOTHING, Record({"status": Field(Any_("{ * tstr => any }"), "the facts", required=True)})
+    ),
+    "shutdown": Operation("admin", "Stop the daemon after what is in flight.", NOTHING, NOTHING),
+}
+
+_PREAMBLE = """\
+; The wire of Engram, protocol version {major}.{minor}, in CDDL (RFC 8610).
+; Printed from engramd/protocol/messages.py; a test keeps it current and validates real frames against it.
+;
+; A connection carries frames both ways. A frame is a uint32 big-endian length, then that many bytes: one map of this file.
+; Lengths are definite, keys are unique, nesting is at most 16 deep, tags are not used.
+
+frame = client-frame / server-frame
+
+client-frame = hello / request / notice
+server-frame = answer / failure / item
+
+id = 0..9223372036854775807 / tstr .size (1..64)   ; chosen by the client, unique among what is under way
+
+answer  = {{ id: id, ok: true, result: result }}
+failure = {{ id: id / nil, ok: false, error: error }}   ; nil: the fault is the connection's, which then ends
+error   = {{ code: tstr, message: tstr, details: {{ * tstr => any }} }}
+item    = {{ id: id, event: event }}
+
+; A stream's items. "live" marks the end of what is replayed; "heartbeat" says that nothing matched for a while. Clients ignore
+; members and kinds they do not know.
+event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit, ? context: tstr, ? seq: uint, ? ts: uint, ? agent: tstr }}
+      / {{ cursor: tstr, kind: "live" / "heartbeat" }}
+      / {{ cursor: tstr, kind: tstr, seq: uint, ts: uint, data: {{ * tstr => any }} }}
+
+unit = {{
+  id: bstr .size 16,          ; UUIDv7
+  seq: uint, ts: uint,        ; ts in microseconds since the Unix epoch
+  context: tstr, agent: tstr, type: unit-type, meta: labels,
+  (text: tstr // payload: bstr),
+  relationships: [* {{ type: relationship-type, target: bstr .size 16, meta: labels }}],
+  ? entry: uint               ; where it arrived in the context it is read from, if later
+}}
+unit-type = {types}
+relationship-type = {relationships}
+labels = {{ * tstr => tstr }}
+
+context-info = {{
+  id: tstr, display_name: tstr, meta: labels, agents: [* tstr], pinned: [* bstr .size 16],
+  units: uint, last_seq: uint, created_at: uint, updated_at: uint
+}}
+agent-info = {{ id: tstr, units: uint, first_seen: uint, last_seen: uint, ? since: uint }}
+
+hello = {{ id: id, op: "hello", {hello} }}
+"""
+
+
+def cddl() -> str:
+    """The whole schema as one CDDL document."""
+    lines = [
+        _PREAMBLE.format(
+            major=VERSION[0],
+            minor=VERSION[1],
+            types=UNIT_TYPE.cddl(),
+            relationships=Choice(RELATIONSHIPS).cddl(),
+            hello=", ".join(HELLO.members()),
+        )
+    ]
+    rules = {name: name.replace("_", "-") for name in OPERATIONS}
+    lines.append("request = " + " / ".join(f"{rule}-request" for rule in rules.values()))
+    lines.append("notice = " + " / ".join(NOTICES))
+    lines.append("result = hello-result / " + " / ".join(f"{rule}-result" for rule in rules.values()) + "\n")
+    for name, record in NOTICES.items():
+        lines.append(f'{name} = {{ {", ".join(["id: id", f"""op: "{name}" """.strip(), *record.members()])} }}')
+    lines.append(_rule("hello-result", "", HELLO_RESULT, []))
+    for name, operation in OPERATIONS.items():
+        lines.append(f"\n; {operation.doc} (permission: {operation.permission})")
+        lines.append(_rule(f"{rules[name]}-request", "", operation.request, ["  id: id,", f'  op: "{name}",']))
+        lines.append(_rule(f"{rules[name]}-result", "", operation.result, []))
+    return "\n".join(lines) + "\n"
+
+
+def _rule(name: str, indent: str, record: Record, first: list[str]) -> str:
+    members = [f"  {member},  ; {field.doc}" for member, field in zip(record.members(), record.fields.values(), strict=True)]
+    return "\n".join([f"{indent}{name} = {{", *first, *members, f"{indent}}}"])

@@ -1,0 +1,280 @@
+"""Types of wire values: each checks a value and can print itself as CDDL (RFC 8610).
+
+Operations are declared with these in `messages`, so that validation and the documented schema cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .errors import EngramError
+
+
+class Type(Protocol):
+    """What a value must be."""
+
+    def check(self, value: object, name: str) -> None:
+        """Return if `value` fits, else raise EngramError("invalid") that starts with `name`."""
+
+    def cddl(self) -> str:
+        """The type as a CDDL expression."""
+
+
+def invalid(name: str, problem: str) -> EngramError:
+    """The error for a bad value; `field` in the details names it."""
+    return EngramError("invalid", f"{name}: {problem}", field=name)
+
+
+def _kind(value: object) -> str:
+    names = {str: "text", bytes: "bytes", bool: "a boolean", int: "an integer", float: "a float", dict: "a map", list: "a list"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """UTF-8 text of `least` to `most` bytes; `plain` forbids control characters, as names must not hold any."""
+
+    most: int
+    least: int = 0
+    plain: bool = False
+
+    def check(self, value: object, name: str) -> None:
+        if type(value) is not str:
+            raise invalid(name, f"must be text, not {_kind(value)}")
+        size = len(value) if value.isascii() else self._size(value, name)
+        if size < self.least:
+            raise invalid(name, "must not be empty")
+        if size > self.most:
+            raise EngramError(
+                "too_large", f"{name}: {size} bytes are over the limit of {self.most}", field=name, limit=self.most, size=size
+            )
+        if self.plain:
+            if not value.isprintable():
+                raise invalid(name, "must not contain control or invisible characters")
+            if not value.strip():
+                raise invalid(name, "must not be blank")
+
+    @staticmethod
+    def _size(value: str, name: str) -> int:
+        try:
+            return len(value.encode())
+        except UnicodeEncodeError:
+            raise invalid(name, "is not valid UTF-8") from None
+
+    def cddl(self) -> str:
+        return f"tstr .size ({self.least}..{self.most})"
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """A byte string of `least` to `most` bytes."""
+
+    most: int
+    least: int = 0
+
+    def check(self, value: object, name: str) -> None:
+        if type(value) is not bytes:
+            raise invalid(name, f"must be bytes, not {_kind(value)}")
+        if len(value) < self.least:
+            raise invalid(name, f"must be at least {self.least} bytes")
+        if len(value) > self.most:
+            raise EngramError(
+                "too_large",
+                f"{name}: {len(value)} bytes are over the limit of {self.most}",
+                field=name,
+                limit=self.most,
+                size=len(value),
+            )
+
+    def cddl(self) -> str:
+        return f"bstr .size ({self.least}..{self.most})"
+
+
+@dataclass(frozen=True, slots=True)
+class Int:
+    """An integer from `least` to `most`."""
+
+    least: int = 0
+    most: int = 2**63 - 1
+
+    def check(self, value: object, name: str) -> None:
+        if type(value) is not int:
+            raise invalid(name, f"must be an integer, not {_kind(value)}")
+        if not self.least <= value <= self.most:
+            raise invalid(name, f"must be from {self.least} to {self.most}, not {value}")
+
+    def cddl(self) -> str:
+        return f"{self.least}..{self.most}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bool:
+    """True or false."""
+
+    def check(self, value: object, name: str) -> None:
+        if type(value) is not bool:
+            raise invalid(name, f"must be true or false, not {_kind(value)}")
+
+    def cddl(self) -> str:
+        return "bool"
+
+
+@dataclass(frozen=True, slots=True)
+class Null:
+    """Nothing; in a request, the wish to clear a value."""
+
+    def check(self, value: object, name: str) -> None:
+        if value is not None:
+            raise invalid(name, f"must be null, not {_kind(value)}")
+
+    def cddl(self) -> str:
+        return "nil"
+
+
+@dataclass(frozen=True, slots=True)
+class Any_:
+    """Any value; only in answers, whose shape another rule of the CDDL gives."""
+
+    rule: str
+
+    def check(self, value: object, name: str) -> None:
+        return None
+
+    def cddl(self) -> str:
+        return self.rule
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of some texts."""
+
+    options: tuple[str, ...]
+
+    def check(self, value: object, name: str) -> None:
+        if type(value) is not str or value not in self.options:
+            shown = repr(value[:40]) if isinstance(value, str) else _kind(value)
+            raise invalid(name, f"must be one of {', '.join(self.options)}; not {shown}")
+
+    def cddl(self) -> str:
+        return " / ".join(f'"{option}"' for option in self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """A list of `least` to `most` items."""
+
+    item: Type
+    most: int
+    least: int = 0
+
+    def check(self, value: object, name: str) -> None:
+        if type(value) is not list:
+            raise invalid(name, f"must be a list, not {_kind(value)}")
+        if len(value) < self.least:
+            raise invalid(name, "must not be empty")
+        if len(value) > self.most:
+            raise EngramError(
+                "too_large",
+                f"{name}: {len(value)} items are over the limit of {self.most}",
+                field=name,
+                limit=self.most,
+                size=len(value),
+            )
+        for index, item in enumerate(value):
+            self.item.check(item, f"{name}[{index}]")
+
+    def cddl(self) -> str:
+        return f"[{self.least}*{self.most} ({self.item.cddl()})]"
+
+
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """A map from text to some type, of at most `most` entries."""
+
+    key: Type
+    value: Type
+    most: int
+
+    def check(self, value: object, name: str) -> None:
+        if type(value) is not dict:
+            raise invalid(name, f"must be a map, not {_kind(value)}")
+        if len(value) > self.most:
+            raise EngramError(
+                "too_large",
+                f"{name}: {len(value)} entries are over the limit of {self.most}",
+                field=name,
+                limit=self.most,
+                size=len(value),
+            )
+        for key, item in value.items():
+            self.key.check(key, f"{name}, a key")
+            self.value.check(item, f"{name}.{key}")
+
+    def cddl(self) -> str:
+        return f"{{ 0*{self.most} ({self.key.cddl()}) => ({self.value.cddl()}) }}"
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A value that fits at least one of some types, which are told apart by their CBOR type."""
+
+    options: tuple[tuple[type, Type], ...]
+
+    def check(self, value: object, name: str) -> None:
+        for python_type, option in self.options:
+            if type(value) is python_type:
+                return option.check(value, name)
+        wanted = " or ".join(_kind(python_type()) for python_type, _ in self.options)
+        raise invalid(name, f"must be {wanted}, not {_kind(value)}")
+
+    def cddl(self) -> str:
+        return " / ".join(f"({option.cddl()})" for _, option in self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A named member of a map: its type, a sentence for the docs, and whether it must be there."""
+
+    type: Type
+    doc: str
+    required: bool = False
+
+
+class Record:
+    """A map with known members. An unknown member is an error: what a peer asks for must never be ignored silently."""
+
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        self.fields = fields
+        self._checks = {name: field.type.check for name, field in fields.items()}
+        self._required = tuple(name for name, field in fields.items() if field.required)
+
+    def check(self, value: object, name: str = "") -> None:
+        """Check a map; with a `name`, errors carry it as a prefix (`units[3].meta`)."""
+        if type(value) is not dict:
+            raise invalid(name or "request", f"must be a map, not {_kind(value)}")
+        checks = self._checks
+        prefix = f"{name}." if name else ""
+        for key, item in value.items():
+            check = checks.get(key)
+            if check is None:
+                raise invalid(f"{prefix}{key!s}"[:100], f"unknown field; known are {', '.join(checks) or 'none'}")
+            check(item, prefix + key)
+        for key in self._required:
+            if key not in value:
+                raise invalid(prefix + key, "is required")
+
+    def cddl(self) -> str:
+        return "{ " + ", ".join(self.members()) + " }"
+
+    def members(self) -> Sequence[str]:
+        """Each member as a CDDL group entry."""
+        return [f"{'' if f.required else '? '}{name}: {f.type.cddl()}" for name, f in self.fields.items()]
+
+
+def require_one(request: Mapping[str, Any], *names: str) -> None:
+    """Raise unless exactly one of the members is there."""
+    given = [name for name in names if name in request]
+    if len(given) != 1:
+        raise invalid(" or ".join(names), "exactly one of these is needed" if not given else "only one of these may be given")

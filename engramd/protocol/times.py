@@ -1,0 +1,64 @@
+"""Instants: microseconds since the Unix epoch inside, RFC 3339 UTC outside, and what people type."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from .errors import EngramError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
+_PART = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)(us|ms|s|m|h|d|w)", re.ASCII)
+_DURATION = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?", re.ASCII)
+MAX_TS = 253_402_300_799_999_999  # the last microsecond of the year 9999
+
+
+def format_ts(ts: int) -> str:
+    """`ts` (microseconds since the epoch) as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.678901Z`."""
+    return (_EPOCH + timedelta(microseconds=ts)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_duration(text: str) -> int:
+    """A duration such as `90s`, `1h30m`, `250ms` or `2d`, in microseconds; a bare number is seconds.
+
+    Raises:
+        EngramError: `invalid` when the text is no duration.
+    """
+    text = text.strip()
+    if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text, re.ASCII):
+        return round(float(text) * 1_000_000)
+    if not _DURATION.fullmatch(text):
+        raise EngramError("invalid", f"{text[:60]!r} is not a duration; write 90s, 15m, 1h30m, 250ms or 2d")
+    return sum(round(float(number) * _UNITS[unit]) for number, unit in _PART.findall(text))
+
+
+def parse_instant(value: str | int, now: int) -> int:
+    """An instant in microseconds since the epoch.
+
+    Args:
+        value: microseconds since the epoch as an integer; or text: a duration (`10m`: that long before now), `now`, an RFC 3339
+            or ISO 8601 date or date and time, or a time of today (`14:30`). Without an offset, the daemon's local zone counts.
+        now: the present, in microseconds since the epoch.
+
+    Raises:
+        EngramError: `invalid` when the text is none of these or beyond the year 9999.
+    """
+    if isinstance(value, int):
+        return value
+    text = value.strip()
+    if text == "now":
+        return now
+    if _DURATION.fullmatch(text):
+        return max(0, now - parse_duration(text))
+    try:
+        if _CLOCK.fullmatch(text):
+            today = (_EPOCH + timedelta(microseconds=now)).astimezone().date()
+            text = f"{today.isoformat()}T{text.zfill(5) if len(text) < 6 else text.zfill(8)}"
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+        return (moment - _EPOCH) // timedelta(microseconds=1)
+    except (ValueError, OverflowError):
+        raise EngramError(
+            "invalid", f"{value[:60]!r} is not a time; write 10m (that long ago), 14:30, 2026-01-31, or 2026-01-31T14:30:00Z"
+        ) from None

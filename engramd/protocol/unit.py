@@ -1,0 +1,182 @@
+"""The unit's codec. The bytes stored are the bytes sent: one CBOR map, written once and never encoded again.
+
+Members in order: `id` (16 bytes, UUIDv7), `seq`, `ts` (microseconds), `context`, `agent`, `type`, `meta`, then `text` where the payload is
+UTF-8, else `payload` (bytes), then `relationships`, a list of `{type, target (16 bytes), meta}`. An entry that was added to a further
+context carries one more member, `entry`: the seq at which it arrived there.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import EngramError
+from .framing import encode
+from .times import format_ts
+
+TYPES = (
+    "message",
+    "reasoning",
+    "tool_call",
+    "tool_result",
+    "file_change",
+    "task_status",
+    "error",
+    "system",
+    "unknown",
+)
+RELATIONSHIPS = ("sequential", "causes", "depends_on", "references", "responds_to", "modifies", "replaces")
+
+_MEMBERS = 9  # of every stored map; the head byte of a CBOR map of n < 24 members is 0xa0 + n
+_ENTRY_KEY = encode("entry")
+
+
+def new_id(ts: int) -> bytes:
+    """A UUIDv7 for the instant `ts` (microseconds): milliseconds, then the rest of `ts` as the 12-bit fraction of RFC 9562,
+    section 6.2, method 3, then 62 random bits; so ids sort by time."""
+    millis, micros = divmod(ts, 1000)
+    fraction = micros * 4096 // 1000
+    random = int.from_bytes(os.urandom(8)) & (2**62 - 1)
+    value = (millis & (2**48 - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random
+    return value.to_bytes(16)
+
+
+def format_id(unit_id: bytes) -> str:
+    """The text form of an id."""
+    return str(uuid.UUID(bytes=unit_id))
+
+
+def parse_ref(value: str | int | bytes) -> bytes | int:
+    """A reference to a unit: its id (16 bytes or UUID text) or the seq of one of its entries (a number or its digits).
+
+    Raises:
+        EngramError: `invalid` when the text is neither.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.isascii() and value.isdigit() and 0 < len(value) < 19:
+        return int(value)
+    try:
+        return uuid.UUID(value).bytes
+    except ValueError:
+        raise EngramError("invalid", f"{value[:60]!r} is neither a unit's id nor a seq", field="id") from None
+
+
+def encode_unit(
+    unit_id: bytes,
+    seq: int,
+    ts: int,
+    context: str,
+    agent: str,
+    type: str,
+    meta: dict[str, str],
+    payload: str | bytes,
+    relationships: Sequence[tuple[str, bytes, dict[str, str]]],
+) -> bytes:
+    """The unit as the bytes that are stored and sent. `payload` is `str` where the bytes are UTF-8."""
+    return encode(
+        {
+            "id": unit_id,
+            "seq": seq,
+            "ts": ts,
+            "context": context,
+            "agent": agent,
+            "type": type,
+            "meta": meta,
+            "text" if isinstance(payload, str) else "payload": payload,
+            "relationships": [{"type": t, "target": target, "meta": m} for t, target, m in relationships],
+        }
+    )
+
+
+def with_entry(unit: bytes, entry: int) -> bytes:
+    """The encoded unit with the member `entry` added, without decoding it."""
+    return bytes((0xA0 + _MEMBERS + 1,)) + unit[1:] + _ENTRY_KEY + encode(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Relationship:
+    """A typed edge to an earlier unit; `target` is that unit's id as text."""
+
+    type: str
+    target: str
+    meta: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """An immutable work unit, as clients see it.
+
+    Attributes:
+        id: UUIDv7 as text.
+        seq: position in the log, from 1.
+        ts: microseconds since the Unix epoch.
+        payload: the content, byte for byte as it was put.
+        entry: the seq at which it arrived in the context it was read from; `seq` unless it was added later.
+    """
+
+    id: str
+    seq: int
+    ts: int
+    context: str
+    agent: str
+    type: str
+    meta: dict[str, str]
+    payload: bytes
+    relationships: tuple[Relationship, ...]
+    entry: int
+
+    @property
+    def text(self) -> str:
+        """The payload as text; bytes that are not UTF-8 appear as backslash escapes."""
+        return self.payload.decode("utf-8", "backslashreplace")
+
+    @classmethod
+    def from_wire(cls, unit: dict[str, Any]) -> Unit:
+        """Read a decoded unit map.
+
+        Raises:
+            EngramError: `protocol` when the map is no unit.
+        """
+        try:
+            return cls(
+                id=format_id(unit["id"]),
+                seq=unit["seq"],
+                ts=unit["ts"],
+                context=unit["context"],
+                agent=unit["agent"],
+                type=unit["type"],
+                meta=unit["meta"],
+                payload=unit["text"].encode() if "text" in unit else unit["payload"],
+                relationships=tuple(Relationship(edge["type"], format_id(edge["target"]), edge["meta"]) for edge in unit["relationships"]),
+                entry=unit.get("entry", unit["seq"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EngramError("protocol", f"the daemon sent a unit that cannot be read: {error!r}") from error
+
+
+def unit_json(unit: dict[str, Any]) -> dict[str, Any]:
+    """A decoded unit map as the JSON object of `--json` and `pipe`."""
+    shown: dict[str, Any] = {
+        "id": format_id(unit["id"]),
+        "seq": unit["seq"],
+        "ts": format_ts(unit["ts"]),
+        "context": unit["context"],
+        "agent": unit["agent"],
+        "type": unit["type"],
+        "meta": unit["meta"],
+    }
+    if "text" in unit:
+        shown["text"] = unit["text"]
+    else:
+        shown["payload_base64"] = base64.b64encode(unit["payload"]).decode()
+    shown["relationships"] = [
+        {"type": edge["type"], "target": format_id(edge["target"]), "meta": edge["meta"]} for edge in unit["relationships"]
+    ]
+    if "entry" in unit:
+        shown["entry"] = unit["entry"]
+    return shown

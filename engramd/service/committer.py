@@ -1,0 +1,178 @@
+"""Group commit: decide in arrival order on the pending head, one synced batch, publish, answer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import trio
+
+from ..protocol.errors import EngramError
+from ..state.machine import Command, decide
+from ..state.outcome import Refused, Seen
+from ..storage.log import Appended, Batch, Log
+
+logger = logging.getLogger("engramd.committer")
+
+Result: TypeAlias = Sequence[Appended] | Refused | Seen
+Done = Callable[[Result | EngramError], None]
+
+MAX_GROUP_BYTES = 8 * 1024 * 1024  # a forming group beyond this makes its clients wait
+MAX_GROUP_EVENTS = 8192
+AHEAD = 60_000_000  # microseconds the log may be ahead of the wall clock without a warning
+
+
+def wall_clock() -> int:
+    """Microseconds since the Unix epoch."""
+    return time.time_ns() // 1000
+
+
+async def write_in_thread(batch: Batch) -> None:
+    """Sync in a worker thread, while the loop decides the next group. Not cancellable: a write under way always ends."""
+    await trio.to_thread.run_sync(batch.commit)
+
+
+async def write_inline(batch: Batch) -> None:
+    """Sync on the loop; for tests in virtual time."""
+    await trio.lowlevel.checkpoint()
+    batch.commit()
+
+
+class _Group:
+    """Commands that share one sync: those with events, and those whose outcome rests on events before them."""
+
+    def __init__(self, log: Log) -> None:
+        self.batch = log.batch()
+        self.done: list[tuple[Done, Result]] = []
+        self.bytes = 0
+
+
+class Committer:
+    """The only writer of the log.
+
+    Args:
+        publish: told of every batch's events once they are on disk, before their writers are.
+        after: called after the answers of a group.
+        clock: microseconds since the epoch.
+        write: syncs a batch.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        publish: Callable[[Sequence[Appended]], None],
+        after: Callable[[], None],
+        clock: Callable[[], int] = wall_clock,
+        write: Callable[[Batch], Awaitable[None]] = write_in_thread,
+    ) -> None:
+        self._log = log
+        self._publish = publish
+        self._after = after
+        self._clock = clock
+        self._write = write
+        self._forming = _Group(log)
+        self._flying: _Group | None = None
+        self._wake = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+        self._room = trio.Event()
+        self._room.set()
+        self._last_ts = log.last_ts
+        self._warned = -math.inf
+        self.failed: EngramError | None = None
+
+    def now(self) -> int:
+        """The instant for the next command: the wall clock, but never before the last event."""
+        wall = self._clock()
+        if wall >= self._last_ts:
+            return wall
+        if self._last_ts - wall > AHEAD and trio.current_time() - self._warned > 60:
+            self._warned = trio.current_time()
+            logger.warning("the log's last event is %.0f s ahead of the wall clock; new events get its time", (self._last_ts - wall) / 1e6)
+        return self._last_ts
+
+    def submit(self, command: Command, now: int, done: Done) -> None:
+        """Decide a command now; `done` gets the outcome when everything it rests on is on disk, which may be at once.
+
+        Args:
+            now: what `now()` gave, in the same step of the loop.
+            done: must not raise or wait.
+        """
+        if self.failed is not None:
+            done(self.failed)
+            return
+        decision = decide(self._log.pending, command)
+        group = self._forming
+        if isinstance(decision, (Refused, Seen)) or not decision:
+            result: Result = decision if isinstance(decision, (Refused, Seen)) else ()
+            if self._idle.is_set():
+                done(result)
+            else:
+                group.done.append((done, result))
+            return
+        appended = [group.batch.append(now, event) for event in decision]
+        self._last_ts = now
+        group.done.append((done, appended))
+        group.bytes += sum(len(event.record.body) for event in appended)
+        if group.bytes > MAX_GROUP_BYTES or len(group.batch.events) > MAX_GROUP_EVENTS:
+            self._room = trio.Event()
+        self._idle = trio.Event() if self._idle.is_set() else self._idle
+        self._wake.set()
+
+    async def room(self) -> None:
+        """Wait until the forming group can take more. A checkpoint only if it has to wait."""
+        if not self._room.is_set():
+            await self._room.wait()
+
+    async def drained(self) -> None:
+        """Wait until nothing is forming or being written."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit groups until cancelled; a group that is being written is finished first.
+
+        Raises:
+            EngramError: `storage` when the disk refuses a write. Everything in flight is then answered with `outcome_unknown`.
+        """
+        while True:
+            await self._wake.wait()
+            while self._forming.done:
+                await self._commit()
+            self._wake = trio.Event()
+            self._idle.set()
+
+    async def _commit(self) -> None:
+        group = self._flying = self._forming
+        self._forming = _Group(self._log)
+        self._room.set()
+        group.batch.seal()
+        if group.batch.events:
+            try:
+                with trio.CancelScope(shield=True):
+                    await self._write(group.batch)
+            except EngramError as error:
+                self._fail(error)
+                raise
+        group.batch.settle()
+        self._flying = None
+        self._publish(group.batch.events)
+        for done, result in group.done:
+            done(result)
+        self._after()
+
+    def _fail(self, error: EngramError) -> None:
+        """Nothing is acknowledged any more: what was in flight has an unknown outcome."""
+        self.failed = error
+        unknown = EngramError(
+            "outcome_unknown",
+            f"{error.message}; the write may or may not exist after a restart. Retry it with its dedupe key to find out",
+        )
+        for group in (self._flying, self._forming):
+            for done, _ in group.done if group else ():
+                done(unknown)
+        self._idle.set()
+        self._room.set()
+        self._after()

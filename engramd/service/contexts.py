@@ -1,0 +1,159 @@
+"""The operations on contexts, and `agents`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from ..protocol.connection import Id
+from ..protocol.errors import EngramError
+from ..state.contexts import CreateContext, SetContext, SetMember, SetPins, SetPlaces
+from ..state.machine import Command
+from ..state.outcome import Refused, Seen
+from ..state.view import AGENTS, CONTEXTS, MEMBERS, PINS, Agent, Context, is_open
+from ..storage import keys
+from .peer import Peer
+from .refs import unit_id
+from .units import refusal
+
+if TYPE_CHECKING:
+    from .committer import Result
+    from .engine import Engine
+
+PAGE = 100
+
+
+def create(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Create a context and describe it."""
+    name = fields["context"]
+    command = CreateContext(name, peer.agent, fields.get("display_name", name), fields.get("meta", {}))
+    _submit(engine, peer, request_id, command, lambda _: {"context": describe(engine, name)})
+
+
+def change(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Set a context's title and labels, and describe it."""
+    name = fields["context"]
+    command = SetContext(name, peer.agent, fields.get("display_name"), fields.get("meta", {}))
+    _submit(engine, peer, request_id, command, lambda _: {"context": describe(engine, name)})
+
+
+def member(joined: bool) -> Callable[[Engine, Peer, Id, dict[str, Any]], None]:
+    """`context_join` or `context_leave`."""
+
+    def handle(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+        command = SetMember(fields["context"], peer.agent, fields.get("agent", peer.agent), joined)
+        _submit(engine, peer, request_id, command, lambda changed: {"changed": changed})
+
+    return handle
+
+
+def pins(pinned: bool) -> Callable[[Engine, Peer, Id, dict[str, Any]], None]:
+    """`context_pin` or `context_unpin`."""
+
+    def handle(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+        units = tuple(unit_id(engine.log, ref) for ref in fields["ids"])
+        _submit(engine, peer, request_id, SetPins(fields["context"], peer.agent, units, pinned), lambda changed: {"changed": changed})
+
+    return handle
+
+
+def places(present: bool) -> Callable[[Engine, Peer, Id, dict[str, Any]], None]:
+    """`context_add` or `context_remove`."""
+
+    def handle(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+        units = tuple(unit_id(engine.log, ref) for ref in fields["ids"])
+        command = SetPlaces(fields["context"], peer.agent, units, present)
+        _submit(engine, peer, request_id, command, lambda changed: {"changed": changed})
+
+    return handle
+
+
+def _submit(engine: Engine, peer: Peer, request_id: Id, command: Command, answer: Callable[[bool], dict[str, Any]]) -> None:
+    def done(result: Result | EngramError) -> None:
+        if isinstance(result, EngramError):
+            peer.fail(request_id, result)
+        elif isinstance(result, Refused):
+            peer.fail(request_id, refusal(result))
+        else:
+            peer.answer(request_id, answer(not isinstance(result, Seen) and bool(result)))
+
+    engine.committer.submit(command, engine.committer.now(), done)
+
+
+def show(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Describe a context."""
+    peer.answer(request_id, {"context": describe(engine, fields["context"])})
+
+
+def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Describe a page of contexts, by name."""
+    limit = min(fields.get("limit", PAGE), PAGE)
+    found: list[dict[str, Any]] = []
+    after = fields.get("after")
+    for key, row in engine.log.durable.scan(CONTEXTS, after=None if after is None else after.encode()):
+        if len(found) == limit:
+            peer.answer(request_id, {"contexts": found, "next": found[-1]["id"]})
+            return
+        found.append(_describe(engine, key.decode(), row))
+    peer.answer(request_id, {"contexts": found, "next": None})
+
+
+def describe(engine: Engine, name: str) -> dict[str, Any]:
+    """A context as it travels.
+
+    Raises:
+        EngramError: `not_found`.
+    """
+    row = engine.log.durable.get(CONTEXTS, name)
+    if row is None:
+        raise EngramError("not_found", f"there is no context {name!r}; the contexts there are: engram context list", context=name)
+    return _describe(engine, name, row)
+
+
+def _describe(engine: Engine, name: str, row: Context) -> dict[str, Any]:
+    rows = engine.log.durable
+    prefix = keys.name(name)
+    pinned = [keys.seq_of(key) for key, intervals in rows.scan(PINS, prefix) if is_open(intervals)]
+    return {
+        "id": name,
+        "display_name": row.display_name,
+        "meta": row.meta,
+        "agents": [key.decode() for key, intervals in rows.scan(MEMBERS, prefix) if is_open(intervals)],
+        "pinned": [cbor2.loads(unit)["id"] for seq in pinned if (unit := engine.log.unit(seq)) is not None],
+        "units": row.entries,
+        "last_seq": row.last_entry,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    }
+
+
+def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """List agents by name: all that have put a unit, or the members of one context."""
+    rows, after = engine.log.durable, fields.get("after")
+    start = None if after is None else after.encode()
+    found: list[dict[str, Any]] = []
+    if "context" not in fields:
+        listed = ((key, row, None) for key, row in rows.scan(AGENTS, after=start))
+    else:
+        describe(engine, fields["context"])
+        prefix = keys.name(fields["context"])
+        listed = (
+            (key, rows.get(AGENTS, key.decode()), intervals[-1][0])  # type: ignore[misc]
+            for key, intervals in rows.scan(MEMBERS, prefix, start)
+            if is_open(intervals)
+        )
+    for key, row, joined in listed:
+        if len(found) == PAGE:
+            peer.answer(request_id, {"agents": found, "next": found[-1]["id"]})
+            return
+        found.append(_agent(engine, key.decode(), row, joined))
+    peer.answer(request_id, {"agents": found, "next": None})
+
+
+def _agent(engine: Engine, name: str, row: Agent | None, joined: int | None) -> dict[str, Any]:
+    units, first, last = (row.units, row.first_seen, row.last_seen) if row else (0, 0, 0)
+    shown = {"id": name, "units": units, "first_seen": first, "last_seen": last}
+    record = None if joined is None else engine.log.record(joined)
+    return shown if record is None else {**shown, "since": record.ts}

@@ -1,0 +1,107 @@
+"""The engine: the log, the committer and the fan-out together, and the table from operation to handler."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import cbor2
+import trio
+
+from .. import __version__
+from ..protocol.connection import Id, Request
+from ..protocol.errors import EngramError
+from ..protocol.messages import MAX_UNITS, VERSION, frame_limit
+from ..storage.log import Batch, Log
+from ..storage.records import Record
+from . import contexts, status, subscriptions, units
+from .committer import Committer, wall_clock, write_in_thread
+from .fanout import Fanout
+from .peer import Flusher, Peer
+
+logger = logging.getLogger("engramd.engine")
+
+Handler = Callable[["Engine", Peer, Id, dict[str, Any]], None]
+
+_HANDLERS: Mapping[str, Handler] = {
+    "put": units.put,
+    "get": units.get,
+    "list": units.list_,
+    "tail": subscriptions.tail,
+    "context_create": contexts.create,
+    "context_show": contexts.show,
+    "context_list": contexts.list_,
+    "context_set": contexts.change,
+    "context_join": contexts.member(True),
+    "context_leave": contexts.member(False),
+    "context_pin": contexts.pins(True),
+    "context_unpin": contexts.pins(False),
+    "context_add": contexts.places(True),
+    "context_remove": contexts.places(False),
+    "agents": contexts.agents,
+    "status": status.status,
+    "shutdown": status.shutdown,
+}
+
+
+class Engine:
+    """Everything a daemon does, without a socket.
+
+    Args:
+        log: the open store.
+        max_payload: bytes a unit's payload may have.
+        facts: what `status` should say besides what the engine knows (socket, data directory).
+
+    Attributes:
+        peers: who is connected.
+        stopping: set when someone asked the daemon to stop.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        max_payload: int,
+        facts: Mapping[str, Any] | None = None,
+        clock: Callable[[], int] = wall_clock,
+        write: Callable[[Batch], Awaitable[None]] = write_in_thread,
+    ) -> None:
+        self.log = log
+        self.max_payload = max_payload
+        self.max_frame = frame_limit(max_payload)
+        self.facts = dict(facts or {})
+        self.fanout = Fanout(log)
+        self.flusher = Flusher()
+        self.committer = Committer(log, self.fanout.publish, self.flusher.flush, clock, write)
+        self.peers: set[Peer] = set()
+        self.stopping = trio.Event()
+        self.started_at = clock()
+        self.started = time.monotonic()
+
+    def greeting(self) -> dict[str, Any]:
+        """The answer to `hello`."""
+        return {
+            "version": list(VERSION),
+            "server": f"engramd {__version__}",
+            "history": self.log.history,
+            "limits": {"max_payload": self.max_payload, "max_frame": self.max_frame, "max_units": MAX_UNITS},
+            "pid": os.getpid(),
+        }
+
+    def handle(self, peer: Peer, request: Request) -> None:
+        """Carry out one validated request. It is answered, now or later; nothing is raised."""
+        try:
+            _HANDLERS[request.op](self, peer, request.id, request.fields)
+        except EngramError as error:
+            peer.fail(request.id, error)
+        except Exception:
+            logger.exception("the operation %s failed", request.op)
+            peer.fail(request.id, EngramError("internal", f"the daemon failed at {request.op}; its log has the details"))
+
+    @staticmethod
+    def context_of(record: Record) -> str | None:
+        """The context an event belongs to."""
+        context: str | None = cbor2.loads(record.body).get("context")
+        return context

@@ -1,0 +1,136 @@
+"""Fan-out: hands what became durable to every live subscription. It never waits for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import cbor2
+
+from ..protocol.cursor import format_cursor
+from ..protocol.framing import encode, encode_map
+from ..protocol.unit import with_entry
+from ..storage.log import Appended, Log
+from ..storage.query import Entry
+from ..storage.records import UNIT_ADDED, Record
+
+
+def entry_item(history: str, entry: Entry) -> bytes:
+    """The stream item of an entry, encoded. An entry that was added says to which context; a birth's unit says it itself."""
+    members = {"cursor": encode(format_cursor(history, entry.seq)), "kind": encode(entry.kind), "unit": entry.unit}
+    if entry.kind == "unit_added":
+        members["context"] = encode(entry.context)
+    return encode_map(members)
+
+
+def event_item(history: str, seq: int, record: Record) -> bytes:
+    """The stream item of an event that is no entry, encoded."""
+    return encode(
+        {
+            "cursor": format_cursor(history, seq),
+            "kind": record.kind,
+            "seq": seq,
+            "ts": record.ts,
+            "data": cbor2.loads(record.body),
+        }
+    )
+
+
+def mark_item(history: str, seq: int, kind: str) -> bytes:
+    """The stream item `live` or `heartbeat`, encoded."""
+    return encode({"cursor": format_cursor(history, seq), "kind": kind})
+
+
+class Published:
+    """One durable event on its way to subscribers; what they share is worked out once."""
+
+    def __init__(self, history: str, appended: Appended) -> None:
+        self.seq = appended.seq
+        self.context = appended.event.context
+        self.is_entry = appended.unit is not None
+        self._history = history
+        self._appended = appended
+        self._unit: dict[str, Any] | None = None
+        self._item: bytes | None = None
+
+    @property
+    def unit(self) -> dict[str, Any]:
+        """The entry's unit, decoded."""
+        if self._unit is None:
+            self._unit = cbor2.loads(self._appended.unit or b"\xa0")
+        return self._unit
+
+    @property
+    def item(self) -> bytes:
+        """The encoded stream item."""
+        if self._item is None:
+            record, unit = self._appended.record, self._appended.unit
+            if unit is None:
+                self._item = event_item(self._history, self.seq, record)
+            else:
+                sent = with_entry(unit, self.seq) if record.code == UNIT_ADDED else unit
+                self._item = entry_item(self._history, Entry(self.seq, self.context, record.kind, sent))
+        return self._item
+
+
+class Subscriber(Protocol):
+    """What fan-out knows of a subscription."""
+
+    live: bool
+    contexts: Sequence[str] | None
+
+    @property
+    def lag(self) -> int:
+        """How many events it is behind."""
+
+    def offer(self, published: Published) -> None:
+        """Take the next event, or fall back to reading the log."""
+
+
+class Fanout:
+    """The live subscriptions, by context.
+
+    Attributes:
+        durable_seq: the last seq that was published.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.history = log.history
+        self.durable_seq = log.last_seq
+        self._everything: dict[Subscriber, None] = {}
+        self._by_context: dict[str, dict[Subscriber, None]] = {}
+
+    def __len__(self) -> int:
+        return len(set(self._everything).union(*self._by_context.values()))
+
+    def subscribers(self) -> Iterable[Subscriber]:
+        """Every subscription, each once."""
+        return set(self._everything).union(*self._by_context.values())
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Publish to it from now on, whenever it is live."""
+        for group in self._groups(subscriber):
+            group[subscriber] = None
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Forget it."""
+        for group in self._groups(subscriber):
+            group.pop(subscriber, None)
+        for context in subscriber.contexts or ():
+            if not self._by_context[context]:
+                del self._by_context[context]
+
+    def publish(self, events: Sequence[Appended]) -> None:
+        """Offer durable events, in order, to the live subscriptions that could want them."""
+        for appended in events:
+            published = Published(self.history, appended)
+            for group in (self._by_context.get(published.context), self._everything):
+                for subscriber in group or ():
+                    if subscriber.live:
+                        subscriber.offer(published)
+            self.durable_seq = appended.seq
+
+    def _groups(self, subscriber: Subscriber) -> list[dict[Subscriber, None]]:
+        if subscriber.contexts is None:
+            return [self._everything]
+        return [self._by_context.setdefault(context, {}) for context in subscriber.contexts]

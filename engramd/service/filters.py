@@ -1,0 +1,35 @@
+"""Reading the filter of a request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..protocol.times import parse_instant
+from ..state.filters import Filter
+from .refs import unit_id
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+def read_filter(engine: Engine, fields: dict[str, Any]) -> Filter:
+    """The filter that a request's members ask for.
+
+    Raises:
+        EngramError: `invalid` for a time that cannot be read, `not_found` when `related_to` names no unit.
+    """
+    related = fields.get("related_to")
+    until = fields.get("until")
+    return Filter(
+        agents=_set(fields.get("agent")),
+        types=_set(fields.get("type")),
+        meta=tuple(fields.get("meta", {}).items()),
+        related_to=None if related is None else unit_id(engine.log, related),
+        until=None if until is None else parse_instant(until, engine.committer.now()),
+    )
+
+
+def _set(value: str | list[str] | None) -> frozenset[str]:
+    if value is None:
+        return frozenset()
+    return frozenset((value,) if isinstance(value, str) else value)

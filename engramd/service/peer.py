@@ -1,0 +1,114 @@
+"""What the service knows of a connected client: who it is, and where its answers go."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import trio
+
+from ..protocol.connection import Id, ServerConnection, answer_frame, failure_frame
+from ..protocol.errors import EngramError
+from ..protocol.framing import encode
+
+
+class Outbox(Protocol):
+    """Bytes on their way to one client. Writing never waits; whoever produces on its own account looks at `pending` first."""
+
+    pending: int  # bytes that the kernel has not taken yet
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; `flush` sends them. Bytes for a closed connection vanish."""
+
+    def flush(self) -> None:
+        """Hand what is queued to the kernel, without waiting."""
+
+    async def room(self) -> None:
+        """Wait until little enough is pending to produce more."""
+
+    async def drained(self) -> None:
+        """Wait until nothing is pending."""
+
+
+class Flusher:
+    """Remembers which outboxes were written to, so that a burst of answers costs one system call for each client."""
+
+    def __init__(self) -> None:
+        self._dirty: dict[Outbox, None] = {}
+
+    def mark(self, outbox: Outbox) -> None:
+        """Note that the outbox has something to flush."""
+        self._dirty[outbox] = None
+
+    def flush(self) -> None:
+        """Flush every marked outbox, in the order in which they were marked."""
+        dirty, self._dirty = self._dirty, {}
+        for outbox in dirty:
+            outbox.flush()
+
+
+class Stream(Protocol):
+    """A stream under way, as notices reach it."""
+
+    def grant(self, credit: int) -> None:
+        """The client can take `credit` more bytes."""
+
+    def cancel(self) -> None:
+        """The client wants no more; the stream answers and ends."""
+
+
+class Peer:
+    """One client of the service.
+
+    Args:
+        agent: who acts on this connection.
+        connection: the protocol state, which is told when a request is answered.
+        outbox: where frames go.
+        spawn: starts a task that lives at most as long as the connection.
+    """
+
+    def __init__(
+        self,
+        agent: str,
+        connection: ServerConnection,
+        outbox: Outbox,
+        spawn: Callable[[Callable[[], Awaitable[Any]]], None],
+    ) -> None:
+        self.agent = agent
+        self.outbox = outbox
+        self.spawn = spawn
+        self.streams: dict[Id, Stream] = {}
+        self._connection = connection
+        self._fewer = trio.Event()
+        self._most = -1
+
+    def answer(self, request_id: Id, result: Mapping[str, Any]) -> None:
+        """Answer with plain CBOR values."""
+        self.answer_encoded(request_id, encode(result))
+
+    def answer_encoded(self, request_id: Id, result: bytes) -> None:
+        """Answer with a map that is already encoded."""
+        self._finish(request_id)
+        self.outbox.write(answer_frame(request_id, result))
+
+    def fail(self, request_id: Id, error: EngramError) -> None:
+        """Answer with an error."""
+        self._finish(request_id)
+        self.outbox.write(failure_frame(request_id, error))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without an answer, streams included."""
+        return len(self._connection.in_flight)
+
+    async def settled(self, most: int) -> None:
+        """Wait until at most so many requests, streams included, are without an answer. One task waits at a time."""
+        while self.in_flight > most:
+            self._most, self._fewer = most, trio.Event()
+            await self._fewer.wait()
+        self._most = -1
+
+    def _finish(self, request_id: Id) -> None:
+        self._connection.finish(request_id)
+        if self.in_flight <= self._most:
+            self._fewer.set()

@@ -1,0 +1,49 @@
+"""`status` and `shutdown`."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..protocol.connection import Id
+from .peer import Peer
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Describe the daemon: what it is, what it holds, who is connected."""
+    facts = {
+        "server": f"engramd {__version__}",
+        "pid": os.getpid(),
+        **engine.facts,
+        "history": engine.log.history,
+        "last_seq": engine.fanout.durable_seq,
+        "started_at": engine.started_at,
+        "uptime": round(time.monotonic() - engine.started, 3),
+        "connections": len(engine.peers),
+        "subscriptions": len(engine.fanout),
+        "lag": max((subscriber.lag for subscriber in engine.fanout.subscribers()), default=0),
+        "store_bytes": engine.log.size(),
+        "memory_bytes": memory(),
+        "max_payload": engine.max_payload,
+    }
+    peer.answer(request_id, {"status": facts})
+
+
+def memory() -> int:
+    """Resident memory of this process in bytes, or 0 where the system does not tell (proc(5): the second number of statm)."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def shutdown(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Answer, then stop as on SIGTERM."""
+    peer.answer(request_id, {})
+    engine.stopping.set()

@@ -1,0 +1,217 @@
+"""`tail`: a stream of a log's entries, replayed and then live, without a gap between the two.
+
+A subscription is live or catching up. Live, it is offered events as they become durable; when it has no credit or its connection's
+outbox is full, it falls back to its cursor and rereads the log, so a slow reader costs no memory and loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..protocol.connection import Id, item_frame
+from ..protocol.cursor import format_cursor, parse_cursor
+from ..protocol.errors import EngramError
+from ..protocol.messages import DEFAULT_CREDIT, MAX_CREDIT
+from ..protocol.times import parse_instant
+from ..state.filters import Filter
+from ..storage.query import Range, step
+from ..storage.records import ENTRIES
+from .fanout import Published, entry_item, event_item, mark_item
+from .filters import read_filter
+from .peer import Peer
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+FULL = 1024 * 1024  # bytes in an outbox beyond which live events are no longer added
+HEARTBEAT = 5.0  # seconds of silence
+STEP_EVENTS = 256
+
+
+def tail(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Start a stream; it runs as a task of its connection."""
+    subscription = Subscription(engine, peer, request_id, fields)
+    peer.streams[request_id] = subscription
+    peer.spawn(subscription.run)
+
+
+class Subscription:
+    """One `tail` under way.
+
+    Attributes:
+        cursor: while catching up, the seq up to which everything was sent or passed over.
+    """
+
+    def __init__(self, engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+        contexts = list(dict.fromkeys(fields.get("contexts", ())))
+        self.contexts: Sequence[str] | None = contexts or None
+        self.live = False
+        self.cursor = 0
+        self._engine = engine
+        self._peer = peer
+        self._id = request_id
+        self._events: bool = fields.get("events", False)
+        self._follow: bool = fields.get("follow", False)
+        self._filter: Filter = read_filter(engine, fields)
+        self._credit: int = fields.get("credit", DEFAULT_CREDIT)
+        self._wake = trio.Event()
+        self._cancelled = False
+        self._last_sent = trio.current_time()
+        self._last: int | None = fields.get("last")
+        self._start = self._starting_point(fields)
+
+    @property
+    def lag(self) -> int:
+        """How many events of the log it has yet to look at."""
+        return 0 if self.live else max(0, self._engine.fanout.durable_seq - self.cursor)
+
+    # From fan-out and the connection; these never wait
+
+    def offer(self, published: Published) -> None:
+        """Send a live event, or fall back to reading the log."""
+        if not self._wants(published):
+            return
+        if self._credit <= 0 or self._peer.outbox.pending > FULL:
+            self.live = False
+            self.cursor = published.seq - 1
+            self._wake.set()
+            return
+        self._send(published.item)
+
+    def grant(self, credit: int) -> None:
+        """Take more credit; at most MAX_CREDIT is remembered."""
+        self._credit = min(self._credit + credit, MAX_CREDIT)
+        self._wake.set()
+
+    def cancel(self) -> None:
+        """End the stream at the next step."""
+        self._cancelled = True
+        self._wake.set()
+
+    def _wants(self, published: Published) -> bool:
+        if not published.is_entry:
+            return self._events
+        return self._filter.is_empty() or self._filter.matches(published.unit)
+
+    def _send(self, item: bytes) -> None:
+        frame = item_frame(self._id, item)
+        self._credit -= len(frame)
+        self._last_sent = trio.current_time()
+        self._peer.outbox.write(frame)
+
+    # The task
+
+    async def run(self) -> None:
+        """Replay, mark, follow; answer with the last cursor when the stream ends."""
+        fanout = self._engine.fanout
+        fanout.add(self)
+        try:
+            self.cursor = await self._find_start()
+            await self._catch_up()
+            if not self._cancelled:
+                self._send(mark_item(fanout.history, self.cursor, "live"))
+            while self._follow and not self._cancelled:
+                await self._listen()
+                await self._catch_up()
+            self._peer.answer(self._id, {"cursor": format_cursor(fanout.history, self.cursor)})
+        except EngramError as error:
+            self._peer.fail(self._id, error)
+        finally:
+            fanout.remove(self)
+            self.live = False
+            self._peer.streams.pop(self._id, None)
+        self._peer.outbox.flush()
+
+    async def _listen(self) -> None:
+        """Be live, with a heartbeat after each silence, until there is a reason to look at the log again."""
+        fanout = self._engine.fanout
+        self._wake = trio.Event()
+        self.live = True
+        while self.live and not self._cancelled:
+            self._peer.outbox.flush()
+            with trio.move_on_at(self._last_sent + HEARTBEAT):
+                await self._wake.wait()
+                if self.live:
+                    self._wake = trio.Event()
+            if self.live and trio.current_time() >= self._last_sent + HEARTBEAT:
+                self._heartbeat()
+        if self.live:
+            self.live = False
+            self.cursor = fanout.durable_seq
+
+    def _heartbeat(self) -> None:
+        self._last_sent = trio.current_time()
+        if self._peer.outbox.pending == 0:
+            self._send(mark_item(self._engine.fanout.history, self._engine.fanout.durable_seq, "heartbeat"))
+
+    async def _catch_up(self) -> None:
+        """Read the log from the cursor to the durable end, as credit and the outbox allow. Ends without waiting, at the end."""
+        fanout = self._engine.fanout
+        while self.cursor < fanout.durable_seq and not self._cancelled:
+            await self._may_send()
+            if self._cancelled:
+                return
+            (self._step_events if self._events else self._step_entries)(fanout.durable_seq)
+            self._peer.outbox.flush()
+            if self.cursor < fanout.durable_seq:
+                await trio.lowlevel.checkpoint()
+
+    async def _may_send(self) -> None:
+        while self._credit <= 0 and not self._cancelled:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        await self._peer.outbox.room()
+
+    def _step_entries(self, last: int) -> None:
+        wanted = Range(self.contexts, self._filter, self.cursor + 1, last)
+        found = step(self._engine.log, wanted, size=min(self._credit, FULL // 4))
+        for entry in found.entries:
+            self._send(entry_item(self._engine.fanout.history, entry))
+        self.cursor = found.reached
+
+    def _step_events(self, last: int) -> None:
+        """Every event is looked at in the log itself: they are read by few, and have no key by context."""
+        log, history = self._engine.log, self._engine.fanout.history
+        first = self.cursor + 1
+        contexts = None if self.contexts is None else frozenset(self.contexts)
+        for seq, record in log.records(first, min(last, first + STEP_EVENTS)):
+            if self._credit <= 0:
+                return
+            if record.code in ENTRIES:
+                wanted = Range(self.contexts, self._filter, seq, seq)
+                for entry in step(log, wanted).entries:
+                    self._send(entry_item(history, entry))
+            elif contexts is None or self._engine.context_of(record) in contexts:
+                self._send(event_item(history, seq, record))
+            self.cursor = seq
+
+    def _starting_point(self, fields: dict[str, Any]) -> int:
+        """The seq to start beyond, unless `last` says how many entries to go back."""
+        engine = self._engine
+        given = [name for name in ("last", "since", "after") if name in fields]
+        if len(given) > 1:
+            raise EngramError("invalid", f"{' and '.join(given)}: only one of these may be given", field=given[0])
+        if "after" in fields:
+            after = parse_cursor(fields["after"], engine.log.history)
+            if after > engine.fanout.durable_seq:
+                raise EngramError(
+                    "cursor", f"the log ends at {engine.fanout.durable_seq}; nothing stands at {after}", last=engine.fanout.durable_seq
+                )
+            return after
+        if "since" in fields:
+            return engine.log.first_at(parse_instant(fields["since"], engine.committer.now())) - 1
+        return engine.fanout.durable_seq
+
+    async def _find_start(self) -> int:
+        if not self._last:
+            return self._start
+        log, missing, end = self._engine.log, self._last, self._start
+        while missing > 0 and end > 0 and not self._cancelled:
+            found = step(log, Range(self.contexts, self._filter, 1, end, reverse=True), limit=missing)
+            missing -= len(found.entries)
+            end = found.reached - 1
+            await trio.lowlevel.checkpoint()
+        return max(end, 0)

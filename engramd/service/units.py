@@ -1,0 +1,154 @@
+"""`put`, `get` and `list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+import trio
+
+from ..protocol.connection import Id
+from ..protocol.cursor import format_cursor, parse_cursor
+from ..protocol.errors import EngramError
+from ..protocol.framing import encode, encode_array, encode_map
+from ..protocol.messages import MAX_UNITS, PAGE_BYTES
+from ..protocol.schema import require_one
+from ..protocol.times import parse_instant
+from ..protocol.unit import new_id
+from ..state.outcome import Refused, Seen
+from ..state.units import Draft, Edge, Put, UnitPut
+from ..storage.query import Entry, Range, step
+from .filters import read_filter
+from .peer import Peer
+from .refs import find_unit, unit_id
+
+if TYPE_CHECKING:
+    from .committer import Result
+    from .engine import Engine
+
+
+def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Append units; answered when they are on disk."""
+    now = engine.committer.now()
+    several = "units" in fields
+    if several:
+        stray = [name for name in ("text", "payload", "type", "meta", "relationships") if name in fields]
+        if stray:
+            raise EngramError("invalid", f"{stray[0]}: belongs inside each of units", field=stray[0])
+        drafts = tuple(_draft(engine, draft, now, f"units[{index}].") for index, draft in enumerate(fields["units"]))
+    else:
+        drafts = (_draft(engine, fields, now, ""),)
+    command = Put(fields["context"], fields.get("agent", peer.agent), drafts, fields.get("dedupe"), fields.get("expect_seq"))
+
+    def done(result: Result | EngramError) -> None:
+        if isinstance(result, EngramError):
+            return peer.fail(request_id, result)
+        if isinstance(result, Refused):
+            return peer.fail(request_id, refusal(result))
+        if isinstance(result, Seen):
+            first, count = result.units
+            units = [cbor2.loads(engine.log.unit(seq) or b"\xa0") for seq in range(first, first + count)]
+            answer = _answer([unit["id"] for unit in units], units[-1]["seq"], units[-1]["ts"], True, several)
+        else:
+            ids = [event.event.id for event in result if isinstance(event.event, UnitPut)]
+            answer = _answer(ids, result[-1].seq, now, False, several)
+        peer.answer(request_id, answer)
+
+    engine.committer.submit(command, now, done)
+
+
+def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draft:
+    require_one(fields, "text", "payload")
+    payload: str | bytes = fields["text"] if "text" in fields else fields["payload"]
+    size = len(payload.encode()) if isinstance(payload, str) else len(payload)
+    if size > engine.max_payload:
+        raise EngramError(
+            "too_large",
+            f"{where}payload: {size} bytes are over the limit of {engine.max_payload}; put a reference to a file instead, or raise max_payload in "
+            "the daemon's configuration",
+            limit=engine.max_payload,
+            size=size,
+        )
+    if isinstance(payload, bytes):
+        try:
+            payload = payload.decode()
+        except UnicodeDecodeError:
+            pass
+    edges = tuple(Edge(edge["type"], unit_id(engine.log, edge["target"]), edge.get("meta", {})) for edge in fields.get("relationships", ()))
+    return Draft(new_id(now), fields.get("type", "message"), fields.get("meta", {}), payload, edges)
+
+
+def _answer(ids: list[bytes], seq: int, ts: int, deduped: bool, several: bool) -> dict[str, Any]:
+    answer = {"id": ids[-1], "seq": seq, "ts": ts, "deduped": deduped}
+    return {**answer, "ids": ids} if several else answer
+
+
+def refusal(refused: Refused) -> EngramError:
+    """A decision's refusal as the error that travels."""
+    return EngramError(refused.code, refused.message, **refused.details)
+
+
+def get(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Answer with units in the order asked, or fail if one is missing."""
+    units = [find_unit(engine.log, ref) for ref in fields["ids"]]
+    size = sum(map(len, units))
+    if len(units) > 1 and size > engine.max_frame - 1024:
+        raise EngramError("too_large", f"these {len(units)} units are {size} bytes, more than an answer holds; ask for fewer", size=size)
+    peer.answer_encoded(request_id, encode_map({"units": encode_array(units)}))
+
+
+def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Answer with one page. A page that takes more than a step goes on as a task."""
+    page = _Page(engine, fields)
+    if page.advance():
+        peer.answer_encoded(request_id, page.encoded())
+        return
+
+    async def go_on() -> None:
+        while not page.advance():
+            await trio.lowlevel.checkpoint()
+        peer.answer_encoded(request_id, page.encoded())
+        peer.outbox.flush()
+
+    peer.spawn(go_on)
+
+
+class _Page:
+    def __init__(self, engine: Engine, fields: dict[str, Any]) -> None:
+        log = engine.log
+        self._engine = engine
+        self._limit: int = fields.get("limit", MAX_UNITS)
+        self._room = PAGE_BYTES
+        self._found: list[Entry] = []
+        reverse: bool = fields.get("reverse", False)
+        first, last = 1, log.last_seq
+        want = read_filter(engine, fields)
+        if "since" in fields:
+            first = log.first_at(parse_instant(fields["since"], engine.committer.now()))
+        if want.until is not None:
+            last = log.first_at(want.until) - 1
+        if "after" in fields:
+            after = parse_cursor(fields["after"], log.history)
+            if reverse:
+                last = min(last, after - 1)
+            else:
+                first = max(first, after + 1)
+        self._wanted = Range([fields["context"]], want, first, last, reverse, present=True)
+
+    def advance(self) -> bool:
+        """Read one step; True when the page is complete. One entry more than asked is read, to know whether there are more."""
+        wanted = self._wanted
+        found = step(self._engine.log, wanted, limit=self._limit + 1 - len(self._found), size=self._room)
+        self._found += found.entries
+        self._room -= sum(len(entry.unit) for entry in found.entries)
+        if wanted.reverse:
+            self._wanted = wanted._replace(last=found.reached - 1)
+        else:
+            self._wanted = wanted._replace(first=found.reached + 1)
+        return len(self._found) > self._limit or self._room <= 0 or self._wanted.first > self._wanted.last
+
+    def encoded(self) -> bytes:
+        entries = self._found[: self._limit]
+        more = len(self._found) > self._limit or self._wanted.first <= self._wanted.last
+        cursor = format_cursor(self._engine.log.history, entries[-1].seq) if more and entries else None
+        return encode_map({"units": encode_array([entry.unit for entry in entries]), "next": encode(cursor)})

@@ -1,0 +1,57 @@
+"""The two functions that everything goes through: `decide` and `apply`.
+
+`decide(view, command)` returns events, or why not, and changes nothing. `apply(state, seq, ts, event)` is the only thing that changes
+state; it is deterministic, so the state is always the fold of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import contexts, units
+from .outcome import Decision
+from .view import State, View
+
+_DECIDE: Mapping[type, Callable[[View, Any], Decision]] = {
+    units.Put: units.decide_put,
+    contexts.CreateContext: contexts.decide_create,
+    contexts.SetContext: contexts.decide_set,
+    contexts.SetMember: contexts.decide_member,
+    contexts.SetPins: contexts.decide_pins,
+    contexts.SetPlaces: contexts.decide_places,
+}
+_APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
+    units.UnitPut: units.apply_unit_put,
+    contexts.ContextCreated: contexts.apply_created,
+    contexts.ContextChanged: contexts.apply_changed,
+    contexts.AgentJoined: contexts.apply_joined,
+    contexts.AgentLeft: contexts.apply_left,
+    contexts.UnitPinned: contexts.apply_pinned,
+    contexts.UnitUnpinned: contexts.apply_unpinned,
+    contexts.UnitAdded: contexts.apply_added,
+    contexts.UnitRemoved: contexts.apply_removed,
+}
+
+Command = units.Put | contexts.CreateContext | contexts.SetContext | contexts.SetMember | contexts.SetPins | contexts.SetPlaces
+Event = (
+    units.UnitPut
+    | contexts.ContextCreated
+    | contexts.ContextChanged
+    | contexts.AgentJoined
+    | contexts.AgentLeft
+    | contexts.UnitPinned
+    | contexts.UnitUnpinned
+    | contexts.UnitAdded
+    | contexts.UnitRemoved
+)
+
+
+def decide(view: View, command: Command) -> Decision:
+    """The events that the command leads to on this view, or `Refused`, or `Seen`."""
+    return _DECIDE[type(command)](view, command)
+
+
+def apply(state: State, seq: int, ts: int, event: Event) -> None:
+    """Fold one event, at its seq and time (microseconds since the epoch), into the state."""
+    _APPLY[type(event)](state, seq, ts, event)

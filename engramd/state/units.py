@@ -1,0 +1,100 @@
+"""Units: putting them, and what a put leaves in the state."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .contexts import ContextCreated, join
+from .outcome import Decision, Refused, Seen
+from .view import AGENTS, CONTEXTS, DEDUPE, UNITS, Agent, Context, Deduped, State, UnitHead, View
+
+
+class Edge(NamedTuple):
+    """A relationship to an earlier unit, by its id."""
+
+    type: str
+    target: bytes
+    meta: dict[str, str]
+
+
+class Draft(NamedTuple):
+    """A unit before it has a seq. `payload` is `str` where the bytes are UTF-8."""
+
+    id: bytes
+    type: str
+    meta: dict[str, str]
+    payload: str | bytes
+    relationships: tuple[Edge, ...] = ()
+
+
+class Put(NamedTuple):
+    """Append units to a context, all or none."""
+
+    context: str
+    agent: str
+    units: tuple[Draft, ...]
+    dedupe: str | None = None
+    expect_seq: int | None = None
+
+
+class UnitPut(NamedTuple):
+    """A unit was put. Only the first unit of a put carries its dedupe key, with the number of units the key stands for."""
+
+    context: str
+    agent: str
+    id: bytes
+    type: str
+    meta: dict[str, str]
+    payload: str | bytes
+    relationships: tuple[Edge, ...]
+    dedupe: str | None = None
+    dedupe_count: int = 1
+
+
+def decide_put(view: View, put: Put) -> Decision:
+    """Refuse a put whose precondition fails or whose relationships lead nowhere; recognise one that was seen."""
+    if put.dedupe is not None:
+        seen = view.get(DEDUPE, (put.context, put.dedupe))
+        if seen is not None:
+            return Seen(seen)
+    context = view.get(CONTEXTS, put.context)
+    if put.expect_seq is not None:
+        actual = context.last_entry if context else 0
+        if actual != put.expect_seq:
+            return Refused(
+                "conflict",
+                f"the last entry of {put.context} is {actual}, not {put.expect_seq}: another write came first. Read from there and try again",
+                {"expected": put.expect_seq, "actual": actual},
+            )
+    for draft in put.units:
+        for edge in draft.relationships:
+            if view.get(UNITS, edge.target) is None:
+                return Refused("not_found", "a relationship leads to a unit that does not exist", {"target": edge.target})
+    events: list[ContextCreated | UnitPut] = []
+    if context is None:
+        events.append(ContextCreated(put.context, put.agent, put.context, {}))
+    dedupe = put.dedupe
+    for draft in put.units:
+        events.append(
+            UnitPut(put.context, put.agent, draft.id, draft.type, draft.meta, draft.payload, draft.relationships, dedupe, len(put.units))
+        )
+        dedupe = None
+    return events
+
+
+def apply_unit_put(state: State, seq: int, ts: int, event: UnitPut) -> None:
+    """Fold a put: the context's last entry, the author's membership and last sign of life, the id, the dedupe key."""
+    name = event.context
+    context = state.get(CONTEXTS, name)
+    assert context is not None, "a put follows its context's creation"
+    state.put(
+        CONTEXTS,
+        name,
+        Context(context.display_name, context.meta, context.created_at, context.updated_at, seq, context.entries + 1, context.removed),
+    )
+    agent = state.get(AGENTS, event.agent)
+    state.put(AGENTS, event.agent, Agent(agent.first_seen if agent else ts, ts, agent.units + 1 if agent else 1))
+    join(state, seq, name, event.agent)
+    state.put(UNITS, event.id, UnitHead(seq, name))
+    if event.dedupe is not None:
+        state.put(DEDUPE, (name, event.dedupe), Deduped(seq, event.dedupe_count))

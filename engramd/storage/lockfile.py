@@ -1,0 +1,37 @@
+"""The lifelong lock on a data directory: one daemon each, and the kernel releases it however the daemon ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from ..protocol.errors import EngramError
+
+
+class DataLock:
+    """Holds an flock on `lock` in the data directory, which names the holder's pid.
+
+    Raises:
+        EngramError: `busy` at once when another process holds it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "lock"
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise EngramError(
+                "busy",
+                f"another engramd (pid {holder}) uses the data directory {directory}; stop it, or give this one another --data-dir",
+                pid=holder,
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let another daemon have the directory."""
+        os.close(self._fd)

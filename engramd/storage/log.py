@@ -1,0 +1,245 @@
+"""The log: an ordered, gapless sequence of events in one LevelDB, with the state rows and secondary keys of each event in its batch."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cbor2
+
+from ..protocol.errors import EngramError
+from ..state.contexts import UnitAdded, UnitRemoved
+from ..state.machine import Event, apply
+from ..state.units import UnitPut
+from . import keys, records
+from .leveldb import DB, Error
+from .records import Record
+from .rows import DurableRows, PendingRows
+
+FORMAT = 1
+WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart replays
+BLOOM_BITS = 10
+
+
+class Appended(NamedTuple):
+    """One event as it was appended. `unit` is the encoded unit of an entry, and None for other events."""
+
+    seq: int
+    record: Record
+    event: Event
+    unit: bytes | None
+
+
+class Log:
+    """The store of one daemon.
+
+    Args:
+        directory: where LevelDB keeps its files; created if need be, and a new store gets a new history.
+
+    Attributes:
+        history: the id that cursors carry.
+        last_seq: the seq of the last event on disk, 0 in an empty log.
+        last_ts: its time, in microseconds since the epoch.
+        durable: the state rows on disk.
+
+    Raises:
+        EngramError: `storage` when the store is damaged, of an unknown format, or cannot be opened.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            self._db = DB(
+                str(directory),
+                create_if_missing=True,
+                paranoid_checks=True,
+                write_buffer_size=WRITE_BUFFER,
+                bloom_filter_bits=BLOOM_BITS,
+            )
+        except Error as error:
+            raise damaged(directory, error) from error
+        try:
+            self.history = self._open_format(directory)
+            self.durable = DurableRows(self._db)
+            self._pending = PendingRows(self.durable)
+            self.last_seq, self.last_ts = self._find_end()
+        except Error as error:
+            self._db.close()
+            raise damaged(directory, error) from error
+        except EngramError:
+            self._db.close()
+            raise
+        self._head = self.last_seq
+        self._unsettled: list[Batch] = []
+
+    def close(self) -> None:
+        """Close the store. Nothing is pending in LevelDB itself: every batch was synced."""
+        self._db.close()
+
+    # Writing
+
+    @property
+    def pending(self) -> PendingRows:
+        """The state with everything appended so far, on disk or not: what decisions look at."""
+        return self._pending
+
+    @property
+    def head(self) -> int:
+        """The seq of the last event appended to any batch, on disk or not."""
+        return self._head
+
+    def batch(self) -> Batch:
+        """A new batch; batches must be committed in the order they were begun, one at a time."""
+        batch = Batch(self)
+        self._unsettled.append(batch)
+        return batch
+
+    # Reading
+
+    def record(self, seq: int) -> Record | None:
+        """The event at `seq`, or None."""
+        value = self._db.get(keys.LOG + keys.pack_seq(seq), verify_checksums=True)
+        return None if value is None else records.unpack(value)
+
+    def unit(self, seq: int) -> bytes | None:
+        """The encoded unit whose entry (birth or later addition) is the event at `seq`, or None."""
+        record = self.record(seq)
+        if record is not None and record.code == records.UNIT_ADDED:
+            record = self.record(cbor2.loads(record.body)["unit"])
+        return record.body if record is not None and record.code == records.UNIT_PUT else None
+
+    def unit_in_flight(self, seq: int) -> bytes:
+        """The encoded unit that was put at `seq` in a batch that is not on disk yet."""
+        for batch in self._unsettled:
+            for appended in batch.events:
+                if appended.seq == seq and appended.unit is not None:
+                    return appended.unit
+        raise EngramError("internal", f"unit {seq} is neither on disk nor on its way there")
+
+    def records(self, first: int, last: int, reverse: bool = False) -> Iterator[tuple[int, Record]]:
+        """The events from `first` to `last`, both included."""
+        for key, value in self.scan(keys.LOG, first, last, reverse):
+            yield keys.seq_of(key), records.unpack(value)
+
+    def scan(self, prefix: bytes, first: int, last: int, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values under a prefix that a seq follows, from seq `first` to `last`, as of now."""
+        if first > last:
+            return
+        with self._db.iterator(
+            start=prefix + keys.pack_seq(max(first, 0)),
+            stop=prefix + keys.pack_seq(min(last, keys.LAST_SEQ)),
+            include_stop=True,
+            reverse=reverse,
+            verify_checksums=True,
+        ) as found:
+            yield from found
+
+    def is_gone(self, context: str, entry: int) -> bool:
+        """Whether the entry was removed from its context."""
+        return self._db.get(keys.gone(context) + keys.pack_seq(entry), verify_checksums=True) is not None
+
+    def first_at(self, ts: int) -> int:
+        """The first seq whose time is `ts` or later; one past the end when there is none. Times never fall, so this bisects."""
+        low, high = 1, self.last_seq + 1
+        while low < high:
+            middle = (low + high) // 2
+            found = next(self.records(middle, high - 1), None)
+            if found is None or found[1].ts >= ts:
+                high = middle
+            else:
+                low = found[0] + 1
+        return low
+
+    def size(self) -> int:
+        """An estimate of the store's size on disk, in bytes."""
+        size: int = self._db.approximate_size(b"\0", b"\xff")
+        return size
+
+    def _open_format(self, directory: Path) -> str:
+        stored = self._db.get(keys.FORMAT)
+        if stored is None:
+            with self._db.iterator(include_value=False) as found:
+                if next(found, None) is not None:
+                    raise EngramError("storage", f"{directory} holds a LevelDB that is not Engram's; choose another --data-dir")
+            history = secrets.token_hex(6)
+            with self._db.write_batch(sync=True) as batch:
+                batch.put(keys.FORMAT, b"%d" % FORMAT)
+                batch.put(keys.HISTORY, history.encode())
+            return history
+        if stored != b"%d" % FORMAT:
+            raise EngramError(
+                "storage",
+                f"the store in {directory} has format {stored.decode(errors='replace')}, this engramd reads format {FORMAT}; use the engramd that wrote it",
+            )
+        history_bytes = self._db.get(keys.HISTORY)
+        if history_bytes is None:
+            raise EngramError("storage", f"the store in {directory} has lost its history id; it is damaged")
+        return str(history_bytes.decode())
+
+    def _find_end(self) -> tuple[int, int]:
+        last = next(self.records(0, keys.LAST_SEQ, reverse=True), None)
+        return (0, 0) if last is None else (last[0], last[1].ts)
+
+
+def damaged(directory: Path | str, error: Exception) -> EngramError:
+    """The error for a store that cannot be opened, read or written."""
+    return EngramError(
+        "storage",
+        f"the store in {directory} cannot be used: {error}. Nothing was changed; if the disk is full or read-only, mend that and start again, "
+        "else keep a copy of the directory before trying anything",
+    )
+
+
+class Batch:
+    """Events on their way to disk, all or none. Begun by `Log.batch`; `commit` may run in another thread."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._batch = log._db.write_batch(sync=True)
+        self._last_ts = log.last_ts
+        self.events: list[Appended] = []
+
+    def append(self, ts: int, event: Event) -> Appended:
+        """Give the event the next seq, fold it into the pending state, and encode it with its secondary keys."""
+        log = self._log
+        seq = log._head = log._head + 1
+        apply(log._pending, seq, ts, event)
+        record = records.encode_event(seq, ts, event)
+        put = self._batch.put
+        put(keys.LOG + keys.pack_seq(seq), records.pack(record))
+        unit: bytes | None = None
+        if isinstance(event, UnitPut):
+            unit = record.body
+            for key, value in records.entry_keys(seq, event, unit):
+                put(key, value)
+        elif isinstance(event, UnitAdded):
+            unit = log.unit(event.unit) or log.unit_in_flight(event.unit)
+            for key, value in records.added_keys(seq, event.context, event.unit, cbor2.loads(unit)):
+                put(key, value)
+        elif isinstance(event, UnitRemoved):
+            put(keys.gone(event.context) + keys.pack_seq(event.entry), keys.pack_seq(seq))
+        self._last_ts = ts
+        appended = Appended(seq, record, event, unit)
+        self.events.append(appended)
+        return appended
+
+    def seal(self) -> None:
+        """Add the state rows; nothing can be appended after this."""
+        for key, value in self._log._pending.seal():
+            self._batch.put(key, value)
+
+    def commit(self) -> None:
+        """Write and sync; blocks for the disk. Raises EngramError("storage") when either fails: the outcome is then unknown."""
+        try:
+            self._batch.write()
+        except Error as error:
+            raise EngramError("storage", f"the disk refused a write: {error}") from error
+
+    def settle(self) -> None:
+        """The commit succeeded: advance the log's end."""
+        self._log._unsettled.remove(self)
+        self._log._pending.settle()
+        if self.events:
+            self._log.last_seq = self.events[-1].seq
+            self._log.last_ts = self._last_ts

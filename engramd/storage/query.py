@@ -1,0 +1,139 @@
+"""Reading entries: by context, through the best secondary key, in either direction, a bounded step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from typing import NamedTuple
+
+import cbor2
+
+from ..protocol.unit import with_entry
+from ..state.filters import Filter
+from . import keys, records
+from .log import Log
+
+STEP_ROWS = 512  # a step examines at most so many rows
+STEP_BYTES = 256 * 1024  # and ends after the entry that passes this
+
+
+class Entry(NamedTuple):
+    """An entry that was read: where it stands, its context, and the unit's bytes as they are sent."""
+
+    seq: int
+    context: str
+    kind: str
+    unit: bytes
+
+
+class Step(NamedTuple):
+    """What one step found, and the seq up to which (or, in reverse, down to which) everything was examined."""
+
+    entries: list[Entry]
+    reached: int
+
+
+class Range(NamedTuple):
+    """Which entries: those of `contexts` (None: all) that fit `filter`, seqs from `first` to `last`.
+
+    Attributes:
+        present: leave out entries that were removed from their context since.
+    """
+
+    contexts: Sequence[str] | None
+    filter: Filter
+    first: int
+    last: int
+    reverse: bool = False
+    present: bool = False
+
+
+def step(log: Log, wanted: Range, limit: int = STEP_ROWS, rows: int = STEP_ROWS, size: int = STEP_BYTES) -> Step:
+    """Read on, until `limit` entries are found, `rows` rows are examined, or the entries pass `size` bytes."""
+    found: list[Entry] = []
+    reached = wanted.first - 1 if not wanted.reverse else wanted.last + 1
+    for examined, (seq, entry) in enumerate(_walk(log, wanted), 1):
+        reached = seq
+        if entry is not None:
+            found.append(entry)
+            size -= len(entry.unit)
+        if len(found) >= limit or examined >= rows or size <= 0:
+            return Step(found, reached)
+    return Step(found, wanted.first if wanted.reverse else wanted.last)
+
+
+def _walk(log: Log, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
+    """Every row examined, with its entry if it fits."""
+    if wanted.contexts is None:
+        yield from _walk_log(log, wanted)
+        return
+    sources = [_walk_context(log, context, wanted) for context in wanted.contexts]
+    if len(sources) == 1:
+        yield from sources[0]
+    else:
+        yield from merge(*sources, key=lambda row: row[0], reverse=wanted.reverse)
+
+
+def _walk_log(log: Log, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
+    for seq, record in log.records(wanted.first, wanted.last, wanted.reverse):
+        entry = _read_logged(log, seq, record, wanted.filter)
+        if entry is not None and wanted.present and log.is_gone(entry.context, seq):
+            entry = None
+        yield seq, entry
+
+
+def _read_logged(log: Log, seq: int, record: records.Record, want: Filter) -> Entry | None:
+    if record.code == records.UNIT_PUT:
+        decoded = cbor2.loads(record.body)
+        return Entry(seq, decoded["context"], record.kind, record.body) if want.matches(decoded) else None
+    if record.code == records.UNIT_ADDED:
+        added = cbor2.loads(record.body)
+        unit = log.unit(added["unit"])
+        if unit is not None and want.matches(cbor2.loads(unit)):
+            return Entry(seq, added["context"], record.kind, with_entry(unit, seq))
+    return None
+
+
+def _walk_context(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
+    hide = wanted.present and _has_removals(log, context)
+    for seq, at in _rows(log, context, wanted):
+        unit = log.unit(at) if isinstance(at, int) else at
+        if unit is None:  # retention or erasure took it between the two reads
+            yield seq, None
+            continue
+        decoded = None if wanted.filter.is_empty() else cbor2.loads(unit)
+        if (decoded is not None and not wanted.filter.matches(decoded)) or (hide and log.is_gone(context, seq)):
+            yield seq, None
+        elif isinstance(at, int) and at != seq:
+            yield seq, Entry(seq, context, "unit_added", with_entry(unit, seq))
+        else:
+            yield seq, Entry(seq, context, "unit_put", unit)
+
+
+def _has_removals(log: Log, context: str) -> bool:
+    return next(log.scan(keys.gone(context), 0, keys.LAST_SEQ), None) is not None
+
+
+def _rows(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, bytes | int]]:
+    """Seqs of candidate entries with their unit, or where it stands, by the key that is likely to leave the fewest."""
+    want = wanted.filter
+    if want.related_to is not None:
+        prefixes = [keys.by_target(context, want.related_to)]
+    elif want.meta:
+        prefixes = [keys.by_meta(context, *want.meta[0])]
+    elif want.agents:
+        prefixes = [keys.by_agent(context, agent) for agent in sorted(want.agents)]
+    elif want.types:
+        prefixes = [keys.by_type(context, type) for type in sorted(want.types)]
+    else:
+        for key, value in log.scan(keys.entries(context), wanted.first, wanted.last, wanted.reverse):
+            yield keys.seq_of(key), records.read_entry(value)
+        return
+    scans = [_pointers(log, prefix, wanted) for prefix in prefixes]
+    yield from merge(*scans, reverse=wanted.reverse)
+
+
+def _pointers(log: Log, prefix: bytes, wanted: Range) -> Iterator[tuple[int, int]]:
+    for key, value in log.scan(prefix, wanted.first, wanted.last, wanted.reverse):
+        seq = keys.seq_of(key)
+        yield seq, keys.seq_of(value) if value else seq

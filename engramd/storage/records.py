@@ -1,0 +1,128 @@
+"""Records: one event of the log as bytes, and the keys by which its entry is found.
+
+A record is a head (code of the event, `ts`, length of the extra), the extra (a CBOR map of what a put remembers besides its unit, or
+nothing), and the body: the encoded unit, or a CBOR map of the event's members. docs/storage.md has the table of codes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import cbor2
+
+from ..protocol.unit import encode_unit
+from ..state import contexts
+from ..state.machine import Event
+from ..state.units import Edge, UnitPut
+from . import keys
+
+_HEAD = struct.Struct(">BQH")
+UNIT_PUT = 1
+_CODES: dict[int, tuple[str, type]] = {
+    UNIT_PUT: ("unit_put", UnitPut),
+    2: ("context_created", contexts.ContextCreated),
+    3: ("context_changed", contexts.ContextChanged),
+    4: ("agent_joined", contexts.AgentJoined),
+    5: ("agent_left", contexts.AgentLeft),
+    6: ("unit_pinned", contexts.UnitPinned),
+    7: ("unit_unpinned", contexts.UnitUnpinned),
+    8: ("unit_added", contexts.UnitAdded),
+    9: ("unit_removed", contexts.UnitRemoved),
+}
+UNIT_ADDED = 8
+_CODE_OF = {event_type: code for code, (_, event_type) in _CODES.items()}
+ENTRIES = frozenset({UNIT_PUT, UNIT_ADDED})
+
+INLINE = 4096  # bytes: a larger unit stands in the log alone, and its entry points there
+_HERE, _ELSEWHERE = b"\0", b"\1"
+
+
+class Record(NamedTuple):
+    """A record, its body not yet decoded."""
+
+    code: int
+    ts: int
+    extra: bytes
+    body: bytes
+
+    @property
+    def kind(self) -> str:
+        """The event's name on the wire."""
+        return _CODES[self.code][0]
+
+
+def encode_event(seq: int, ts: int, event: Event) -> Record:
+    """The event as a record."""
+    code = _CODE_OF[type(event)]
+    if isinstance(event, UnitPut):
+        unit = encode_unit(event.id, seq, ts, event.context, event.agent, event.type, event.meta, event.payload, event.relationships)
+        extra = b"" if event.dedupe is None else cbor2.dumps({"dedupe": event.dedupe, "dedupe_count": event.dedupe_count})
+        return Record(code, ts, extra, unit)
+    return Record(code, ts, b"", cbor2.dumps(event._asdict()))
+
+
+def pack(record: Record) -> bytes:
+    """The record as the value that is stored."""
+    return _HEAD.pack(record.code, record.ts, len(record.extra)) + record.extra + record.body
+
+
+def unpack(value: bytes) -> Record:
+    """Read a stored value."""
+    code, ts, size = _HEAD.unpack_from(value)
+    start = _HEAD.size
+    return Record(code, ts, value[start : start + size], value[start + size :])
+
+
+def decode_event(record: Record) -> Event:
+    """The event that a record holds."""
+    members: dict[str, Any] = cbor2.loads(record.body)
+    if record.code == UNIT_PUT:
+        extra = cbor2.loads(record.extra) if record.extra else {}
+        return UnitPut(
+            members["context"],
+            members["agent"],
+            members["id"],
+            members["type"],
+            members["meta"],
+            members["text"] if "text" in members else members["payload"],
+            tuple(Edge(edge["type"], edge["target"], edge["meta"]) for edge in members["relationships"]),
+            **extra,
+        )
+    event: Event = _CODES[record.code][1](**members)
+    return event
+
+
+def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The entry of a unit in the context it was born in, and the keys that find it."""
+    inline = len(unit) <= INLINE
+    yield keys.entries(event.context) + keys.pack_seq(seq), _HERE + unit if inline else _ELSEWHERE + keys.pack_seq(seq)
+    targets = {edge.target for edge in event.relationships}
+    yield from finding_keys(event.context, seq, event.agent, event.type, event.meta, targets, b"")
+
+
+def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
+    """The entry of a unit that was added to a further context, and the keys that find it there."""
+    pointer = keys.pack_seq(unit_seq)
+    yield keys.entries(context) + keys.pack_seq(seq), _ELSEWHERE + pointer
+    targets = {edge["target"] for edge in unit["relationships"]}
+    yield from finding_keys(context, seq, unit["agent"], unit["type"], unit["meta"], targets, pointer)
+
+
+def finding_keys(
+    context: str, seq: int, agent: str, type: str, meta: dict[str, str], targets: set[bytes], pointer: bytes
+) -> Iterator[tuple[bytes, bytes]]:
+    """The secondary keys of one entry. `pointer` is the unit's seq where that is not the entry's own."""
+    tail = keys.pack_seq(seq)
+    yield keys.by_agent(context, agent) + tail, pointer
+    yield keys.by_type(context, type) + tail, pointer
+    for key, value in meta.items():
+        yield keys.by_meta(context, key, value) + tail, pointer
+    for target in targets:
+        yield keys.by_target(context, target) + tail, pointer
+
+
+def read_entry(value: bytes) -> bytes | int:
+    """An entry's value: the encoded unit, or the seq of the log where it stands."""
+    return value[1:] if value[:1] == _HERE else keys.seq_of(value)

@@ -1,0 +1,142 @@
+"""State rows in the store: how each table's keys and rows are written, and the view of them that decisions use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import cbor2
+
+from ..state import view
+from ..state.view import Table
+from . import keys
+from .leveldb import DB
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+CACHE_ROWS = 8192  # then the cache starts anew; a row costs one point read to fetch again
+
+
+class _Codec(NamedTuple):
+    prefix: bytes
+    key: Callable[[Any], bytes]
+    row: Callable[[list[Any]], Any]
+    cached: bool = False
+
+
+def _pair(key: tuple[str, str]) -> bytes:
+    return keys.name(key[0]) + key[1].encode()
+
+
+def _numbered(key: tuple[str, int]) -> bytes:
+    return keys.name(key[0]) + keys.pack_seq(key[1])
+
+
+def _intervals(row: list[list[int | None]]) -> view.Intervals:
+    return tuple((added or 0, removed) for added, removed in row)
+
+
+_CODECS: dict[str, _Codec] = {
+    view.CONTEXTS.name: _Codec(keys.CONTEXTS, str.encode, lambda row: view.Context(*row), cached=True),
+    view.AGENTS.name: _Codec(keys.AGENTS, str.encode, lambda row: view.Agent(*row), cached=True),
+    view.MEMBERS.name: _Codec(keys.MEMBERS, _pair, _intervals, cached=True),
+    view.UNITS.name: _Codec(keys.UNITS, lambda key: key, lambda row: view.UnitHead(*row)),
+    view.PINS.name: _Codec(keys.PINS, _numbered, _intervals),
+    view.PLACES.name: _Codec(keys.PLACES, _numbered, _intervals),
+    view.DEDUPE.name: _Codec(keys.DEDUPE, _pair, lambda row: view.Deduped(*row)),
+}
+
+
+def row_key(table: Table[K, Any], key: K) -> bytes:
+    """The key of a row in the store."""
+    codec = _CODECS[table.name]
+    return codec.prefix + codec.key(key)
+
+
+class DurableRows:
+    """The rows that are on disk: what clients' reads see."""
+
+    def __init__(self, db: DB) -> None:
+        self._db = db
+
+    def get(self, table: Table[K, V], key: K) -> V | None:
+        """The row, or None."""
+        codec = _CODECS[table.name]
+        value = self._db.get(codec.prefix + codec.key(key), verify_checksums=True)
+        row: V | None = None if value is None else codec.row(cbor2.loads(value))
+        return row
+
+    def scan(self, table: Table[Any, V], prefix: bytes = b"", after: bytes | None = None) -> Iterator[tuple[bytes, V]]:
+        """Rows in key order: the key without the table's and the given prefix, and the row.
+
+        Args:
+            prefix: only keys that start with this.
+            after: only keys whose rest sorts after this.
+        """
+        codec = _CODECS[table.name]
+        base = codec.prefix + prefix
+        start = None if after is None else base + after
+        with self._db.iterator(
+            prefix=base if start is None else None,
+            start=start,
+            stop=None if start is None else _after(base),
+            include_start=start is None,
+            verify_checksums=True,
+        ) as rows:
+            for key, value in rows:
+                yield key[len(base) :], codec.row(cbor2.loads(value))
+
+
+def _after(prefix: bytes) -> bytes:
+    """The first key beyond every key with this prefix, whose last byte is not 0xff."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+class PendingRows:
+    """The rows as they will be once everything decided so far is on disk: what decisions see.
+
+    Three layers over the disk: rows of the forming batch, rows of the batch that is being written, and a cache of hot tables.
+    """
+
+    def __init__(self, durable: DurableRows) -> None:
+        self._durable = durable
+        self._forming: dict[tuple[str, Any], Any] = {}
+        self._flying: dict[tuple[str, Any], Any] = {}
+        self._cache: dict[tuple[str, Any], Any] = {}
+
+    def get(self, table: Table[K, V], key: K) -> V | None:
+        """The row, or None."""
+        at = (table.name, key)
+        row: V | None
+        for layer in (self._forming, self._flying, self._cache):
+            if at in layer:
+                row = layer[at]
+                return row
+        row = self._durable.get(table, key)
+        if row is not None:
+            self._keep(at, row)
+        return row
+
+    def put(self, table: Table[K, V], key: K, row: V) -> None:
+        """Write or replace the row in the forming batch."""
+        self._forming[table.name, key] = row
+
+    def seal(self) -> Iterator[tuple[bytes, bytes]]:
+        """Close the forming batch and yield its rows as keys and values; the next one starts empty."""
+        self._flying, self._forming = self._forming, {}
+        for (table, key), row in self._flying.items():
+            codec = _CODECS[table]
+            yield codec.prefix + codec.key(key), cbor2.dumps(row)
+
+    def settle(self) -> None:
+        """The sealed batch is on disk."""
+        for at, row in self._flying.items():
+            self._keep(at, row)
+        self._flying = {}
+
+    def _keep(self, at: tuple[str, Any], row: Any) -> None:
+        if _CODECS[at[0]].cached:
+            if len(self._cache) >= CACHE_ROWS:
+                self._cache.clear()
+            self._cache[at] = row

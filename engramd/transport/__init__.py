@@ -1,0 +1,1 @@
+"""Sockets: listeners and the session that serves one connection."""

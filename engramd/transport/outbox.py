@@ -1,0 +1,101 @@
+"""The bytes on their way to one client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from ..service.peer import Flusher
+
+LOW = 256 * 1024  # bytes pending below which producers go on
+
+
+class StreamOutbox:
+    """An outbox over a trio stream.
+
+    A flush first tries `send_now`, one system call without a task switch, which is what makes fan-out cheap; what the kernel does not
+    take is left to the `run` task.
+
+    Args:
+        send_now: sends bytes without blocking and returns how many were taken, or raises OSError; None where there is no such thing (TLS).
+    """
+
+    def __init__(self, stream: trio.abc.SendStream, flusher: Flusher, send_now: Callable[[bytes], int] | None = None) -> None:
+        self.pending = 0
+        self._stream = stream
+        self._flusher = flusher
+        self._send_now = send_now
+        self._queue: list[bytes] = []
+        self._sending = False
+        self._closed = False
+        self._work = trio.Event()
+        self._room = trio.Event()
+        self._room.set()
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; `flush` sends them. Bytes for a closed connection vanish."""
+        if self._closed:
+            return
+        self._queue.append(data)
+        self.pending += len(data)
+        self._flusher.mark(self)
+
+    def flush(self) -> None:
+        """Hand what is queued to the kernel, without waiting."""
+        if not self._queue or self._sending or self._closed:
+            return
+        if self._send_now is not None:
+            data = b"".join(self._queue)
+            try:
+                sent = self._send_now(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close()
+                return
+            self.pending -= sent
+            self._queue = [data[sent:]] if sent < len(data) else []
+        if self._queue:
+            if self.pending > LOW:
+                self._room = trio.Event() if self._room.is_set() else self._room
+            self._work.set()
+
+    async def room(self) -> None:
+        """Wait until little enough is pending to produce more."""
+        self.flush()
+        if self.pending > LOW:
+            await self._room.wait()
+
+    async def drained(self) -> None:
+        """Wait until nothing is pending."""
+        self.flush()
+        while self.pending:
+            await self._room.wait()
+            await trio.lowlevel.checkpoint()
+
+    async def run(self) -> None:
+        """Send what the kernel did not take at once, until cancelled or the peer is gone."""
+        while not self._closed:
+            await self._work.wait()
+            self._work = trio.Event()
+            while self._queue and not self._closed:
+                data, self._queue, self._sending = b"".join(self._queue), [], True
+                try:
+                    await self._stream.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self.close()
+                    return
+                finally:
+                    self._sending = False
+                self.pending -= len(data)
+                if self.pending <= LOW:
+                    self._room.set()
+
+    def close(self) -> None:
+        """Drop what is queued and take no more."""
+        self._closed = True
+        self._queue = []
+        self.pending = 0
+        self._room.set()
+        self._work.set()

@@ -1,0 +1,131 @@
+"""One connection, from hello to the last answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from ..protocol.connection import MAX_IN_FLIGHT, Hello, Notice, Rejected, Request, ServerConnection, answer_frame, failure_frame
+from ..protocol.errors import EngramError
+from ..protocol.framing import encode
+from ..service.engine import Engine
+from ..service.peer import Peer
+from .outbox import StreamOutbox
+
+logger = logging.getLogger("engramd.session")
+
+READ_BYTES = 64 * 1024
+HELLO_SECONDS = 5.0
+LINGER_SECONDS = 5.0  # a client that has hung up may take so long to read its last answers
+
+
+class Session:
+    """Serves one client over a stream.
+
+    Args:
+        stream: both directions; closed when the session ends.
+        send_now: see StreamOutbox.
+    """
+
+    def __init__(self, engine: Engine, stream: trio.abc.Stream, send_now: Callable[[bytes], int] | None = None) -> None:
+        self._engine = engine
+        self._stream = stream
+        self._connection = ServerConnection(engine.max_frame)
+        self.outbox = StreamOutbox(stream, engine.flusher, send_now)
+        self._peer: Peer | None = None
+
+    async def run(self) -> None:
+        """Serve until the client hangs up, breaks the protocol, or the task is cancelled. Does not raise for what a client does."""
+        try:
+            async with self._stream, trio.open_nursery() as nursery:
+                nursery.start_soon(self.outbox.run)
+                try:
+                    await self._serve(nursery)
+                except EngramError as error:
+                    logger.info("a client was refused: %s", error.message)
+                    self.outbox.write(failure_frame(None, error))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self.outbox.close()
+                with trio.move_on_after(LINGER_SECONDS):
+                    await self.outbox.drained()
+                nursery.cancel_scope.cancel()
+        except Exception:
+            logger.exception("a connection failed")
+        finally:
+            self.outbox.close()
+            if self._peer is not None:
+                self._engine.peers.discard(self._peer)
+
+    async def refuse(self, error: EngramError) -> None:
+        """Say why this client is not served, and hang up."""
+        async with self._stream:
+            with trio.move_on_after(1):
+                try:
+                    await self._stream.send_all(failure_frame(None, error))
+                except trio.BrokenResourceError:
+                    pass
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        engine = self._engine
+        with trio.move_on_after(HELLO_SECONDS) as patience:
+            while self._peer is None:
+                if not await self._receive(nursery):
+                    return
+        if patience.cancelled_caught:
+            raise EngramError("timeout", f"no hello came within {HELLO_SECONDS:g} s")
+        peer: Peer = self._peer
+        while await self._receive(nursery):
+            await engine.committer.room()
+            await self.outbox.room()
+            await peer.settled(MAX_IN_FLIGHT)
+        await self._finish()
+
+    async def _receive(self, nursery: trio.Nursery) -> bool:
+        data = await self._stream.receive_some(READ_BYTES)
+        if not data:
+            return False
+        for message in self._connection.receive(bytes(data)):
+            self._take(message, nursery)
+        self._engine.flusher.flush()
+        return True
+
+    def _take(self, message: Hello | Request | Notice | Rejected, nursery: trio.Nursery) -> None:
+        if isinstance(message, Request):
+            assert self._peer is not None, "a request follows hello"
+            self._engine.handle(self._peer, message)
+        elif isinstance(message, Rejected):
+            self.outbox.write(failure_frame(message.id, message.error))
+        elif isinstance(message, Notice):
+            self._notice(message)
+        else:
+            self._greet(message, nursery)
+
+    def _greet(self, hello: Hello, nursery: trio.Nursery) -> None:
+        def spawn(task: Callable[[], Awaitable[Any]]) -> None:
+            nursery.start_soon(task)
+
+        self._peer = Peer(hello.fields["agent"], self._connection, self.outbox, spawn)
+        self._engine.peers.add(self._peer)
+        self.outbox.write(answer_frame(hello.id, encode(self._engine.greeting())))
+
+    def _notice(self, notice: Notice) -> None:
+        """Notices for streams that have just ended are normal, and ignored."""
+        stream = self._peer.streams.get(notice.id) if self._peer else None
+        if stream is None:
+            return
+        if notice.op == "credit":
+            stream.grant(notice.fields["bytes"])
+        else:
+            stream.cancel()
+
+    async def _finish(self) -> None:
+        """The client will ask nothing more: end its streams, let its writes finish."""
+        if self._connection.partial:
+            raise EngramError("protocol", "the connection ended inside a frame")
+        if self._peer is not None:
+            for stream in list(self._peer.streams.values()):
+                stream.cancel()
+            await self._peer.settled(0)
