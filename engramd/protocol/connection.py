@@ -5,7 +5,7 @@ A peer is in one of three states. What it may receive in each, and where that le
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,7 +98,7 @@ class _Connection:
             raise EngramError("protocol", f"{kind} is not allowed here: the connection is {self.state}")
         self.state = after
 
-    def _bodies(self, data: bytes) -> list[bytes]:
+    def _bodies(self, data: bytes) -> Iterator[bytes]:
         if self.state == "closed":
             raise EngramError("protocol", "the connection is closed")
         return self._frames.feed(data)
@@ -122,9 +122,9 @@ class ServerConnection(_Connection):
         self.in_flight: set[Id] = set()
         self.streams: set[Id] = set()
 
-    def receive(self, data: bytes) -> list[Hello | Request | Notice | Rejected]:
-        """Take bytes, return what they complete. Requests count as in flight until `finish`."""
-        return [self._read(body) for body in self._bodies(data)]
+    def receive(self, data: bytes) -> Iterator[Hello | Request | Notice | Rejected]:
+        """Take bytes, yield what they complete; exhaust it before the next call. Requests count as in flight until `finish`."""
+        return map(self._read, self._bodies(data))
 
     def finish(self, request_id: Id) -> None:
         """Note that the request has been answered; its id may be used again."""
@@ -232,9 +232,9 @@ class ClientConnection(_Connection):
         """A `credit` or `cancel` frame for a stream."""
         return frame(encode({"id": request_id, "op": op, **fields}))
 
-    def receive(self, data: bytes) -> list[Answer | Item]:
-        """Take bytes, return the answers and items they complete."""
-        return [self._read(body) for body in self._bodies(data)]
+    def receive(self, data: bytes) -> Iterator[Answer | Item]:
+        """Take bytes, yield the answers and items they complete; exhaust it before the next call."""
+        return map(self._read, self._bodies(data))
 
     def _read(self, body: bytes) -> Answer | Item:
         message = decode(body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import cbor2
@@ -87,20 +87,19 @@ class FrameDecoder:
         self.max_frame = max_frame
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes and return the bodies that are now whole, in order.
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take bytes and yield the bodies that are now whole, in order. Exhaust it before the next call.
 
         Raises:
-            EngramError: `too_large` as soon as a length over the limit is seen. The stream cannot be resumed after it; whole
-                frames before it in the same data are lost with it, so callers answer and close.
+            EngramError: `too_large` when a length over the limit is reached. The stream cannot be resumed after it.
         """
         buffer = self._buffer
         buffer += data
-        bodies: list[bytes] = []
-        at, end = 0, len(buffer)
-        with memoryview(buffer) as view:
-            while end - at >= 4:
-                (length,) = LENGTH.unpack_from(view, at)
+        at = 0
+        try:
+            while len(buffer) - at >= LENGTH.size:
+                start = at + LENGTH.size
+                (length,) = LENGTH.unpack_from(buffer, at)
                 if length > self.max_frame:
                     raise EngramError(
                         "too_large",
@@ -108,12 +107,12 @@ class FrameDecoder:
                         limit=self.max_frame,
                         size=length,
                     )
-                if end - at - 4 < length:
+                if len(buffer) - start < length:
                     break
-                bodies.append(bytes(view[at + 4 : at + 4 + length]))
-                at += 4 + length
-        del buffer[:at]
-        return bodies
+                at = start + length
+                yield bytes(memoryview(buffer)[start:at])
+        finally:
+            del buffer[:at]
 
     @property
     def partial(self) -> bool:
