@@ -70,13 +70,13 @@ class Session:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         engine = self._engine
-        with trio.move_on_after(HELLO_SECONDS) as patience:
+        with trio.move_on_after(HELLO_SECONDS):
             while self._peer is None:
                 if not await self._receive(nursery):
                     return
-        if patience.cancelled_caught:
+        peer = self._peer
+        if peer is None:
             raise EngramError("timeout", f"no hello came within {HELLO_SECONDS:g} s")
-        peer: Peer = self._peer
         while await self._receive(nursery):
             await engine.committer.room()
             await self.outbox.room()
