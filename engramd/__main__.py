@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from . import config as configuration
+from .protocol.address import private_dir
 from .protocol.errors import EngramError
 
 
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     ready = daemon.Ready(config.ready_fd)
     try:
-        logs.set_up(config.log_level, config.log_format, config.log_file)
+        private_dir(config.data_path())
+        logs.set_up(config.log_level, config.log_format, config.log_path())
         daemon.serve(config, ready)
     except (EngramError, OSError) as error:
         message = error.message if isinstance(error, EngramError) else str(error)

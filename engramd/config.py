@@ -97,7 +97,7 @@ class Config:
         _one_of("auto", "human", "json"), "human, json, or auto: human on a terminal and json otherwise.", '"auto"', "auto"
     )
     log_file: str | None = _option(
-        _text, "Append log messages to this file instead of stderr.", '"/home/me/.local/share/engram/engramd.log"'
+        _text, "Append log messages to this file instead of stderr; auto means engramd.log in the data directory.", '"auto"'
     )
     lock_wait: float = _option(
         _within(_seconds, 0, 3600),
@@ -116,6 +116,12 @@ class Config:
     def data_path(self) -> Path:
         """Where the log is."""
         return address.data_dir(self.data_dir)
+
+    def log_path(self) -> Path | None:
+        """Where log messages go; None means stderr."""
+        if self.log_file == "auto":
+            return self.data_path() / "engramd.log"
+        return None if self.log_file is None else Path(self.log_file)
 
 
 def _env_name(name: str) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
 
 from .protocol.times import format_ts
@@ -30,7 +31,7 @@ class _Human(logging.Formatter):
         self.converter = time.localtime
 
 
-def set_up(level: str, form: str, file: str | None) -> None:
+def set_up(level: str, form: str, file: Path | None) -> None:
     """Send the messages of `engramd` to a file or stderr.
 
     Args:

@@ -92,6 +92,9 @@ class Engine:
 
     def handle(self, peer: Peer, request: Request) -> None:
         """Carry out one validated request. It is answered, now or later; nothing is raised."""
+        if self.stopping.is_set():
+            peer.fail(request.id, EngramError("unavailable", "the daemon is stopping; nothing was done"))
+            return
         try:
             _HANDLERS[request.op](self, peer, request.id, request.fields)
         except EngramError as error:

@@ -90,7 +90,7 @@ def apply_unit_put(state: State, seq: int, ts: int, event: UnitPut) -> None:
     state.put(
         CONTEXTS,
         name,
-        Context(context.display_name, context.meta, context.created_at, context.updated_at, seq, context.entries + 1, context.removed),
+        Context(context.display_name, context.meta, context.created_at, ts, seq, context.entries + 1, context.removed),
     )
     agent = state.get(AGENTS, event.agent)
     state.put(AGENTS, event.agent, Agent(agent.first_seen if agent else ts, ts, agent.units + 1 if agent else 1))

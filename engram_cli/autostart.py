@@ -1,0 +1,77 @@
+"""Starting the daemon on first use, so that many commands at the same instant start one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from engramd.protocol.address import private_dir
+from engramd.protocol.errors import EngramError
+
+LOCK_WAIT = "15s"  # how long the new daemon waits for one that is still stopping
+
+
+def start(path: str) -> None:
+    """Start a daemon that listens at `path`, unless one does by now, and wait until it is ready.
+
+    Every starter takes the same lock, and looks for a daemon again once it has it. The kernel frees the lock of a starter that dies.
+
+    Raises:
+        EngramError: `unavailable` with the daemon's own words when it cannot start.
+    """
+    directory = Path(path).parent
+    if not directory.is_dir():
+        private_dir(directory)
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EngramError("unavailable", f"no daemon runs, and none can be started: {path}.lock: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not listening(path):
+            _spawn(path)
+    finally:
+        os.close(lock)
+
+
+def listening(path: str) -> bool:
+    """Whether something accepts connections at the path."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
+def _spawn(path: str) -> None:
+    """Start engramd in a session of its own, with nothing of ours but the ready pipe, and wait for its word."""
+    ready, told = os.pipe()
+    try:
+        command = [sys.executable, "-P", "-m", "engramd", "--socket", path, "--ready-fd", str(told)]
+        command += ["--lock-wait", LOCK_WAIT, "--log-file", "auto"]
+        try:
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+                pass_fds=(told,),
+            )
+        except OSError as error:
+            raise EngramError("unavailable", f"the daemon cannot be started: {error}") from error
+        finally:
+            os.close(told)
+        with os.fdopen(ready, "rb", closefd=False) as pipe:
+            said = pipe.read().decode(errors="replace").strip()
+    finally:
+        os.close(ready)
+    if said != "ready":
+        raise EngramError("unavailable", f"the daemon did not start: {said or 'it ended at once; try: engram daemon run'}")

@@ -1,0 +1,68 @@
+"""`engram context …`: contexts, their members, pins and added units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engramd.protocol.errors import EngramError
+
+from .. import common as c
+from ..client import Client
+from ..output import note
+
+COLUMNS = ("id", "display_name", "units", "last_seq", "updated_at", "agents")
+
+
+def create(common: c.Common, context: str, display_name: str | None, meta: list[str] | None) -> None:
+    """Create a context."""
+    with common.client() as client:
+        described = client.context_create(c.context(context), display_name=display_name, meta=c.labels(meta))
+    if common.json:
+        common.output().object(described)
+
+
+def show(common: c.Common, context: str) -> None:
+    """Describe a context."""
+    with common.client() as client:
+        common.output().mapping(client.context_show(c.context(context)))
+
+
+def list_(common: c.Common) -> None:
+    """List contexts."""
+    with common.client() as client:
+        common.output().table(client.context_list(), COLUMNS)
+
+
+def set_(common: c.Common, context: str, display_name: str | None, meta: list[str] | None, unset: list[str] | None) -> None:
+    """Change a context."""
+    meta_changes: dict[str, str | None] = {**c.labels(meta), **dict.fromkeys(unset or ())}
+    if display_name is None and not meta_changes:
+        raise EngramError("invalid", "nothing to set: give --display-name, --meta or --unset")
+    with common.client() as client:
+        described = client.context_set(c.context(context), display_name=display_name, meta=meta_changes)
+    if common.json:
+        common.output().object(described)
+
+
+def member(common: c.Common, context: str, agent: str | None, joined: bool) -> None:
+    """Join or leave."""
+    _change(
+        common,
+        "a member" if joined else "no member",
+        lambda client: (client.context_join if joined else client.context_leave)(c.context(context), agent),
+    )
+
+
+def units(common: c.Common, verb: str, context: str, ids: list[str]) -> None:
+    """Pin, unpin, add or remove units."""
+    states = {"pin": "pinned", "unpin": "not pinned", "add": "in the context", "remove": "not in the context"}
+    _change(common, states[verb], lambda client: getattr(client, f"context_{verb}")(c.context(context), *ids))
+
+
+def _change(common: c.Common, state: str, change: Callable[[Client], bool]) -> None:
+    with common.client() as client:
+        changed = change(client)
+    if common.json:
+        common.output().object({"changed": changed})
+    elif not changed:
+        note(f"engram: nothing changed: it was {state} already")

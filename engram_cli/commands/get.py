@@ -1,0 +1,36 @@
+"""`engram get`: print payloads as cat does, or whole units as JSON."""
+
+from __future__ import annotations
+
+import sys
+
+from engramd.protocol import render
+from engramd.protocol.errors import EngramError
+
+from ..common import Common
+
+
+def run(common: Common, ids: list[str]) -> None:
+    """Print each unit in turn; what is missing is reported, the rest is printed."""
+    out = common.output()
+    failure: EngramError | None = None
+    with common.client() as client:
+        for unit_id in ids:
+            try:
+                unit = client.request("get", {"ids": [unit_id]})["units"][0]
+            except EngramError as error:
+                if error.code != "not_found" or len(ids) == 1:
+                    raise
+                print(f"engram: {error.message}", file=sys.stderr)
+                failure = error
+                continue
+            if out.json:
+                out.object(unit)
+            elif out.human:
+                text = render.for_terminal(render.unit_text(unit))
+                out.raw(text.encode() if text.endswith("\n") else text.encode() + b"\n")
+            else:
+                out.raw(unit["text"].encode() if "text" in unit else unit["payload"])
+    if failure is not None:
+        out.flush()
+        raise SystemExit(failure.exit_code)

@@ -1,0 +1,189 @@
+"""`engram pipe`: JSON lines in, JSON lines out, over one connection, any number of requests under way."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import selectors
+import sys
+from typing import Any
+
+from engramd.protocol import render
+from engramd.protocol.connection import Answer, Id, Item
+from engramd.protocol.errors import EngramError
+from engramd.protocol.messages import MAX_PAYLOAD, NOTICES, OPERATIONS
+
+from ..client import Client, lost
+from ..common import Common
+
+MAX_LINE = 2 * MAX_PAYLOAD
+_READ_BYTES = 64 * 1024
+
+
+def run(common: Common) -> None:
+    """Carry requests from stdin until its end, then wait for the answers that are due and leave."""
+    with common.client() as client:
+        client.connect()
+        Pipe(client).run()
+
+
+class Pipe:
+    """The traffic between standard input and output and one connection."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._under_way: dict[Id, str] = {}
+        self._endless: set[Id] = set()
+        self._buffer = bytearray()
+        self._number = 0
+        self._too_long = False
+
+    def run(self) -> None:
+        """Serve until stdin has ended and every request is answered."""
+        client = self._client
+        selector = selectors.DefaultSelector()
+        selector.register(client.fileno(), selectors.EVENT_READ)
+        stdin_open = self._watch_stdin(selector)
+        while stdin_open or self._under_way:
+            ready = {key.fd for key, _ in selector.select(0 if client.arrived() else None)}
+            if client.arrived() or client.fileno() in ready:
+                self._receive()
+            if 0 in ready and stdin_open:
+                data = os.read(0, _READ_BYTES)
+                self._take(data)
+                if not data:
+                    stdin_open = False
+                    selector.unregister(0)
+                    self._end()
+
+    def _receive(self) -> None:
+        try:
+            for message in self._client.receive():
+                self._show(message)
+        except EngramError as error:
+            for request_id, op in self._under_way.items():
+                self._refuse(request_id, lost(op) if error.code == "unavailable" else error)
+            raise
+        sys.stdout.flush()
+
+    def _watch_stdin(self, selector: selectors.BaseSelector) -> bool:
+        try:
+            selector.register(0, selectors.EVENT_READ)
+        except PermissionError:  # a regular file is always readable, and epoll refuses it
+            while data := os.read(0, _READ_BYTES):
+                self._take(data)
+            self._take(b"")
+            self._end()
+            return False
+        return True
+
+    def _end(self) -> None:
+        """Nothing more will be asked: end the streams that would go on for ever, let the rest be answered."""
+        for request_id in self._under_way:
+            if request_id in self._endless:
+                self._client.notify(request_id, "cancel")
+
+    # Requests
+
+    def _take(self, data: bytes) -> None:
+        self._buffer += data
+        if not data and self._buffer:
+            self._buffer += b"\n"
+        *lines, rest = self._buffer.split(b"\n")
+        for line in lines:
+            self._number += 1
+            if self._too_long:
+                self._too_long = False
+            elif line.strip():
+                self._line(bytes(line))
+        if len(rest) > MAX_LINE:
+            if not self._too_long:
+                self._refuse(
+                    None, EngramError("too_large", f"line {self._number + 1}: longer than {MAX_LINE} bytes", line=self._number + 1)
+                )
+            self._too_long, rest = True, bytearray()
+        self._buffer = bytearray(rest)
+
+    def _line(self, line: bytes) -> None:
+        request_id: Any = None
+        try:
+            request = self._parse(line)
+            request_id = request.pop("id", None)
+            self._request(request_id, request)
+        except EngramError as error:
+            error.details["line"] = self._number
+            error.message = f"line {self._number}: {error.message}"
+            self._refuse(request_id, error)
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise EngramError("invalid", f"not JSON: {error}") from None
+        if not isinstance(request, dict):
+            raise EngramError("invalid", "must be a JSON object")
+        return request
+
+    def _request(self, request_id: Any, request: dict[str, Any]) -> None:
+        op = request.pop("op", None)
+        if not ((type(request_id) is int and 0 <= request_id < 2**63) or (type(request_id) is str and 0 < len(request_id) <= 64)):
+            raise EngramError("invalid", "id: every request needs one: an integer from 0, or a text of 1 to 64 characters")
+        fields = from_json(request)
+        if isinstance(op, str) and op in NOTICES:
+            NOTICES[op].check(fields)
+            if request_id in self._under_way:
+                self._client.notify(request_id, op, **fields)
+            return
+        if not isinstance(op, str) or op not in OPERATIONS:
+            raise EngramError("unknown_op", f"there is no operation {str(op)[:60]!r}; there are {', '.join(OPERATIONS)}")
+        if request_id in self._under_way:
+            raise EngramError("invalid", f"id: {request_id!r} is in use by a request under way")
+        OPERATIONS[op].request.check(fields)
+        self._under_way[request_id] = op
+        if fields.get("follow"):
+            self._endless.add(request_id)
+        self._client.send(op, fields, request_id)
+
+    # Answers
+
+    def _show(self, message: Answer | Item) -> None:
+        if isinstance(message, Item):
+            self._print({"id": message.id, "event": render.plain(message.event)})
+            self._client.notify(message.id, "credit", bytes=message.size + 4)
+            return
+        self._under_way.pop(message.id, None)
+        self._endless.discard(message.id)
+        if message.error is not None:
+            self._refuse(message.id, message.error)
+        else:
+            self._print({"id": message.id, "ok": True, "result": render.plain(message.result)})
+
+    def _refuse(self, request_id: Any, error: EngramError) -> None:
+        shown = request_id if isinstance(request_id, int | str) else None
+        self._print({"id": shown, "ok": False, "error": render.plain(error.to_wire())})
+        sys.stdout.flush()
+
+    def _print(self, value: dict[str, Any]) -> None:
+        sys.stdout.buffer.write(render.json_line(value).encode("utf-8", "backslashreplace") + b"\n")
+
+
+def from_json(value: Any) -> Any:
+    """A request's members as the wire has them: `payload_base64` becomes `payload`.
+
+    Raises:
+        EngramError: `invalid` for base64 that is none.
+    """
+    if isinstance(value, list):
+        return [from_json(member) for member in value]
+    if not isinstance(value, dict):
+        return value
+    made = {name: from_json(member) for name, member in value.items()}
+    encoded = made.pop("payload_base64", None)
+    if encoded is not None:
+        try:
+            made["payload"] = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError, TypeError):
+            raise EngramError("invalid", "payload_base64: not base64") from None
+    return made

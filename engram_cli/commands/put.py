@@ -1,0 +1,67 @@
+"""`engram put`: append a unit."""
+
+from __future__ import annotations
+
+import sys
+
+from engramd.protocol.errors import EngramError
+from engramd.protocol.messages import MAX_PAYLOAD
+from engramd.protocol.unit import Relationship
+
+from .. import common as c
+
+
+def run(
+    common: c.Common,
+    context: str,
+    text: str | None,
+    file: str | None,
+    type: str,
+    meta: list[str] | None,
+    rel: list[str] | None,
+    reply_to: str | None,
+    dedupe: str | None,
+    expect_seq: int | None,
+) -> None:
+    """Put one unit and print its id."""
+    payload = _payload(text, file)
+    edges = [_relationship(edge) for edge in rel or ()]
+    if reply_to is not None:
+        edges.append(Relationship("responds_to", reply_to))
+    name, label_map = c.context(context), c.labels(meta)
+    with common.client() as client:
+        made = client.put(name, payload, type=type, meta=label_map, relationships=edges, dedupe=dedupe, expect_seq=expect_seq)
+    out = common.output()
+    if out.json:
+        out.object({"id": made.id, "seq": made.seq, "ts": made.ts, "deduped": made.deduped})
+    else:
+        out.line(made.id)
+
+
+def _payload(text: str | None, file: str | None) -> bytes:
+    if (text is None) == (file is None):
+        raise EngramError("invalid", "put needs TEXT, or - for standard input, or --file FILE" + (", not both" if file else ""))
+    if file is not None:
+        try:
+            with open(file, "rb") as source:
+                return _bounded(source.read(MAX_PAYLOAD + 1))
+        except OSError as error:
+            raise EngramError("invalid", f"--file {file}: {error.strerror or error}") from None
+    if text == "-":
+        return _bounded(sys.stdin.buffer.read(MAX_PAYLOAD + 1))
+    return c.payload_of("-" if text == c.LITERAL_DASH else text or "")
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > MAX_PAYLOAD:
+        raise EngramError(
+            "too_large", f"the payload is over {MAX_PAYLOAD} bytes, the most that any daemon takes; put a reference to a file instead"
+        )
+    return data
+
+
+def _relationship(edge: str) -> Relationship:
+    kind, colon, target = edge.partition(":")
+    if not colon or not target:
+        raise EngramError("invalid", f"--rel {edge!r}: write it as TYPE:ID, such as depends_on:42")
+    return Relationship(kind, target)

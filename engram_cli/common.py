@@ -1,0 +1,84 @@
+"""The options that stand on every command, and what commands make of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from engramd.protocol.errors import EngramError
+from engramd.protocol.times import parse_duration
+
+from . import settings
+from .client import Client
+from .output import Output
+
+LITERAL_DASH = "\0-"  # what the entry point puts for a `-` that follows `--`; no argument of a process can hold a NUL
+
+
+@dataclass(frozen=True)
+class Common:
+    """The shared options of one command line."""
+
+    json: bool = False
+    color: str = "auto"
+    socket: str | None = None
+    agent: str | None = None
+    timeout: str | None = None
+    no_autostart: bool = False
+
+    def client(self, autostart: bool = True) -> Client:
+        """A connection for this command."""
+        return Client(self.socket, agent=self.agent, autostart=autostart and not self.no_autostart, timeout=self.seconds)
+
+    def output(self) -> Output:
+        """Standard output in the form asked for."""
+        return Output(self.json, self.color)
+
+    @property
+    def seconds(self) -> float | None:
+        """`--timeout` in seconds."""
+        return None if self.timeout is None else parse_duration(self.timeout) / 1e6
+
+
+def labels(given: list[str] | None, option: str = "--meta") -> dict[str, str]:
+    """`K=V` options as a map."""
+    found: dict[str, str] = {}
+    for label in given or ():
+        key, equals, value = label.partition("=")
+        if not equals or not key:
+            raise EngramError("invalid", f"{option} {label!r}: write it as KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def filters(
+    agent: list[str] | None,
+    type: list[str] | None,
+    meta: list[str] | None,
+    since: str | None,
+    until: str | None,
+    after: str | None,
+    related_to: str | None,
+) -> dict[str, Any]:
+    """The filter options as members of a request."""
+    given: dict[str, Any] = {
+        "agent": agent,
+        "type": type,
+        "meta": labels(meta),
+        "since": since,
+        "until": until,
+        "after": after,
+        "related_to": related_to,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def context(name: str) -> str:
+    """A CONTEXT argument."""
+    return settings.context(name)
+
+
+def payload_of(text: str) -> bytes:
+    """A TEXT argument as the bytes that were typed."""
+    return os.fsencode(text)

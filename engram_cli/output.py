@@ -1,0 +1,171 @@
+"""What commands print: for people on a terminal, one line a unit in a pipe, JSON where asked."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from engramd.protocol import render
+from engramd.protocol.times import format_ts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_COLORS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
+_TYPE_STYLES = {"error": "bold red", "task_status": "bold", "system": "dim", "reasoning": "italic"}
+
+
+class Output:
+    """Standard output in one of three forms.
+
+    Args:
+        json: one JSON object per line.
+        color: `always`, `never`, or `auto`: on a terminal, unless NO_COLOR is set to something.
+    """
+
+    def __init__(self, json: bool, color: str = "auto") -> None:
+        self.json = json
+        terminal = sys.stdout.isatty()
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        self.color = color == "always" or (color == "auto" and terminal and not plain)
+        self.human = not json and (terminal or color == "always")
+        self._console: Console | None = None
+
+    @property
+    def console(self) -> Console:
+        """Rich, loaded when it is first needed."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(
+                force_terminal=self.color, no_color=not self.color, highlight=False, markup=False, emoji=False, soft_wrap=True
+            )
+        return self._console
+
+    def raw(self, data: bytes) -> None:
+        """Bytes as they are."""
+        sys.stdout.buffer.write(data)
+
+    def line(self, text: str) -> None:
+        """One line of text that is safe by now."""
+        self.raw(text.encode("utf-8", "backslashreplace") + b"\n")
+
+    def object(self, value: Any) -> None:
+        """One JSON object."""
+        self.line(render.json_line(render.plain(value)))
+
+    def unit(self, unit: dict[str, Any], show_context: bool = False) -> None:
+        """One decoded unit, in the form in force."""
+        if self.json:
+            self.object(unit)
+        elif self.human:
+            self.console.print(self._for_people(unit, show_context))
+        else:
+            self.line(render.unit_line(unit))
+
+    def event(self, item: dict[str, Any], show_context: bool = False) -> None:
+        """One item of a stream of every event."""
+        if self.json:
+            self.object(item)
+        elif "unit" in item:
+            self.unit(item["unit"], show_context)
+        elif "data" in item:
+            data = dict(item["data"])
+            agent = str(data.pop("agent", ""))
+            text = render.json_line(render.plain(data))
+            if self.human:
+                self.console.print(f"{when(item['ts'])} {render.for_terminal(agent)} {item['kind']} {text}", style="dim")
+            else:
+                self.line(f"{item['seq']}\t{format_ts(item['ts'])}\t{agent}\t{item['kind']}\t{render.in_line(text)}")
+
+    def mapping(self, value: dict[str, Any], title: str = "") -> None:
+        """One thing with many facts: a JSON object, or `name: value` lines."""
+        if self.json:
+            self.object(value)
+            return
+        for name, member in value.items():
+            self._fact(name, member)
+
+    def _fact(self, name: str, member: Any) -> None:
+        shown = shorten(name, member)
+        if self.human:
+            from rich.text import Text
+
+            self.console.print(Text.assemble((f"{name.replace('_', ' ')}: ", "bold"), shown))
+        else:
+            self.line(f"{name}\t{render.in_line(shown)}")
+
+    def table(self, rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> None:
+        """Many things with the same facts: JSON objects, tab-separated lines, or a table."""
+        if self.json:
+            for row in rows:
+                self.object(row)
+        elif not self.human:
+            for row in rows:
+                self.line("\t".join(render.in_line(shorten(name, row.get(name))) for name in columns))
+        else:
+            self._table(list(rows), columns)
+
+    def _table(self, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+        if not rows:
+            note("none yet")
+            return
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in columns:
+            table.add_column(
+                name.replace("_", " "), justify="right" if isinstance(rows[0].get(name), int) and name not in _TIMES else "left"
+            )
+        for row in rows:
+            table.add_row(*(shorten(name, row.get(name), local=True) for name in columns))
+        self.console.print(table)
+
+    def flush(self) -> None:
+        """Hand what was printed to whoever reads it."""
+        sys.stdout.flush()
+
+    def _for_people(self, unit: dict[str, Any], show_context: bool) -> Text:
+        from rich.text import Text
+
+        agent = unit["agent"]
+        line = Text()
+        line.append(f"{unit.get('entry', unit['seq']):>6} ", style="dim")
+        line.append(f"{when(unit['ts'])} ", style="dim")
+        if show_context:
+            line.append(f"{render.for_terminal(unit['context'])} ", style="bold")
+        line.append(f"{render.for_terminal(agent)} ", style=_COLORS[sum(agent.encode()) % len(_COLORS)])
+        if unit["type"] != "message":
+            line.append(f"{unit['type']} ", style=_TYPE_STYLES.get(unit["type"], "blue"))
+        text = render.for_terminal(render.unit_text(unit))
+        line.append(text.rstrip("\n").replace("\n", "\n       "))
+        return line
+
+
+_TIMES = frozenset({"created_at", "updated_at", "first_seen", "last_seen", "since", "started_at"})
+
+
+def when(ts: int) -> str:
+    """An instant for people: local time, with the date unless it is today."""
+    moment = datetime.fromtimestamp(ts / 1e6, UTC).astimezone()
+    return moment.strftime("%H:%M:%S" if moment.date() == datetime.now().astimezone().date() else "%Y-%m-%d %H:%M:%S")
+
+
+def shorten(name: str, value: Any, local: bool = False) -> str:
+    """A fact as text."""
+    if name in _TIMES and isinstance(value, int):
+        return when(value) if local else format_ts(value)
+    if isinstance(value, list):
+        return " ".join(render.for_terminal(str(render.plain(member))) for member in value)
+    if isinstance(value, dict):
+        return " ".join(f"{render.for_terminal(str(key))}={render.for_terminal(str(member))}" for key, member in value.items())
+    return "" if value is None else render.for_terminal(str(value))
+
+
+def note(text: str) -> None:
+    """Words for people, on stderr."""
+    print(render.for_terminal(text), file=sys.stderr, flush=True)

@@ -1,0 +1,77 @@
+"""How what travels is shown: as JSON, and as text that cannot do anything to a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from .times import format_ts
+from .unit import format_id, unit_json
+
+_TIMES = frozenset({"ts", "created_at", "updated_at", "first_seen", "last_seen", "since", "started_at"})
+
+# C0 and C1 controls and DEL, line and paragraph separators, and what reorders or hides text: Unicode's Bidi_Control and friends.
+_UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
+_ON_TERMINAL = re.compile(f"[{_UNSAFE}]")
+_IN_LINE = re.compile(f"[{_UNSAFE}\t\n\\\\]")
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    code = ord(char)
+    return _SHORT.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def for_terminal(text: str) -> str:
+    """Text with everything but printable characters, tabs and newlines as a visible escape."""
+    return _ON_TERMINAL.sub(_escape, text)
+
+
+def in_line(text: str) -> str:
+    """Text as one field of one line: also newlines, tabs and backslashes are escaped, so it can be read back."""
+    return _IN_LINE.sub(_escape, text)
+
+
+def unit_text(unit: dict[str, Any]) -> str:
+    """A decoded unit's payload as text; bytes that are not UTF-8 appear as `\\xNN`."""
+    if "text" in unit:
+        text: str = unit["text"]
+        return text
+    raw: bytes = unit["payload"]
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def unit_line(unit: dict[str, Any]) -> str:
+    """A decoded unit as `seq⇥ts⇥agent⇥type⇥text`. The seq is that of its entry where it was read."""
+    if "text" in unit:
+        text = in_line(unit["text"])
+    else:
+        # Escape the characters that decode first, so that a backslash of the payload differs from one that stands for a byte.
+        text = "".join(
+            f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else in_line(char)
+            for char in unit["payload"].decode("utf-8", "surrogateescape")
+        )
+    return f"{unit.get('entry', unit['seq'])}\t{format_ts(unit['ts'])}\t{unit['agent']}\t{unit['type']}\t{text}"
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """An answer as JSON can hold it: units in their JSON form, ids and other bytes as text, instants as RFC 3339."""
+    if isinstance(value, dict):
+        if "relationships" in value and "seq" in value:
+            return unit_json(value)
+        return {name: plain(member, name) for name, member in value.items()}
+    if isinstance(value, list):
+        return [plain(member) for member in value]
+    if isinstance(value, bytes):
+        return format_id(value) if len(value) == 16 else value.hex()
+    if key in _TIMES and isinstance(value, int):
+        return format_ts(value)
+    return value
+
+
+def json_line(value: Any) -> str:
+    """One JSON object on one line. JSON escapes control characters itself; the others that could trouble a terminal are escaped too."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _ON_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
