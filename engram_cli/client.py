@@ -198,8 +198,8 @@ class Client:
                 raise
             raise EngramError(
                 "unavailable",
-                f"the daemon at {self.address} (pid {pid}) accepts connections but does not answer. It may be stopped (try: kill -CONT {pid}) "
-                f"or hung (try: kill -KILL {pid}; nothing acknowledged is lost, and the next command starts a new one)",
+                f"the daemon at {self.address} (pid {pid}) accepts connections but does not answer. It may be stopped "
+                f"(try: kill -CONT {pid}) or hung (try: kill -KILL {pid}; nothing acknowledged is lost, and the next command starts a new one)",
                 pid=pid,
             ) from None
         self.server = answer
@@ -210,8 +210,8 @@ class Client:
     def request(self, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out any operation of the wire and return its result as it travels.
 
-        A request that cannot have done harm (a read, a put with a dedupe key, one that the daemon refused while stopping) is sent again when the connection is
-        lost, for up to STARTING_SECONDS.
+        A request that cannot have done harm (a read, a put with a dedupe key, one that the daemon refused while stopping) is sent
+        again when the connection is lost, for up to STARTING_SECONDS.
 
         Raises:
             EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`.
@@ -356,7 +356,11 @@ class Client:
     def put_many(
         self, context: str, units: Sequence[Mapping[str, Any]], *, dedupe: str | None = None, expect_seq: int | None = None
     ) -> PutResult:
-        """Append several units in one batch, all or none. Each is a map with `text` or `payload`, and `type`, `meta`, `relationships` if wanted."""
+        """Append several units in one batch, all or none.
+
+        Args:
+            units: maps with `text` or `payload`, and `type`, `meta`, `relationships` if wanted.
+        """
         return self._put({"context": context, "units": [dict(unit) for unit in units]}, dedupe, expect_seq)
 
     def _put(self, fields: dict[str, Any], dedupe: str | None, expect_seq: int | None) -> PutResult:

@@ -1,24 +1,22 @@
-"""What a command line leaves unsaid: flag > environment > configuration file."""
+"""What a command line leaves unsaid: flag > environment > configuration file. Imports almost nothing: every command starts here."""
 
 from __future__ import annotations
 
-import getpass
 import os
-import tomllib
-from pathlib import Path
-from typing import Any
 
-from engramd.protocol.errors import EngramError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def default(name: str) -> str | None:
     """`ENGRAM_NAME`, else `name` in the file's [client] table, else None."""
-    return os.environ.get(f"ENGRAM_{name.upper()}") or _from_file("client", name)
+    return os.environ.get("ENGRAM_" + name.upper()) or _from_file("client", name)
 
 
 def agent() -> str:
     """Who acts, unless a flag says otherwise: the configured agent, else the user's name."""
-    return default("agent") or getpass.getuser()
+    return default("agent") or _user()
 
 
 def socket() -> str | None:
@@ -36,30 +34,58 @@ def context(given: str) -> str:
         return given
     named = default("context")
     if named is None:
-        raise EngramError("invalid", "the context '.' stands for $ENGRAM_CONTEXT, which is not set")
+        raise _invalid("the context '.' stands for $ENGRAM_CONTEXT, which is not set")
     return named
 
 
+def _user() -> str:
+    """The user's name, as getpass.getuser finds it."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        if found := os.environ.get(name):
+            return found
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid-{os.getuid()}"
+
+
 def _from_file(*path: str) -> str | None:
-    value: Any = _file()
+    value: Any = _file(path[0])
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None
     if value is not None and not isinstance(value, str):
-        raise EngramError("invalid", f"{_file_path()}: {'.'.join(path)} must be text")
+        raise _invalid(f"{_file_path()}: {'.'.join(path)} must be text")
     return value
 
 
-def _file_path() -> Path:
-    named = os.environ.get("ENGRAM_CONFIG")
-    home = os.environ.get("XDG_CONFIG_HOME")
-    return Path(named) if named else (Path(home) if home else Path.home() / ".config") / "engram" / "config.toml"
+def _file_path() -> str:
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.environ.get("ENGRAM_CONFIG") or f"{home}/engram/config.toml"
 
 
-def _file() -> dict[str, Any]:
+def _file(wanted: str) -> dict[str, Any]:
+    """The configuration file's tables, or nothing where `wanted` does not even occur: a TOML reader costs as much as a Python start."""
     path = _file_path()
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = file.read()
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise EngramError("invalid", f"the configuration file {path} cannot be read: {error}") from None
+    except OSError as error:
+        raise _invalid(f"the configuration file {path} cannot be read: {error.strerror}") from None
+    if wanted.encode() not in data:
+        return {}
+    import tomllib
+
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _invalid(f"the configuration file {path} cannot be read: {error}") from None
+
+
+def _invalid(message: str) -> Exception:
+    from engramd.protocol.errors import EngramError
+
+    return EngramError("invalid", message)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 
 from . import config as configuration
-from .protocol.address import private_dir
 from .protocol.errors import EngramError
 
 
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     ready = daemon.Ready(config.ready_fd)
     try:
-        private_dir(config.data_path())
+        config.data_path().mkdir(mode=0o700, parents=True, exist_ok=True)
         logs.set_up(config.log_level, config.log_format, config.log_path())
         daemon.serve(config, ready)
     except (EngramError, OSError) as error:

@@ -11,6 +11,7 @@ import trio
 
 from . import __version__
 from .config import Config
+from .protocol.address import private_dir
 from .protocol.errors import EngramError
 from .service.engine import Engine
 from .storage.lockfile import DataLock
@@ -29,6 +30,7 @@ def serve(config: Config, ready: Ready) -> None:
         EngramError: it cannot start, or the disk refused a write.
     """
     directory = config.data_path()
+    private_dir(directory / "log")
     lock = trio.run(_lock, directory, config.lock_wait)
     try:
         log = Log(directory / "log")

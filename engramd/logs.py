@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -40,7 +41,9 @@ def set_up(level: str, form: str, file: Path | None) -> None:
     Raises:
         OSError: the file cannot be opened.
     """
-    stream: TextIO = open(file, "a", encoding="utf-8", buffering=1) if file else sys.stderr  # noqa: SIM115  (open for life)
+    stream: TextIO = sys.stderr
+    if file is not None:
+        stream = os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "w", encoding="utf-8")
     handler = logging.StreamHandler(stream)
     human = form == "human" or (form == "auto" and stream.isatty())
     handler.setFormatter(_Human() if human else _Json())

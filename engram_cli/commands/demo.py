@@ -1,4 +1,4 @@
-"""`engram demo`: the product in 15 seconds. Every step is a real command against a real daemon, in a directory that is removed afterwards."""
+"""`engram demo`: the product in 15 seconds. Every step is a real command against a real daemon, in a temporary directory."""
 
 from __future__ import annotations
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Mapping
-from pathlib import Path
 
-from .errors import EngramError
+TYPE_CHECKING = False  # `typing` and `pathlib` cost more than the rest of a command's start
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .errors import EngramError
 
 MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path less its NUL (unix(7))
 
@@ -22,9 +24,10 @@ def socket_path(flag: str | None = None, env: Mapping[str, str] = os.environ) ->
     chosen = flag or env.get("ENGRAM_SOCKET") or os.path.join(_runtime_dir(env), "engramd.sock")
     path = os.path.abspath(chosen)
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise EngramError(
+        raise _error(
             "invalid",
-            f"the socket path is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket may have: {path}; choose a shorter one with --socket or ENGRAM_SOCKET",
+            f"the socket path is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket may have: {path}; choose a shorter one with "
+            "--socket or ENGRAM_SOCKET",
         )
     return path
 
@@ -41,6 +44,8 @@ def _runtime_dir(env: Mapping[str, str]) -> str:
 
 def data_dir(flag: str | None = None, env: Mapping[str, str] = os.environ) -> Path:
     """The data directory: `flag`, else `ENGRAM_DATA_DIR`, else `$XDG_DATA_HOME/engram`, else `~/.local/share/engram`."""
+    from pathlib import Path
+
     chosen = flag or env.get("ENGRAM_DATA_DIR")
     if chosen:
         return Path(chosen).absolute()
@@ -59,8 +64,14 @@ def private_dir(path: str | Path) -> None:
         os.makedirs(path, mode=0o700, exist_ok=True)
         link, found = os.lstat(path), os.stat(path)
         if link.st_uid != os.getuid() or found.st_uid != os.getuid():
-            raise EngramError("denied", f"{path} belongs to another user (uid {found.st_uid}); choose another place")
-        if stat.S_IMODE(found.st_mode) & 0o077:
+            raise _error("denied", f"{path} belongs to another user (uid {found.st_uid}); choose another place")
+        if found.st_mode & 0o077:
             os.chmod(path, 0o700)
     except OSError as error:
-        raise EngramError("denied", f"the directory {path} cannot be used: {error.strerror or error}") from error
+        raise _error("denied", f"the directory {path} cannot be used: {error.strerror or error}") from error
+
+
+def _error(code: str, message: str) -> EngramError:
+    from .errors import EngramError
+
+    return EngramError(code, message)

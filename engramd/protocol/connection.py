@@ -112,7 +112,8 @@ class _Connection:
 class ServerConnection(_Connection):
     """The daemon's side.
 
-    `receive` raises EngramError for what ends the connection (bad framing, bad CBOR, no hello): send `failure_frame(None, error)` and close.
+    `receive` raises EngramError for what ends the connection (bad framing, bad CBOR, no hello): send `failure_frame(None, error)`
+    and close.
     """
 
     role = "server"

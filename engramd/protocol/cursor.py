@@ -35,7 +35,8 @@ def parse_cursor(value: str | int, history: str) -> int:
     if match[1] != history:
         raise EngramError(
             "cursor",
-            f"the cursor {value} belongs to another history of the log than the daemon's ({history}); start again from a seq, a time, or the beginning",
+            f"the cursor {value} belongs to another history of the log than the daemon's ({history}); start again from a seq, a time, or "
+            "the beginning",
             history=history,
         )
     return int(match[2])

@@ -64,8 +64,8 @@ def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draf
     if size > engine.max_payload:
         raise EngramError(
             "too_large",
-            f"{where}payload: {size} bytes are over the limit of {engine.max_payload}; put a reference to a file instead, or raise max_payload in "
-            "the daemon's configuration",
+            f"{where}payload: {size} bytes are over the limit of {engine.max_payload}; put a reference to a file instead, or "
+            "raise max_payload in the daemon's configuration",
             limit=engine.max_payload,
             size=size,
         )

@@ -63,7 +63,7 @@ def decide_put(view: View, put: Put) -> Decision:
         if actual != put.expect_seq:
             return Refused(
                 "conflict",
-                f"the last entry of {put.context} is {actual}, not {put.expect_seq}: another write came first. Read from there and try again",
+                f"the last entry of {put.context} is {actual}, not {put.expect_seq}: another write came first. Read on and try again",
                 {"expected": put.expect_seq, "actual": actual},
             )
     for draft in put.units:

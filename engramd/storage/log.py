@@ -170,7 +170,8 @@ class Log:
         if stored != b"%d" % FORMAT:
             raise EngramError(
                 "storage",
-                f"the store in {directory} has format {stored.decode(errors='replace')}, this engramd reads format {FORMAT}; use the engramd that wrote it",
+                f"the store in {directory} has format {stored.decode(errors='replace')}, this engramd reads format {FORMAT}; "
+                "use the engramd that wrote it",
             )
         history_bytes = self._db.get(keys.HISTORY)
         if history_bytes is None:
@@ -186,8 +187,8 @@ def damaged(directory: Path | str, error: Exception) -> EngramError:
     """The error for a store that cannot be opened, read or written."""
     return EngramError(
         "storage",
-        f"the store in {directory} cannot be used: {error}. Nothing was changed; if the disk is full or read-only, mend that and start again, "
-        "else keep a copy of the directory before trying anything",
+        f"the store in {directory} cannot be used: {error}. Nothing was changed; if the disk is full or read-only, mend that and start "
+        "again, else keep a copy of the directory before trying anything",
     )
 
 
