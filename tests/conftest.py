@@ -1,0 +1,58 @@
+"""Fixtures that more than one room's tests use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from daemons import Daemon
+from trio.testing import MockClock
+from wire import Server
+
+from engramd.storage.log import Log
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    """A new log."""
+    log = Log(tmp_path / "log")
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def serve(log: Log, nursery: trio.Nursery, autojump_clock: MockClock) -> Serve:
+    """Makes a server over `log`, in virtual time; takes `Server`'s options."""
+    return lambda **options: Server(log, nursery, **options)
+
+
+@pytest.fixture
+def server(serve: Serve) -> Server:
+    """A server over `log`, in virtual time."""
+    return serve()
+
+
+@pytest.fixture
+def socket_dir(tmp_path: Path) -> Iterator[Path]:
+    """A directory whose path is short enough for a Unix socket in it."""
+    if len(os.fsencode(tmp_path)) < 70:
+        yield tmp_path
+        return
+    short = Path(tempfile.mkdtemp(prefix="engram-", dir="/tmp"))
+    yield short
+    shutil.rmtree(short)
+
+
+@pytest.fixture
+def daemon(socket_dir: Path, tmp_path: Path) -> Iterator[Daemon]:
+    """A real daemon, not started yet; it is killed at the end if it still runs."""
+    daemon = Daemon(socket_dir / "s", tmp_path / "data")
+    yield daemon
+    daemon.end()

@@ -1,0 +1,52 @@
+"""Hypothesis strategies for the model: names, units, and every event of the log."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from engramd.protocol.unit import RELATIONSHIPS, TYPES
+from engramd.state import contexts
+from engramd.state.machine import Event
+from engramd.state.units import Edge, UnitPut
+
+# Few characters, so that names are often prefixes of one another; what a name may hold, protocol/schema.py says.
+NAMES = st.text(alphabet="ab:/. é\U0001f600", min_size=1, max_size=5).filter(lambda name: bool(name.strip()))
+TEXTS = st.text(max_size=20)
+LABELS = st.dictionaries(NAMES, TEXTS, max_size=3)
+IDS = st.binary(min_size=16, max_size=16)
+SEQS = st.integers(1, 2**63 - 1)
+TIMES = st.integers(0, 2**62)
+PAYLOADS = st.text(max_size=50) | st.binary(max_size=50)
+EDGES = st.builds(Edge, st.sampled_from(RELATIONSHIPS), IDS, LABELS)
+
+
+def _puts(dedupe: st.SearchStrategy[str | None], count: st.SearchStrategy[int]) -> st.SearchStrategy[UnitPut]:
+    return st.builds(
+        UnitPut,
+        context=NAMES,
+        agent=NAMES,
+        id=IDS,
+        type=st.sampled_from(TYPES),
+        meta=LABELS,
+        payload=PAYLOADS,
+        relationships=st.lists(EDGES, max_size=3).map(tuple),
+        dedupe=dedupe,
+        dedupe_count=count,
+    )
+
+
+# The count belongs to the key: without one it is neither stored nor looked at.
+PUTS = _puts(TEXTS, st.integers(1, 1000)) | _puts(st.none(), st.just(1))
+EVENTS: dict[type, st.SearchStrategy[Event]] = {
+    UnitPut: PUTS,
+    contexts.ContextCreated: st.builds(contexts.ContextCreated, NAMES, NAMES, TEXTS, LABELS),
+    contexts.ContextChanged: st.builds(
+        contexts.ContextChanged, NAMES, NAMES, st.none() | TEXTS, st.dictionaries(NAMES, st.none() | TEXTS, max_size=3)
+    ),
+    contexts.AgentJoined: st.builds(contexts.AgentJoined, NAMES, NAMES, NAMES),
+    contexts.AgentLeft: st.builds(contexts.AgentLeft, NAMES, NAMES, NAMES),
+    contexts.UnitPinned: st.builds(contexts.UnitPinned, NAMES, NAMES, SEQS),
+    contexts.UnitUnpinned: st.builds(contexts.UnitUnpinned, NAMES, NAMES, SEQS),
+    contexts.UnitAdded: st.builds(contexts.UnitAdded, NAMES, NAMES, SEQS, NAMES),
+    contexts.UnitRemoved: st.builds(contexts.UnitRemoved, NAMES, NAMES, SEQS, SEQS),
+}

@@ -1,0 +1,267 @@
+"""A server and clients for tests: the real engine and sessions over in-memory streams, in one task tree.
+
+A `Client` reads from its stream only while a test asks it for something, so a test decides who reads and who does not. One task uses a
+client at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+import trio.testing
+
+from engramd.protocol.connection import Answer, ClientConnection, Id, Item
+from engramd.protocol.errors import EngramError
+from engramd.protocol.messages import MIB, frame_limit
+from engramd.service.committer import write_inline
+from engramd.service.engine import Engine
+from engramd.storage.log import Batch, Log
+from engramd.transport.session import Session
+
+EPOCH = 1_700_000_000_000_000  # microseconds: what the wall clock says when a test's server starts
+Write = Callable[[Batch], Awaitable[None]]
+Event = dict[str, Any]
+
+
+class HungUpError(Exception):
+    """The server closed the connection."""
+
+
+class Client:
+    """One connection, speaking `ClientConnection`.
+
+    Attributes:
+        answers: what has arrived and was not asked for yet.
+        fatal: the error with which the server ended the connection, if it did.
+    """
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, max_frame: int = frame_limit(MIB)) -> None:
+        self.stream = stream
+        self.connection = ClientConnection(max_frame)
+        self.answers: dict[Id, Answer] = {}
+        self.items: dict[Id, list[Item]] = {}
+        self.fatal: EngramError | None = None
+
+    async def hello(self, agent: str = "tester") -> dict[str, Any]:
+        """Greet, and give what the server says of itself."""
+        await self.stream.send_all(self.connection.hello({"agent": agent}))
+        return await self.answer(0)
+
+    def frame(self, op: str, **fields: Any) -> tuple[Id, bytes]:
+        """A request's id and frame, for tests that put several into one chunk."""
+        return self.connection.request(op, fields)
+
+    async def send(self, op: str, **fields: Any) -> Id:
+        """Send a request, and give its id."""
+        request_id, frame = self.frame(op, **fields)
+        await self.stream.send_all(frame)
+        return request_id
+
+    async def answer(self, request_id: Id) -> dict[str, Any]:
+        """Wait for the answer to a request. Raises what the server answered."""
+        while request_id not in self.answers:
+            await self.pump()
+        answer = self.answers.pop(request_id)
+        if answer.error is not None:
+            raise answer.error
+        assert answer.result is not None
+        return answer.result
+
+    async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer."""
+        return await self.answer(await self.send(op, **fields))
+
+    async def refused(self, op: str, **fields: Any) -> EngramError:
+        """Send a request that must fail, and give its error."""
+        return await self.failure(await self.send(op, **fields))
+
+    async def failure(self, request_id: Id) -> EngramError:
+        """Wait for the answer to a request that must fail, and give its error."""
+        try:
+            result = await self.answer(request_id)
+        except EngramError as error:
+            return error
+        raise AssertionError(f"this should have been refused: {result}")
+
+    async def tail(self, **fields: Any) -> Tail:
+        """Start a stream."""
+        return Tail(self, await self.send("tail", **fields))
+
+    async def pump(self) -> None:
+        """Take what arrives next."""
+        data = await self.stream.receive_some(65536)
+        if not data:
+            raise HungUpError
+        try:
+            for message in self.connection.receive(bytes(data)):
+                if isinstance(message, Answer):
+                    self.answers[message.id] = message
+                else:
+                    self.items.setdefault(message.id, []).append(message)
+        except EngramError as error:
+            self.fatal = error
+            raise
+
+    async def settle(self, seconds: float = 0.01) -> None:
+        """Read until nothing arrives for a moment. Under an autojump clock the moment ends when every task waits."""
+        with trio.move_on_after(seconds):
+            while True:
+                await self.pump()
+
+    async def last_words(self) -> EngramError:
+        """Read to the end of a connection that the server ends with an error."""
+        try:
+            while True:
+                await self.pump()
+        except EngramError as error:
+            found = error
+        assert await self.stream.receive_some(1) == b"", "the server must hang up after its last frame"
+        return found
+
+
+class Tail:
+    """A stream under way.
+
+    Attributes:
+        refill: give back each item's credit as it is taken.
+    """
+
+    def __init__(self, client: Client, request_id: Id) -> None:
+        self.client = client
+        self.id = request_id
+        self.refill = False
+        self._items = client.items.setdefault(request_id, [])
+
+    async def next(self) -> Event:
+        """The next item's event."""
+        while not self._items:
+            await self.client.pump()
+            if not self._items and self.id in self.client.answers:
+                raise AssertionError(f"the stream ended: {self.client.answers[self.id]}")
+        item = self._items.pop(0)
+        if self.refill:
+            await self.grant(item.size)
+        return item.event
+
+    async def take(self, count: int) -> list[Event]:
+        """The next `count` events."""
+        return [await self.next() for _ in range(count)]
+
+    async def replayed(self) -> list[Event]:
+        """The events before the live mark, which is taken too."""
+        found = []
+        while (event := await self.next())["kind"] != "live":
+            found.append(event)
+        return found
+
+    async def arrived(self) -> list[Event]:
+        """Every event that arrives before nothing happens any more."""
+        found = []
+        await self.client.settle()
+        while self._items:
+            found.append(await self.next())
+            await self.client.settle()
+        return found
+
+    async def ended(self) -> tuple[list[Event], dict[str, Any]]:
+        """The remaining events, and the answer that ends the stream."""
+        result = await self.client.answer(self.id)
+        events = [item.event for item in self._items]
+        self._items.clear()
+        return events, result
+
+    async def grant(self, size: int) -> None:
+        """Give the stream more credit."""
+        await self.client.stream.send_all(self.client.connection.notice(self.id, "credit", bytes=size))
+
+    async def cancel(self) -> None:
+        """Ask for the stream's end."""
+        await self.client.stream.send_all(self.client.connection.notice(self.id, "cancel"))
+
+
+class Server:
+    """An engine with its committer running; its wall clock follows trio's.
+
+    Attributes:
+        sessions: one for each connection, in order.
+        failed: with what the committer ended, if it did.
+    """
+
+    def __init__(self, log: Log, nursery: trio.Nursery, write: Write = write_inline, max_payload: int = MIB) -> None:
+        self.nursery = nursery
+        self.log = log
+        self.skew = 0
+        self._started = trio.current_time()
+        self.engine = Engine(log, max_payload, {"socket": "none"}, self.clock, write)
+        self.sessions: list[Session] = []
+        self.failed: EngramError | None = None
+        nursery.start_soon(self._commit)
+
+    def clock(self) -> int:
+        """The wall clock, in microseconds; `skew` moves it."""
+        return EPOCH + self.skew + round((trio.current_time() - self._started) * 1e6)
+
+    async def _commit(self) -> None:
+        try:
+            await self.engine.committer.run()
+        except EngramError as error:
+            self.failed = error
+
+    def open(self, lockstep: bool = False) -> Client:
+        """A connection on which nothing was said yet.
+
+        Args:
+            lockstep: a stream that holds nothing: who sends waits until the other side has read everything.
+        """
+        ours, theirs = trio.testing.lockstep_stream_pair() if lockstep else trio.testing.memory_stream_pair()
+        session = Session(self.engine, theirs)
+        self.sessions.append(session)
+        self.nursery.start_soon(session.run)
+        return Client(ours, self.engine.max_frame)
+
+    async def connect(self, agent: str = "tester", lockstep: bool = False) -> Client:
+        """A connection that has greeted."""
+        client = self.open(lockstep)
+        await client.hello(agent)
+        return client
+
+
+class Gate:
+    """A `write` for the committer that holds every batch until it is opened, or fails it.
+
+    Attributes:
+        batches: how many events each batch had that reached the disk's door.
+        error: raised instead of writing, once the gate is open.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.error: EngramError | None = None
+        self._open = trio.Event()
+
+    async def write(self, batch: Batch) -> None:
+        self.batches.append(len(batch.events))
+        await self._open.wait()
+        if self.error is not None:
+            raise self.error
+        batch.commit()
+
+    def open(self) -> None:
+        """Let everything through from now on."""
+        self._open.set()
+
+    def close(self) -> None:
+        """Hold what comes from now on."""
+        self._open = trio.Event()
+
+
+def texts(units: list[dict[str, Any]]) -> list[str]:
+    """The payloads of decoded units."""
+    return [unit["text"] for unit in units]
+
+
+def unit_texts(events: list[Event]) -> list[str]:
+    """The payloads of stream items."""
+    return texts([event["unit"] for event in events])
