@@ -95,7 +95,7 @@ class Client:
         self, socket: str | None = None, *, agent: str | None = None, autostart: bool = True, timeout: float | None = None
     ) -> None:
         self.address = socket_path(socket or settings.socket())
-        self.agent = agent or settings.agent()
+        self.agent = settings.agent() if agent is None else agent
         self.autostart = autostart
         self.timeout = timeout
         self.server: dict[str, Any] = {}
@@ -120,9 +120,16 @@ class Client:
         Raises:
             EngramError: `unavailable` when no daemon runs or it does not answer; `version`, `denied`, `busy` when it refuses.
         """
+        self._connect(self._starts)
+
+    @property
+    def _starts(self) -> bool:
+        """Whether connecting may start a daemon."""
+        return self.autostart and not self._was_connected
+
+    def _connect(self, start: bool) -> None:
         if self._socket is not None:
             return
-        start = self.autostart and not self._was_connected
         deadline = time.monotonic() + STARTING_SECONDS
         while True:
             try:
@@ -219,6 +226,7 @@ class Client:
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         retry_until = time.monotonic() + STARTING_SECONDS
         repeatable = OPERATIONS[op].permission == "read" or (op == "put" and "dedupe" in fields)
+        again = False
         while True:
             try:
                 self.connect()
@@ -228,9 +236,13 @@ class Client:
                 if not repeatable or time.monotonic() > retry_until:
                     raise lost(op) from None
             except EngramError as error:
-                if not self._is_being_replaced(error) or time.monotonic() > retry_until:
+                is_away = again and error.code == "unavailable" and not self._starts
+                if not (is_away or self._is_being_replaced(error)) or time.monotonic() > retry_until:
                     raise
                 self.close()
+            if deadline is not None and time.monotonic() > deadline:
+                raise EngramError("timeout", "the connection was lost, and no daemon answered in time")
+            again = True
             time.sleep(RETRY_SECONDS)
 
     def send(self, op: str, fields: Mapping[str, Any], request_id: Id | None = None) -> Id:
@@ -435,11 +447,11 @@ class Client:
 
     def context_join(self, context: str, agent: str | None = None) -> bool:
         """Make an agent (by default the client's) a member; False if it was one."""
-        return self._changed("context_join", {"context": context, "agent": agent or self.agent})
+        return self._changed("context_join", {"context": context, "agent": self.agent if agent is None else agent})
 
     def context_leave(self, context: str, agent: str | None = None) -> bool:
         """End an agent's membership; False if there was none."""
-        return self._changed("context_leave", {"context": context, "agent": agent or self.agent})
+        return self._changed("context_leave", {"context": context, "agent": self.agent if agent is None else agent})
 
     def context_pin(self, context: str, *ids: str | int) -> bool:
         """Pin units; False if all were pinned."""
@@ -486,7 +498,8 @@ class Client:
 class Tail:
     """A stream of entries that survives a lost connection: it reconnects and goes on after the last item, without a gap or a repeat.
 
-    Iterating gives units; `events()` gives every item. Reconnecting takes as long as it must, or the client's `timeout`.
+    Iterating gives units; `events()` gives every item. Reconnecting takes as long as it must, or the client's `timeout`; a stream that does
+    not follow waits STARTING_SECONDS at most. A daemon that cannot be reached in the first place is an error at once.
 
     Attributes:
         cursor: where the stream stands: after the item that was given last. None before the first.
@@ -499,6 +512,7 @@ class Tail:
         self._id: Id | None = None
         self._items: deque[Item] = deque()
         self._used = 0
+        self._started = False
 
     def __iter__(self) -> Iterator[Unit]:
         for event in self.events():
@@ -521,7 +535,7 @@ class Tail:
                     self._reconnect()
                     continue
                 except EngramError as error:
-                    if error.code != "unavailable":
+                    if error.code != "unavailable" or not self._started:
                         raise
                     self._client.close()
                     self._reconnect()
@@ -553,6 +567,7 @@ class Tail:
         self._used = 0
         self._id = client.send("tail", fields)
         self._items = client._streams[self._id] = deque()
+        self._started = True
 
     def _next(self) -> Item | None:
         client = self._client
@@ -582,14 +597,20 @@ class Tail:
         """Wait for a daemon, as long as the client's timeout allows; never start one."""
         self._id = None
         self._items.clear()
-        deadline = None if self._client.timeout is None else time.monotonic() + self._client.timeout
+        timeout = self._client.timeout
+        patience = STARTING_SECONDS if timeout is None and not self._fields["follow"] else timeout
+        deadline = None if patience is None else time.monotonic() + patience
         while True:
             try:
-                self._client.connect()
+                self._client._connect(False)
                 return
             except EngramError as error:
-                if error.code != "unavailable" or (deadline is not None and time.monotonic() > deadline):
+                if error.code != "unavailable":
                     raise
+                if deadline is not None and time.monotonic() > deadline:
+                    if timeout is None:
+                        raise
+                    raise EngramError("timeout", f"no daemon came back within {timeout:g} s: {error.message}") from None
                 time.sleep(RETRY_SECONDS)
 
 
