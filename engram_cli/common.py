@@ -13,12 +13,17 @@ from . import settings
 from .client import Client
 from .output import Output
 
+COLORS = ("auto", "always", "never")
 LITERAL_DASH = "\0-"  # what the entry point puts for a `-` that follows `--`; no argument of a process can hold a NUL
 
 
 @dataclass(frozen=True)
 class Common:
-    """The shared options of one command line."""
+    """The shared options of one command line.
+
+    Raises:
+        EngramError: `invalid` for a `--color` that there is not.
+    """
 
     json: bool = False
     color: str = "auto"
@@ -26,6 +31,10 @@ class Common:
     agent: str | None = None
     timeout: str | None = None
     no_autostart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.color not in COLORS:
+            raise EngramError("invalid", f"--color {self.color!r}: must be one of {', '.join(COLORS)}")
 
     def client(self, autostart: bool = True) -> Client:
         """A connection for this command."""
@@ -71,12 +80,12 @@ def filters(
         "after": after,
         "related_to": related_to,
     }
-    return {name: value for name, value in given.items() if value}
+    return {name: value for name, value in given.items() if value not in (None, [], {})}
 
 
 def context(name: str) -> str:
     """A CONTEXT argument."""
-    return settings.context(name)
+    return settings.context("-" if name == LITERAL_DASH else name)
 
 
 def payload_of(text: str) -> bytes:

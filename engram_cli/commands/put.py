@@ -40,13 +40,13 @@ def run(
 
 def _payload(text: str | None, file: str | None) -> bytes:
     if (text is None) == (file is None):
-        raise EngramError("invalid", "put needs TEXT, or - for standard input, or --file FILE" + (", not both" if file else ""))
+        raise EngramError("invalid", "put needs TEXT, or - for standard input, or --file FILE" + (", not both" if file is not None else ""))
     if file is not None:
         try:
             with open(file, "rb") as source:
                 return _bounded(source.read(MAX_PAYLOAD + 1))
         except OSError as error:
-            raise EngramError("invalid", f"--file {file}: {error.strerror or error}") from None
+            raise EngramError("invalid", f"--file {file!r}: {error.strerror or error}") from None
     if text == "-":
         return _bounded(sys.stdin.buffer.read(MAX_PAYLOAD + 1))
     return c.payload_of("-" if text == c.LITERAL_DASH else text or "")
