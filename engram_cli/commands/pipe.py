@@ -112,6 +112,8 @@ class Pipe:
             request = self._parse(line)
             request_id = request.pop("id", None)
             self._request(request_id, request)
+        except RecursionError:
+            self._refuse(request_id, EngramError("invalid", f"line {self._number}: nested too deep", line=self._number))
         except EngramError as error:
             error.details["line"] = self._number
             error.message = f"line {self._number}: {error.message}"
@@ -170,7 +172,7 @@ class Pipe:
 
 
 def from_json(value: Any) -> Any:
-    """A request's members as the wire has them: `payload_base64` becomes `payload`.
+    """A request's members as the wire has them: `payload_base64` becomes `payload`. Labels stay as they are.
 
     Raises:
         EngramError: `invalid` for base64 that is none.
@@ -179,7 +181,7 @@ def from_json(value: Any) -> Any:
         return [from_json(member) for member in value]
     if not isinstance(value, dict):
         return value
-    made = {name: from_json(member) for name, member in value.items()}
+    made = {name: member if name == "meta" else from_json(member) for name, member in value.items()}
     encoded = made.pop("payload_base64", None)
     if encoded is not None:
         try:
