@@ -1,46 +1,60 @@
-"""`engram`: the entry point. Signals and pipes behave as in coreutils; an error is one line on stderr and an exit code."""
+"""The full program behind `engram`: Typer's tree. Signals and pipes behave as in coreutils; an error is one line on stderr and a code."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from engramd.protocol.errors import EngramError
 
-from .common import LITERAL_DASH
+from . import LITERAL_DASH
+from .fast import leave
+from .output import note
 
 
-def main() -> None:
-    """Run one command line and exit."""
+def main() -> NoReturn:
+    """Run this process's command line and exit."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    code = run(sys.argv[1:])
+    from .app import app
+
+    end(lambda: app(list(_literal(sys.argv[1:])), prog_name="engram"))
+
+
+def finish(verb: str, values: dict[str, Any]) -> NoReturn:
+    """Do what the quick way has left of a command, and exit."""
+    from .app import COMMANDS
+
+    missing: int = values.pop("missing", 0)
+    end(lambda: COMMANDS[verb](**values), missing)
+
+
+def end(action: Callable[[], object], at_least: int = 0) -> NoReturn:
+    """Carry out a command, print what went wrong, and exit with its code."""
+    code = guarded(action)
     try:
         sys.stdout.flush()
     except OSError as error:
-        print(f"engram: cannot write the output: {error.strerror}", file=sys.stderr)
+        note(f"engram: cannot write the output: {error.strerror}")
         code = code or 1
-    # Nothing is left to do but tear the interpreter down, which costs more than most commands.
     sys.stderr.flush()
-    os._exit(code)
+    leave(code or at_least)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Carry out a command line and return its exit code."""
-    from .app import app
-
+def guarded(action: Callable[[], object]) -> int:
+    """The exit code of an action; what went wrong is one line on stderr."""
     try:
-        result = app(list(_literal(arguments)), prog_name="engram", standalone_mode=True)
-        return result if isinstance(result, int) else 0
+        action()
+        return 0
     except EngramError as error:
-        print(f"engram: {error.message}", file=sys.stderr)
+        note(f"engram: {error.message}")
         return error.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
     except OSError as error:
-        print(f"engram: {error}", file=sys.stderr)
+        note(f"engram: {error}")
         return 1
 
 

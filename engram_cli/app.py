@@ -43,10 +43,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-context_app = typer.Typer(help="Contexts: named groups of units and agents.", no_args_is_help=True, rich_markup_mode=None)
-daemon_app = typer.Typer(help="The daemon: start it, stop it, look at it.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(context_app, name="context")
-app.add_typer(daemon_app, name="daemon")
+context_app = typer.Typer(name="context", help="Contexts: named groups of units and agents.", no_args_is_help=True, rich_markup_mode=None)
+daemon_app = typer.Typer(name="daemon", help="The daemon: start it, stop it, look at it.", no_args_is_help=True, rich_markup_mode=None)
+GROUPS = {"context": context_app, "daemon": daemon_app}
+for group_app in GROUPS.values():
+    app.add_typer(group_app)
+
+COMMANDS: dict[str, Callable[..., None]] = {}  # full name: the function as Typer sees it, whose signature declares the command
 
 
 def leaf(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -67,6 +70,7 @@ def leaf(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Calla
 
         call.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in own} | dict(SHARED)
+        COMMANDS[name if group is app else f"{group.info.name} {name}"] = call
         return group.command(name)(call)
 
     return register

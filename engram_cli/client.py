@@ -31,7 +31,7 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import DEFAULT_CREDIT, MAX_PAYLOAD, OPERATIONS, frame_limit
 from engramd.protocol.unit import Relationship, Unit, format_id
 
-from . import settings
+from . import LOST, settings
 
 __all__ = ["Client", "EngramError", "Event", "PutResult", "Relationship", "Tail", "Unit"]
 
@@ -206,7 +206,8 @@ class Client:
             raise EngramError(
                 "unavailable",
                 f"the daemon at {self.address} (pid {pid}) accepts connections but does not answer. It may be stopped "
-                f"(try: kill -CONT {pid}) or hung (try: kill -KILL {pid}; nothing acknowledged is lost, and the next command starts a new one)",
+                f"(try: kill -CONT {pid}) or hung (try: kill -KILL {pid}; nothing acknowledged is lost, and the next command starts "
+                "a new one)",
                 pid=pid,
             ) from None
         self.server = answer
@@ -620,7 +621,7 @@ def lost(op: str) -> EngramError:
         return EngramError("unavailable", "the daemon closed the connection before it answered")
     return EngramError(
         "outcome_unknown",
-        f"the connection was lost before {op} was answered: it may or may not have happened. Look, or retry with the same dedupe key",
+        LOST.format(op=op),
     )
 
 

@@ -9,12 +9,11 @@ from typing import Any
 from engramd.protocol.errors import EngramError
 from engramd.protocol.times import parse_duration
 
-from . import settings
+from . import LITERAL_DASH, settings
 from .client import Client
 from .output import Output
 
 COLORS = ("auto", "always", "never")
-LITERAL_DASH = "\0-"  # what the entry point puts for a `-` that follows `--`; no argument of a process can hold a NUL
 
 
 @dataclass(frozen=True)

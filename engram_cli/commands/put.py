@@ -8,6 +8,7 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MAX_PAYLOAD
 from engramd.protocol.unit import Relationship
 
+from .. import LITERAL_DASH
 from .. import common as c
 
 
@@ -49,7 +50,7 @@ def _payload(text: str | None, file: str | None) -> bytes:
             raise EngramError("invalid", f"--file {file!r}: {error.strerror or error}") from None
     if text == "-":
         return _bounded(sys.stdin.buffer.read(MAX_PAYLOAD + 1))
-    return c.payload_of("-" if text == c.LITERAL_DASH else text or "")
+    return c.payload_of("-" if text == LITERAL_DASH else text or "")
 
 
 def _bounded(data: bytes) -> bytes:

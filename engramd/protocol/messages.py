@@ -88,6 +88,9 @@ FILTERS: Mapping[str, Field] = {
 }
 CONTEXT = {"context": Field(NAME, "the context", required=True)}
 UNITS = Any_("[* unit]")
+FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
+FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
+SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
 CONTEXT_INFO = Any_("context-info")
 CHANGED = Record({"changed": Field(Bool(), "false if it was so already", required=True)})
 NOTHING = Record({})
@@ -146,8 +149,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "get": Operation(
         "read",
         "Read units by id or seq.",
-        Record({"ids": Field(ListOf(REF, MAX_UNITS, least=1), "ids or seqs", required=True)}),
-        Record({"units": Field(UNITS, "the units, in the order asked", required=True)}),
+        Record({"ids": Field(ListOf(REF, MAX_UNITS, least=1), "ids or seqs", required=True), "form": FORM}),
+        Record({"units": Field(UNITS, "the units, in the order asked"), "text": SHOWN}),
     ),
     "list": Operation(
         "read",
@@ -160,11 +163,13 @@ OPERATIONS: Mapping[str, Operation] = {
                 "after": Field(CURSOR, "units beyond this cursor, in the order asked"),
                 "limit": Field(Int(1, MAX_UNITS), "the most units in the page"),
                 "reverse": Field(Bool(), "newest first"),
+                "form": FORM,
             }
         ),
         Record(
             {
-                "units": Field(UNITS, "the units", required=True),
+                "units": Field(UNITS, "the units"),
+                "text": SHOWN,
                 "next": Field(
                     OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on; null at the end", required=True
                 ),
@@ -184,6 +189,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 "follow": Field(Bool(), "go on with live entries"),
                 "events": Field(Bool(), "every event, not only the entries"),
                 "credit": Field(Int(0, MAX_CREDIT), f"how many bytes may be sent at first ({DEFAULT_CREDIT} unless said otherwise)"),
+                "form": FORM,
             }
         ),
         Record({"cursor": Field(Text(64), "where the stream ended", required=True)}),
@@ -260,9 +266,12 @@ failure = {{ id: id / nil, ok: false, error: error }}   ; nil: the fault is the 
 error   = {{ code: tstr, message: tstr, details: {{ * tstr => any }} }}
 item    = {{ id: id, event: event }}
 
+; An answer or item with "text" may be up to eight times as large as the frame limit, since escapes take room.
+
 ; A stream's items. "live" marks the end of what is replayed; "heartbeat" says that nothing matched for a while. Clients ignore
 ; members and kinds they do not know.
 event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit, ? context: tstr, ? seq: uint, ? ts: uint, ? agent: tstr }}
+      / {{ cursor: tstr, kind: tstr, text: bstr }}   ; with "form", whatever the kind
       / {{ cursor: tstr, kind: "live" / "heartbeat" }}
       / {{ cursor: tstr, kind: tstr, seq: uint, ts: uint, data: {{ * tstr => any }} }}
 
@@ -316,3 +325,7 @@ def cddl() -> str:
 def _rule(name: str, indent: str, record: Record, first: list[str]) -> str:
     members = [f"  {member},  ; {field.doc}" for member, field in zip(record.members(), record.fields.values(), strict=True)]
     return "\n".join([f"{indent}{name} = {{", *first, *members, f"{indent}}}"])
+
+
+if __name__ == "__main__":
+    print(cddl(), end="")

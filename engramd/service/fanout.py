@@ -13,11 +13,15 @@ from ..protocol.unit import with_entry
 from ..storage.log import Appended, Log
 from ..storage.query import Entry
 from ..storage.records import UNIT_ADDED, Record
+from .forms import unit_text
 
 
-def entry_item(history: str, entry: Entry) -> bytes:
+def entry_item(history: str, entry: Entry, form: str | None = None) -> bytes:
     """The stream item of an entry, encoded. An entry that was added says to which context; a birth's unit says it itself."""
-    members = {"cursor": encode(format_cursor(history, entry.seq)), "kind": encode(entry.kind), "unit": entry.unit}
+    members = {"cursor": encode(format_cursor(history, entry.seq)), "kind": encode(entry.kind)}
+    if form is not None:
+        return encode_map({**members, "text": encode(unit_text(form, entry.unit))})
+    members["unit"] = entry.unit
     if entry.kind == "unit_added":
         members["context"] = encode(entry.context)
     return encode_map(members)
@@ -52,6 +56,7 @@ class Published:
         self._appended = appended
         self._unit: dict[str, Any] | None = None
         self._item: bytes | None = None
+        self._written: dict[str, bytes] = {}
 
     @property
     def unit(self) -> dict[str, Any]:
@@ -64,13 +69,25 @@ class Published:
     def item(self) -> bytes:
         """The encoded stream item."""
         if self._item is None:
-            record, unit = self._appended.record, self._appended.unit
+            unit = self._appended.unit
             if unit is None:
-                self._item = event_item(self._history, self.seq, record)
+                self._item = event_item(self._history, self.seq, self._appended.record)
             else:
-                sent = with_entry(unit, self.seq) if record.code == UNIT_ADDED else unit
-                self._item = entry_item(self._history, Entry(self.seq, self.context, record.kind, sent))
+                self._item = entry_item(self._history, self._entry(unit))
         return self._item
+
+    def written(self, form: str) -> bytes:
+        """The encoded stream item of an entry, with its unit written out."""
+        unit = self._appended.unit
+        assert unit is not None, "only entries are written out"
+        if form not in self._written:
+            self._written[form] = entry_item(self._history, self._entry(unit), form)
+        return self._written[form]
+
+    def _entry(self, unit: bytes) -> Entry:
+        record = self._appended.record
+        sent = with_entry(unit, self.seq) if record.code == UNIT_ADDED else unit
+        return Entry(self.seq, self.context, record.kind, sent)
 
 
 class Subscriber(Protocol):

@@ -61,6 +61,9 @@ class Subscription:
         self._cancelled = False
         self._last_sent = trio.current_time()
         self._last: int | None = fields.get("last")
+        self._form: str | None = fields.get("form")
+        if self._form is not None and self._events:
+            raise EngramError("invalid", "form: events are not written out", field="form")
         self._start = self._starting_point(fields)
 
     @property
@@ -79,7 +82,7 @@ class Subscription:
             self.cursor = published.seq - 1
             self._wake.set()
             return
-        self._send(published.item)
+        self._send(published.written(self._form) if self._form else published.item)
 
     def grant(self, credit: int) -> None:
         """Take more credit; at most MAX_CREDIT is remembered."""
@@ -169,7 +172,7 @@ class Subscription:
         wanted = Range(self.contexts, self._filter, self.cursor + 1, last)
         found = step(self._engine.log, wanted, size=min(self._credit, FULL // 4))
         for entry in found.entries:
-            self._send(entry_item(self._engine.fanout.history, entry))
+            self._send(entry_item(self._engine.fanout.history, entry, self._form))
         self.cursor = found.reached
 
     def _step_events(self, last: int) -> None:

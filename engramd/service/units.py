@@ -19,12 +19,16 @@ from ..state.outcome import Refused, Seen
 from ..state.units import Draft, Edge, Put, UnitPut
 from ..storage.query import Entry, Range, step
 from .filters import read_filter
+from .forms import written
 from .peer import Peer
 from .refs import find_unit, unit_id
 
 if TYPE_CHECKING:
     from .committer import Result
     from .engine import Engine
+
+WRITTEN_BYTES = 64 * 1024  # a page that is written out ends earlier: writing blocks the loop
+MAX_NOTES = 128 * 1024  # bytes of meta on one unit's relationships; with its other limits, a unit and a page before it fit a frame
 
 
 def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
@@ -75,6 +79,15 @@ def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draf
         except UnicodeDecodeError:
             pass
     edges = tuple(Edge(edge["type"], unit_id(engine.log, edge["target"]), edge.get("meta", {})) for edge in fields.get("relationships", ()))
+    notes = len(encode([edge.meta for edge in edges])) if edges else 0
+    if notes > MAX_NOTES:
+        raise EngramError(
+            "too_large",
+            f"{where}relationships: {notes} bytes of meta are over the limit of {MAX_NOTES} for one unit",
+            field=f"{where}relationships",
+            limit=MAX_NOTES,
+            size=notes,
+        )
     return Draft(new_id(now), fields.get("type", "message"), fields.get("meta", {}), payload, edges)
 
 
@@ -94,7 +107,12 @@ def get(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
     size = sum(map(len, units))
     if len(units) > 1 and size > engine.max_frame - 1024:
         raise EngramError("too_large", f"these {len(units)} units are {size} bytes, more than an answer holds; ask for fewer", size=size)
-    peer.answer_encoded(request_id, encode_map({"units": encode_array(units)}))
+    peer.answer_encoded(request_id, encode_map(shown(units, fields.get("form"))))
+
+
+def shown(units: list[bytes], form: str | None) -> dict[str, bytes]:
+    """Units as a member of an answer: as they are, or written out."""
+    return {"units": encode_array(units)} if form is None else {"text": encode(written(form, units))}
 
 
 def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
@@ -118,7 +136,8 @@ class _Page:
         log = engine.log
         self._engine = engine
         self._limit: int = fields.get("limit", MAX_UNITS)
-        self._room = PAGE_BYTES
+        self._form: str | None = fields.get("form")
+        self._room = PAGE_BYTES if self._form is None else WRITTEN_BYTES
         self._found: list[Entry] = []
         reverse: bool = fields.get("reverse", False)
         first, last = 1, log.last_seq
@@ -151,4 +170,4 @@ class _Page:
         entries = self._found[: self._limit]
         more = len(self._found) > self._limit or self._wanted.first <= self._wanted.last
         cursor = format_cursor(self._engine.log.history, entries[-1].seq) if more and entries else None
-        return encode_map({"units": encode_array([entry.unit for entry in entries]), "next": encode(cursor)})
+        return encode_map({**shown([entry.unit for entry in entries], self._form), "next": encode(cursor)})

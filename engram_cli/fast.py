@@ -1,0 +1,485 @@
+"""The quick way through regular command lines of the hot verbs: what a command costs is what Python costs to start.
+
+`read` understands a line only from the generated table, and gives up on anything unusual. Whatever this module gives up on, Typer and the
+full client carry out: the whole line, or what is left of it. It therefore imports nothing but built-in modules, speaks the wire with a
+small codec of its own (golden frames pin it to cbor2), lets the daemon write units out, and leaves through `os._exit`.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import os
+import sys
+import time
+
+from engramd.protocol.address import socket_path
+
+from . import LITERAL_DASH, LOST, settings
+from .table import VERBS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+GREETING_SECONDS = 0.25  # a daemon that is slower is left to the full client, which waits longer and explains
+MAX_ANSWER = 256 * 1024 * 1024
+MAX_INPUT = 16 * 1024 * 1024
+CREDIT_STEP = 256 * 1024
+
+
+class GiveUp(Exception):
+    """The rest is for the full program: the verb's values say what is left to do."""
+
+
+class Failed(Exception):
+    """The daemon answered with an error."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        self.error = error
+
+
+def main() -> None:
+    """Run one command line and exit."""
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    call = read(sys.argv[1:])
+    if call is None or call[1]["timeout"] is not None:
+        from .__main__ import main as full
+
+        full()
+        return
+    verb, values = call
+    try:
+        leave(_VERBS[verb](values))
+    except Failed as failed:
+        leave(report(failed.error))
+    except (GiveUp, UnicodeEncodeError):
+        from .__main__ import finish
+
+        finish(verb, values)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit without tearing the interpreter down, which costs more than most commands; coverage needs the long way."""
+    if "COVERAGE_PROCESS_START" in os.environ:
+        sys.exit(code)
+    os._exit(code)
+
+
+def report(error: dict[str, Any]) -> int:
+    """Say what went wrong and return the exit code."""
+    from engramd.protocol.errors import EngramError
+
+    from .output import note
+
+    failure = EngramError.from_wire(error)
+    note(f"engram: {failure.message}")
+    return failure.exit_code
+
+
+# The command line
+
+
+def read(arguments: list[str]) -> tuple[str, dict[str, Any]] | None:
+    """The verb and the value of each of its parameters, as Typer would give them; None for a line that is not regular."""
+    verb = VERBS.get(arguments[0]) if arguments else None
+    if verb is None:
+        return None
+    options, positionals, defaults = verb
+    values: dict[str, Any] = dict(defaults)
+    words: list[str] = []
+    rest = iter(arguments[1:])
+    for word in rest:
+        if word == "--":
+            words += [LITERAL_DASH if literal == "-" else literal for literal in rest]
+        elif word[:1] != "-" or word == "-":
+            words.append(word)
+        elif not _option(word, rest, options, values):
+            return None
+    for name, required, many in positionals:
+        if required and not words:
+            return None
+        if many:
+            values[name], words = words or None, []
+        elif words:
+            values[name] = words.pop(0)
+    return None if words else (arguments[0], values)
+
+
+def _option(word: str, rest: Any, options: dict[str, tuple[str, str, int]], values: dict[str, Any]) -> bool:
+    name, equals, value = word.partition("=") if word[:2] == "--" else (word, "", "")
+    target, kind, least = options.get(name, ("", "", 0))
+    if kind == "flag":
+        values[target] = True
+        return not equals
+    if not equals:
+        value = next(rest, "-")
+        if value[:1] == "-":
+            return False
+    if kind == "int":
+        if not (value.isascii() and value.isdigit() and int(value) >= least):
+            return False
+        values[target] = int(value)
+    elif kind == "list":
+        values[target] = [*(values[target] or ()), value]
+    else:
+        values[target] = value
+    return bool(kind)
+
+
+# The wire
+
+
+def encode(value: Any) -> bytes:
+    """CBOR (RFC 8949) of what requests hold: maps, lists, text, bytes, integers from 0, booleans."""
+    if isinstance(value, str):
+        data = value.encode()
+        return _head(0x60, len(data)) + data
+    if isinstance(value, bytes):
+        return _head(0x40, len(value)) + value
+    if isinstance(value, bool):
+        return b"\xf5" if value else b"\xf4"
+    if isinstance(value, int):
+        return _head(0x00, value)
+    if isinstance(value, dict):
+        return _head(0xA0, len(value)) + b"".join([encode(key) + encode(member) for key, member in value.items()])
+    return _head(0x80, len(value)) + b"".join([encode(member) for member in value])
+
+
+def _head(major: int, count: int) -> bytes:
+    if count < 24:
+        return bytes((major | count,))
+    size = 0 if count < 1 << 8 else 1 if count < 1 << 16 else 2 if count < 1 << 32 else 3
+    return bytes((major | 24 + size,)) + count.to_bytes(1 << size, "big")
+
+
+def decode(data: bytes) -> Any:
+    """The value of a CBOR item that a daemon sends: definite lengths, no tags, no floats. Raises ValueError or IndexError for others."""
+    return _decode(data, 0)[0]
+
+
+def _decode(data: bytes, at: int) -> tuple[Any, int]:
+    major, info = data[at] >> 5, data[at] & 31
+    at += 1
+    if major == 7:
+        if info not in _SIMPLE:
+            raise ValueError("not an item of an answer")
+        return _SIMPLE[info], at
+    count = info
+    if info > 23:
+        size = 1 << (info - 24)
+        count = int.from_bytes(data[at : at + size], "big")
+        at += size
+    if major == 0:
+        return count, at
+    if major == 1:
+        return -1 - count, at
+    if major == 2:
+        return data[at : at + count], at + count
+    if major == 3:
+        return data[at : at + count].decode(), at + count
+    if major == 4:
+        items = []
+        for _ in range(count):
+            item, at = _decode(data, at)
+            items.append(item)
+        return items, at
+    members = {}
+    for _ in range(count):
+        key, at = _decode(data, at)
+        members[key], at = _decode(data, at)
+    return members, at
+
+
+_SIMPLE = {20: False, 21: True, 22: None}
+
+
+_LOST = (OSError, EOFError, ValueError, IndexError, KeyError)  # the connection ended, or what came is no answer
+
+
+class Connection:
+    """A greeted connection to a daemon of this user.
+
+    Raises:
+        GiveUp: there is none, or it does not greet at once.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        agent = values["agent_name"] or _setting(settings.agent)
+        hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": agent, "client": "engram"}
+        if session := os.environ.get("ENGRAM_SESSION"):
+            hello["session"] = session
+        self._buffer = b""
+        self.received = 0
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self._socket.settimeout(GREETING_SECONDS)
+        try:
+            self._socket.connect(_setting(lambda: socket_path(values["socket"] or settings.socket())))
+            credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+            if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
+                raise GiveUp
+            self._send(hello)
+            if not self.receive().get("ok"):
+                raise GiveUp
+        except _LOST as error:
+            raise GiveUp from error
+        self._socket.settimeout(None)
+
+    def ask(self, op: str, fields: dict[str, Any], repeatable: bool = True) -> dict[str, Any]:
+        """The result of a request.
+
+        Raises:
+            Failed: the daemon's error, or `outcome_unknown` when the connection ends before the answer to what may not be asked again.
+            GiveUp: it ends before the answer to what may, or the daemon is being replaced.
+        """
+        self.send(op, fields)
+        try:
+            answer = self.receive()
+        except _LOST as error:
+            if repeatable:
+                raise GiveUp from error
+            raise Failed({"code": "outcome_unknown", "message": LOST.format(op=op)}) from error
+        if not answer["ok"]:
+            if answer["error"]["code"] == "unavailable":
+                raise GiveUp
+            raise Failed(answer["error"])
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def send(self, op: str, fields: dict[str, Any]) -> None:
+        """Send a request, or a notice on the stream that has the same id; every id is 1, since answers are awaited one by one."""
+        self._send({"id": 1, "op": op, **fields})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        body = encode(message)
+        try:
+            self._socket.sendall(len(body).to_bytes(4, "big") + body, _socket.MSG_NOSIGNAL)
+        except BrokenPipeError:
+            pass  # what the daemon said before it hung up matters more
+
+    def receive(self) -> dict[str, Any]:
+        """The next frame's message. Raises EOFError when the daemon hangs up."""
+        while True:
+            frame = self._cut()
+            if frame is not None:
+                message: dict[str, Any] = decode(frame)
+                self.received += 4 + len(frame)
+                return message
+            data = self._socket.recv(1 << 18)
+            if not data:
+                raise EOFError
+            self._buffer += data
+
+    def at_hand(self) -> bool:
+        """Whether a whole frame has arrived already."""
+        return len(self._buffer) >= 4 and len(self._buffer) - 4 >= int.from_bytes(self._buffer[:4], "big")
+
+    def _cut(self) -> bytes | None:
+        if not self.at_hand():
+            return None
+        end = 4 + int.from_bytes(self._buffer[:4], "big")
+        frame, self._buffer = self._buffer[4:end], self._buffer[end:]
+        return frame
+
+
+def write(data: bytes) -> None:
+    """Write all of it to standard output."""
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(1, rest) :]
+    except OSError as error:
+        os.write(2, f"engram: cannot write the output: {error.strerror}\n".encode())
+        leave(1)
+
+
+# The verbs
+
+
+def _put(values: dict[str, Any]) -> int:
+    text, file = values["text"], values["file"]
+    if (text is None) == (file is None):
+        raise GiveUp
+    fields: dict[str, Any] = {"context": _context(values), "type": values["type"]}
+    if values["meta"]:
+        fields["meta"] = _labels(values["meta"])
+    edges = [_edge(edge) for edge in values["rel"] or ()]
+    if values["reply_to"] is not None:
+        edges.append({"type": "responds_to", "target": values["reply_to"]})
+    if edges:
+        fields["relationships"] = edges
+    for name in ("dedupe", "expect_seq"):
+        if values[name] is not None:
+            fields[name] = values[name]
+    if file is not None:
+        fields["payload"] = _file(file)
+    elif text != "-":
+        fields["payload"] = os.fsencode("-" if text == LITERAL_DASH else text)
+    encode(fields)  # text that no UTF-8 can hold gives up before anything is sent
+    connection = Connection(values)
+    if text == "-":
+        fields["payload"] = _read(0)
+        values["text"] = LITERAL_DASH if fields["payload"] == b"-" else os.fsdecode(fields["payload"])
+    made = connection.ask("put", fields, repeatable="dedupe" in fields)
+    name = made["id"].hex()
+    shown = f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}"
+    if values["json"]:
+        seconds, micros = divmod(made["ts"], 1_000_000)
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        deduped = "true" if made["deduped"] else "false"
+        shown = f'{{"id": "{shown}", "seq": {made["seq"]}, "ts": "{moment}.{micros:06}Z", "deduped": {deduped}}}'
+    write(shown.encode() + b"\n")
+    return 0
+
+
+def _get(values: dict[str, Any]) -> int:
+    form = "json" if values["json"] else "raw"
+    if form == "raw":
+        _need_pipe(values)
+    connection = Connection(values)
+    several = len(values["ids"]) > 1
+    while values["ids"]:
+        try:
+            write(connection.ask("get", {"ids": values["ids"][:1], "form": form})["text"])
+        except Failed as failed:
+            if failed.error["code"] != "not_found" or not several:
+                raise
+            values["missing"] = report(failed.error)
+        del values["ids"][0]
+    return int(values.get("missing", 0))
+
+
+def _list(values: dict[str, Any]) -> int:
+    if not values["json"]:
+        _need_pipe(values)
+    fields = {"context": _context(values), "form": "json" if values["json"] else "line", **_filters(values)}
+    if values["reverse"]:
+        fields["reverse"] = True
+    left = values["limit"]
+    connection = Connection(values)
+    while True:
+        page = connection.ask("list", fields if left is None else {**fields, "limit": min(left, 1000)})
+        write(page["text"])
+        if left is not None:
+            left -= page["text"].count(b"\n")
+        if page["next"] is None or left == 0:
+            return 0
+        fields["after"] = values["after"] = page["next"]
+        values["limit"] = left
+
+
+def _tail(values: dict[str, Any]) -> int:
+    if values["events"]:
+        raise GiveUp
+    if not values["json"]:
+        _need_pipe(values)
+    fields: dict[str, Any] = {"contexts": [_named(name) for name in values["contexts"] or ()], "form": "json" if values["json"] else "line"}
+    fields.update(_filters(values))
+    starts = [name for name in ("since", "after") if values[name] is not None]
+    if len(starts) + (values["number"] is not None) > 1:
+        raise GiveUp
+    if not starts:
+        fields["last"] = 10 if values["number"] is None else values["number"]
+    fields["follow"] = values["follow"]
+    connection = Connection(values)
+    connection.send("tail", fields)
+    return _stream(connection, values)
+
+
+def _stream(connection: Connection, values: dict[str, Any]) -> int:
+    """Print items until the stream ends. When the daemon goes away, the full client waits for it, and goes on after the last item."""
+    connection.received = 0
+    texts: list[bytes] = []
+    while True:
+        try:
+            message = connection.receive()
+        except _LOST as error:
+            write(b"".join(texts))
+            raise GiveUp from error
+        if "event" not in message:
+            break
+        texts.append(message["event"].get("text", b""))
+        values.update(number=None, since=None, after=message["event"]["cursor"])
+        if not connection.at_hand():
+            write(b"".join(texts))
+            texts.clear()
+        if connection.received > CREDIT_STEP:
+            connection.send("credit", {"bytes": connection.received})
+            connection.received = 0
+    write(b"".join(texts))
+    if message["ok"]:
+        return 0
+    if message["error"]["code"] == "unavailable":
+        raise GiveUp
+    raise Failed(message["error"])
+
+
+def _need_pipe(values: dict[str, Any]) -> None:
+    """Text for people on a terminal is the full program's work."""
+    if values["color"] != "auto" or os.isatty(1):
+        raise GiveUp
+
+
+def _context(values: dict[str, Any]) -> str:
+    return _named(values["context"])
+
+
+def _named(name: str) -> str:
+    return _setting(lambda: settings.context(name))
+
+
+def _setting(look_up: Callable[[], str]) -> str:
+    """A setting; what is wrong with one is for the full program to say."""
+    try:
+        return look_up()
+    except Exception as error:
+        raise GiveUp from error
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels = {}
+    for label in given:
+        key, equals, value = label.partition("=")
+        if not equals or not key:
+            raise GiveUp
+        labels[key] = value
+    return labels
+
+
+def _edge(edge: str) -> dict[str, str]:
+    kind, colon, target = edge.partition(":")
+    if not colon or not target:
+        raise GiveUp
+    return {"type": kind, "target": target}
+
+
+def _filters(values: dict[str, Any]) -> dict[str, Any]:
+    found = {name: values[name] for name in ("agent", "type", "since", "until", "after", "related_to") if values[name]}
+    if values["meta"]:
+        found["meta"] = _labels(values["meta"])
+    return found
+
+
+def _file(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise GiveUp from error
+    try:
+        return _read(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int) -> bytes:
+    """Everything up to the end, or one byte more than any daemon takes."""
+    parts, size = [], 0
+    while size <= MAX_INPUT and (data := os.read(fd, 1 << 20)):
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)
+
+
+_VERBS: dict[str, Callable[[dict[str, Any]], int]] = {"put": _put, "get": _get, "list": _list, "tail": _tail}
