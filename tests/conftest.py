@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import trio
 from daemons import Daemon
-from trio.testing import MockClock
 from wire import Server
 
 from engramd.storage.log import Log
@@ -28,14 +27,14 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 
 @pytest.fixture
-def serve(log: Log, nursery: trio.Nursery, autojump_clock: MockClock) -> Serve:
-    """Makes a server over `log`, in virtual time; takes `Server`'s options."""
+def serve(log: Log, nursery: trio.Nursery) -> Serve:
+    """Makes a server over `log`; takes `Server`'s options."""
     return lambda **options: Server(log, nursery, **options)
 
 
 @pytest.fixture
 def server(serve: Serve) -> Server:
-    """A server over `log`, in virtual time."""
+    """A server over `log`."""
     return serve()
 
 

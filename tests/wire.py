@@ -182,7 +182,7 @@ class Tail:
 
 
 class Server:
-    """An engine with its committer running; its wall clock follows trio's.
+    """An engine with its committer running, in virtual time, which its wall clock follows.
 
     Attributes:
         sessions: one for each connection, in order.
@@ -190,6 +190,7 @@ class Server:
     """
 
     def __init__(self, log: Log, nursery: trio.Nursery, write: Write = write_inline, max_payload: int = MIB) -> None:
+        assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "a test with a server takes the fixture autojump_clock"
         self.nursery = nursery
         self.log = log
         self.skew = 0
