@@ -34,6 +34,7 @@ class Client:
 
     Attributes:
         answers: what has arrived and was not asked for yet.
+        order: the ids of answers and items, as they arrived.
         fatal: the error with which the server ended the connection, if it did.
     """
 
@@ -42,6 +43,7 @@ class Client:
         self.connection = ClientConnection(max_frame)
         self.answers: dict[Id, Answer] = {}
         self.items: dict[Id, list[Item]] = {}
+        self.order: list[Id] = []
         self.fatal: EngramError | None = None
 
     async def hello(self, agent: str = "tester") -> dict[str, Any]:
@@ -96,6 +98,7 @@ class Client:
             raise HungUpError
         try:
             for message in self.connection.receive(bytes(data)):
+                self.order.append(message.id)
                 if isinstance(message, Answer):
                     self.answers[message.id] = message
                 else:

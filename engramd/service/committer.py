@@ -117,8 +117,8 @@ class Committer:
         self._last_ts = now
         group.done.append((done, appended))
         group.bytes += sum(len(event.record.body) for event in appended)
-        if group.bytes > MAX_GROUP_BYTES or len(group.batch.events) > MAX_GROUP_EVENTS:
-            self._room = trio.Event()
+        if (group.bytes > MAX_GROUP_BYTES or len(group.batch.events) > MAX_GROUP_EVENTS) and self._room.is_set():
+            self._room = trio.Event()  # never in place of one that someone waits for
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._wake.set()
 
