@@ -64,7 +64,7 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
 def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draft:
     require_one(fields, "text", "payload")
     payload: str | bytes = fields["text"] if "text" in fields else fields["payload"]
-    size = len(payload.encode()) if isinstance(payload, str) else len(payload)
+    size = len(payload) if isinstance(payload, bytes) or payload.isascii() else len(payload.encode())
     if size > engine.max_payload:
         raise EngramError(
             "too_large",

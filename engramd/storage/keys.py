@@ -7,6 +7,7 @@ is log order. Names end with a NUL, which no name can contain, so the keys of `a
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from hashlib import blake2b
 
 FORMAT = b"!format"  # -> decimal text
@@ -39,6 +40,7 @@ def seq_of(key: bytes) -> int:
     return seq
 
 
+@lru_cache(4096)
 def name(text: str) -> bytes:
     """A name inside a key."""
     return text.encode() + b"\0"
@@ -47,9 +49,10 @@ def name(text: str) -> bytes:
 def meta_digest(key: str, value: str) -> bytes:
     """One label in 16 bytes, so that long values make no long keys; readers check the unit itself."""
     raw = key.encode()
-    return blake2b(len(raw).to_bytes(2) + raw + value.encode(), digest_size=16).digest()
+    return blake2b(b"%c%c%b%b" % (len(raw) >> 8, len(raw) & 255, raw, value.encode()), digest_size=16).digest()
 
 
+@lru_cache(1024)
 def entries(context: str) -> bytes:
     """The prefix of a context's entries."""
     return ENTRY + name(context)
@@ -60,11 +63,13 @@ def gone(context: str) -> bytes:
     return GONE + name(context)
 
 
+@lru_cache(4096)
 def by_agent(context: str, agent: str) -> bytes:
     """The prefix of an agent's entries in a context."""
     return BY_AGENT + name(context) + name(agent)
 
 
+@lru_cache(4096)
 def by_type(context: str, type: str) -> bytes:
     """The prefix of the entries of a type in a context."""
     return BY_TYPE + name(context) + name(type)

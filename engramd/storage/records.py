@@ -7,7 +7,6 @@ nothing), and the body: the encoded unit, or a CBOR map of the event's members. 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import cbor2
@@ -94,33 +93,35 @@ def decode_event(record: Record) -> Event:
     return event
 
 
-def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Iterator[tuple[bytes, bytes]]:
+Pairs = list[tuple[bytes, bytes]]
+
+
+def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Pairs:
     """The entry of a unit in the context it was born in, and the keys that find it."""
-    inline = len(unit) <= INLINE
-    yield keys.entries(event.context) + keys.pack_seq(seq), _HERE + unit if inline else _ELSEWHERE + keys.pack_seq(seq)
-    targets = {edge.target for edge in event.relationships}
-    yield from finding_keys(event.context, seq, event.agent, event.type, event.meta, targets, b"")
-
-
-def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
-    """The entry of a unit that was added to a further context, and the keys that find it there."""
-    pointer = keys.pack_seq(unit_seq)
-    yield keys.entries(context) + keys.pack_seq(seq), _ELSEWHERE + pointer
-    targets = {edge["target"] for edge in unit["relationships"]}
-    yield from finding_keys(context, seq, unit["agent"], unit["type"], unit["meta"], targets, pointer)
-
-
-def finding_keys(
-    context: str, seq: int, agent: str, type: str, meta: dict[str, str], targets: set[bytes], pointer: bytes
-) -> Iterator[tuple[bytes, bytes]]:
-    """The secondary keys of one entry. `pointer` is the unit's seq where that is not the entry's own."""
     tail = keys.pack_seq(seq)
-    yield keys.by_agent(context, agent) + tail, pointer
-    yield keys.by_type(context, type) + tail, pointer
+    targets = {edge.target for edge in event.relationships}
+    pairs = finding_keys(event.context, tail, event.agent, event.type, event.meta, targets, b"")
+    pairs.append((keys.entries(event.context) + tail, _HERE + unit if len(unit) <= INLINE else _ELSEWHERE + tail))
+    return pairs
+
+
+def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> Pairs:
+    """The entry of a unit that was added to a further context, and the keys that find it there."""
+    tail, pointer = keys.pack_seq(seq), keys.pack_seq(unit_seq)
+    targets = {edge["target"] for edge in unit["relationships"]}
+    pairs = finding_keys(context, tail, unit["agent"], unit["type"], unit["meta"], targets, pointer)
+    pairs.append((keys.entries(context) + tail, _ELSEWHERE + pointer))
+    return pairs
+
+
+def finding_keys(context: str, tail: bytes, agent: str, type: str, meta: dict[str, str], targets: set[bytes], pointer: bytes) -> Pairs:
+    """The secondary keys of one entry, whose seq is `tail`. `pointer` is the unit's seq where that is not the entry's own."""
+    pairs = [(keys.by_agent(context, agent) + tail, pointer), (keys.by_type(context, type) + tail, pointer)]
     for key, value in meta.items():
-        yield keys.by_meta(context, key, value) + tail, pointer
+        pairs.append((keys.by_meta(context, key, value) + tail, pointer))
     for target in targets:
-        yield keys.by_target(context, target) + tail, pointer
+        pairs.append((keys.by_target(context, target) + tail, pointer))
+    return pairs
 
 
 def read_entry(value: bytes) -> bytes | int:
