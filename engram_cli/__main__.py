@@ -11,16 +11,70 @@ from engramd.protocol.errors import EngramError
 
 from . import LITERAL_DASH
 from .fast import leave
-from .output import note
+from .output import note, report
 
 
 def main() -> NoReturn:
     """Run this process's command line and exit."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .app import app
+    arguments = sys.argv[1:]
+    end(lambda: tree(arguments) if arguments else welcome())
 
-    end(lambda: app(list(_literal(sys.argv[1:])), prog_name="engram"))
+
+WELCOME = """\
+Engram keeps what agents do in one durable log, and streams it to all of them.
+
+  engram demo                  see it work, in 15 seconds
+  engram put work 'hello'      append a unit to the context "work"
+  engram tail -f work          watch it, live
+  engram list work             read it from the start
+  engram help                  everything else; engram help VERB for one command
+"""
+
+
+def welcome() -> None:
+    """What `engram` alone prints: where to start."""
+    sys.stdout.write(WELCOME)
+
+
+def tree(arguments: Sequence[str]) -> None:
+    """Have Typer carry out a command line.
+
+    Raises:
+        EngramError: `invalid` for a line that it does not understand, with what to do.
+    """
+    from .app import GROUPS, app
+
+    words = list(_literal(arguments))
+    if words in [[name] for name in GROUPS]:
+        words.append("--help")
+    try:
+        code = app(words, prog_name="engram", standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what Typer raises for bad usage, whatever it is called in its version
+            raise
+        raise _usage(words, error.format_message()) from None
+    if isinstance(code, int) and code:
+        raise SystemExit(code)
+
+
+def _usage(words: Sequence[str], problem: str) -> EngramError:
+    """The error for a line that Typer refuses: its reason, the nearest verb for a typo, and where the help is."""
+    from difflib import get_close_matches
+
+    from .app import COMMANDS, GROUPS
+
+    group = words[0] if words and words[0] in GROUPS else ""
+    typed = words[len(group.split())] if len(words) > len(group.split()) else ""
+    command = f"{group} {typed}".strip()
+    if command in COMMANDS:
+        return EngramError("invalid", f"{problem.rstrip('.')} (see: engram help {command})")
+    siblings = {name.removeprefix(group).split()[0] for name in COMMANDS if name.startswith(f"{group} " if group else "")}
+    near = get_close_matches(typed, siblings, n=1)
+    if typed.startswith("-") or not near:
+        return EngramError("invalid", f"{problem.rstrip('.')} (see: engram help {group}".rstrip() + ")")
+    return EngramError("invalid", f"there is no command {command!r}; did you mean: engram {group} {near[0]}".replace("  ", " "))
 
 
 def finish(verb: str, values: dict[str, Any]) -> NoReturn:
@@ -49,8 +103,7 @@ def guarded(action: Callable[[], object]) -> int:
         action()
         return 0
     except EngramError as error:
-        note(f"engram: {error.message}")
-        return error.exit_code
+        return report(error)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
     except OSError as error:

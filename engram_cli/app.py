@@ -9,6 +9,7 @@ import typer
 
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
+from . import settings
 from .common import Common, filters
 
 SHARED = {
@@ -30,8 +31,19 @@ SHARED = {
     "no_autostart": Annotated[
         bool, typer.Option("--no-autostart", help="Fail (exit 69) rather than start a daemon.", rich_help_panel="Everywhere")
     ],
+    "verbose": Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more about an error: its code and details.", rich_help_panel="Everywhere")
+    ],
 }
-_DEFAULTS: dict[str, Any] = {"json": False, "color": "auto", "socket": None, "agent_name": None, "timeout": None, "no_autostart": False}
+_DEFAULTS: dict[str, Any] = {
+    "json": False,
+    "color": "auto",
+    "socket": None,
+    "agent_name": None,
+    "timeout": None,
+    "no_autostart": False,
+    "verbose": False,
+}
 
 app = typer.Typer(
     name="engram",
@@ -66,6 +78,7 @@ def leaf(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Calla
         def call(**given: Any) -> None:
             picked = {option: given.pop(option) for option in SHARED}
             picked["agent"] = picked.pop("agent_name")
+            settings.verbose = picked.pop("verbose")
             command(Common(**picked), **given)
 
         call.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)  # type: ignore[attr-defined]
@@ -204,6 +217,15 @@ def pipe(common: Common) -> None:
     from .commands import pipe as command
 
     command.run(common)
+
+
+@leaf(app, "help")
+def help_(
+    common: Common,
+    verb: Annotated[list[str] | None, typer.Argument(metavar="[VERB...]", help="A command, such as put or context pin.")] = None,
+) -> None:
+    """Explain a command."""
+    app([*(verb or ()), "--help"], prog_name="engram", standalone_mode=False)
 
 
 @leaf(app, "demo")

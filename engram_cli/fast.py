@@ -51,6 +51,7 @@ def main() -> None:
         full()
         return
     verb, values = call
+    settings.verbose = values["verbose"]
     try:
         leave(_VERBS[verb](values))
     except Failed as failed:
@@ -72,11 +73,9 @@ def report(error: dict[str, Any]) -> int:
     """Say what went wrong and return the exit code."""
     from engramd.protocol.errors import EngramError
 
-    from .output import note
+    from . import output
 
-    failure = EngramError.from_wire(error)
-    note(f"engram: {failure.message}")
-    return failure.exit_code
+    return output.report(EngramError.from_wire(error))
 
 
 # The command line

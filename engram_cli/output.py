@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from engramd.protocol import render
+from engramd.protocol.errors import EngramError
 from engramd.protocol.times import format_ts
+
+from . import settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -164,6 +167,14 @@ def shorten(name: str, value: Any, local: bool = False) -> str:
     if isinstance(value, dict):
         return " ".join(f"{render.for_terminal(str(key))}={render.for_terminal(str(member))}" for key, member in value.items())
     return "" if value is None else render.for_terminal(str(value))
+
+
+def report(error: EngramError) -> int:
+    """Say what went wrong, in one line unless --verbose asks for more, and return the exit code."""
+    note(f"engram: {error.message}")
+    if settings.verbose:
+        note(f"engram: {render.json_line({'code': error.code, 'details': render.plain(error.details)})}")
+    return error.exit_code
 
 
 def note(text: str) -> None:

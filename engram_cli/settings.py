@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+verbose = False  # set by --verbose: say more about an error
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 from engramd.protocol import render
 from engramd.protocol.errors import EngramError
 
 from ..common import Common
+from ..output import report
 
 
 def run(common: Common, ids: list[str]) -> None:
@@ -21,7 +20,7 @@ def run(common: Common, ids: list[str]) -> None:
             except EngramError as error:
                 if error.code != "not_found" or len(ids) == 1:
                     raise
-                print(f"engram: {error.message}", file=sys.stderr)
+                report(error)
                 failure = error
                 continue
             if out.json:
