@@ -90,7 +90,7 @@ def leaf(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Calla
 
 
 ContextArg = Annotated[str, typer.Argument(metavar="CONTEXT", help="The context; . stands for $ENGRAM_CONTEXT.")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids or seqs of units.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids or seqs of units.")]
 Meta = Annotated[list[str] | None, typer.Option("--meta", metavar="K=V", help="A label. May be repeated.")]
 DisplayName = Annotated[str | None, typer.Option("--display-name", metavar="TEXT", help="A title for people.")]
 
@@ -170,7 +170,7 @@ def list_(
 @leaf(app, "tail")
 def tail(
     common: Common,
-    contexts: Annotated[list[str] | None, typer.Argument(metavar="[CONTEXT...]", help="The contexts; none means all.")] = None,
+    contexts: Annotated[list[str] | None, typer.Argument(metavar="CONTEXT", help="The contexts; none means all.")] = None,
     number: Annotated[
         int | None, typer.Option("-n", metavar="N", min=0, help="Start with the last N units [10, unless --since or --after].")
     ] = None,
@@ -192,7 +192,7 @@ def tail(
 
 @leaf(app, "agents")
 def agents(
-    common: Common, context: Annotated[str | None, typer.Argument(metavar="[CONTEXT]", help="Only this context's members.")] = None
+    common: Common, context: Annotated[str | None, typer.Argument(metavar="CONTEXT", help="Only this context's members.")] = None
 ) -> None:
     """List the agents that have put units."""
     from .commands import agents as command
@@ -222,10 +222,12 @@ def pipe(common: Common) -> None:
 @leaf(app, "help")
 def help_(
     common: Common,
-    verb: Annotated[list[str] | None, typer.Argument(metavar="[VERB...]", help="A command, such as put or context pin.")] = None,
+    verb: Annotated[list[str] | None, typer.Argument(metavar="VERB", help="A command, such as put or context pin.")] = None,
 ) -> None:
     """Explain a command."""
-    app([*(verb or ()), "--help"], prog_name="engram", standalone_mode=False)
+    from .__main__ import tree
+
+    tree([*(verb or ()), "--help"])
 
 
 @leaf(app, "demo")
@@ -274,7 +276,7 @@ def context_set(
     command.set_(common, context, display_name, meta, unset)
 
 
-AgentArg = Annotated[str | None, typer.Argument(metavar="[AGENT]", help="The agent; you unless said otherwise.")]
+AgentArg = Annotated[str | None, typer.Argument(metavar="AGENT", help="The agent; you unless said otherwise.")]
 
 
 @leaf(context_app, "join")
@@ -328,7 +330,7 @@ def context_remove(common: Common, context: ContextArg, ids: Ids) -> None:
 @leaf(daemon_app, "run")
 def daemon_run(
     common: Common,
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- OPTION...]", help="Options of engramd, after --.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="-- OPTION", help="Options of engramd, after --.")] = None,
 ) -> None:
     """Run the daemon in the foreground."""
     from .commands import daemon as command

@@ -45,7 +45,7 @@ def main() -> None:
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     call = read(sys.argv[1:])
-    if call is None or call[1]["timeout"] is not None:
+    if call is None or call[1]["timeout"] is not None or call[1]["color"] not in ("auto", "always", "never"):
         from .__main__ import main as full
 
         full()
