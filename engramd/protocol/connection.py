@@ -137,8 +137,8 @@ class ServerConnection(_Connection):
         if type(message) is not dict:
             raise EngramError("protocol", "a frame must hold a map")
         request_id, op = message.pop("id", None), message.pop("op", None)
-        if not ((type(request_id) is int and 0 <= request_id < 2**63) or (type(request_id) is str and 0 < len(request_id) <= 64)):
-            raise EngramError("protocol", "every frame needs an id: an integer from 0, or a text of 1 to 64 characters")
+        if not ((type(request_id) is int and 0 <= request_id < 2**63) or (type(request_id) is str and 0 < len(request_id.encode()) <= 64)):
+            raise EngramError("protocol", "every frame needs an id: an integer from 0, or a text of 1 to 64 bytes")
         if op == "hello":
             return self._hello(request_id, message)
         if type(op) is str and op in NOTICES:
@@ -152,7 +152,7 @@ class ServerConnection(_Connection):
         if isinstance(version, list) and version and version[0] != VERSION[0]:
             raise EngramError(
                 "version",
-                f"the client speaks protocol version {version[0]}, this daemon version {VERSION[0]}; if the daemon is older than the "
+                f"the client speaks protocol version {str(version[0])[:20]}, this daemon version {VERSION[0]}; if the daemon is older than the "
                 "program, run: engram daemon restart",
                 daemon=list(VERSION),
             )
@@ -170,14 +170,14 @@ class ServerConnection(_Connection):
         return Notice(request_id, op, message)
 
     def _request(self, request_id: Id, op: object, message: dict[str, Any]) -> Request | Rejected:
+        if request_id in self.in_flight:
+            raise EngramError("protocol", f"the id {request_id!r} is in use by a request under way")
         operation = OPERATIONS.get(op) if type(op) is str else None
         if type(op) is not str or operation is None:
             known = ", ".join(OPERATIONS)
             return Rejected(
                 request_id, EngramError("unknown_op", f"there is no operation {str(op)[:60]!r}; there are {known}", version=list(VERSION))
             )
-        if request_id in self.in_flight:
-            raise EngramError("protocol", f"the id {request_id!r} is in use by a request under way")
         try:
             operation.request.check(message)
         except EngramError as error:

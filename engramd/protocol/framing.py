@@ -1,8 +1,8 @@
 """Frames: a `uint32` big-endian length, then one CBOR map of that many bytes.
 
-The decoder is strict, because peers may be hostile: no indefinite lengths, no duplicate or non-text keys, bounded depth,
-no semantic tags (RFC 8949, section 3.4, lets a tag ask for arbitrary work), and a length checked before a byte of the
-body is kept.
+The decoder is strict, because peers may be hostile: no indefinite lengths, no duplicate keys, no keys but text (and bytes,
+which the schema refuses), bounded depth, no semantic tags (RFC 8949, section 3.4, lets a tag ask for arbitrary work), and a length
+checked before a byte of the body is kept.
 """
 
 from __future__ import annotations
