@@ -1,0 +1,147 @@
+"""Hypothesis strategies for wire values, derived from the schema that declares them, and ways to break such values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+
+from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, OneOf, Record, Text, Type
+from engramd.protocol.unit import RELATIONSHIPS, TYPES, encode_unit
+
+SEQ = st.integers(1, 2**63 - 1)
+NAMES = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
+LABELS = st.dictionaries(NAMES, st.text(max_size=12), max_size=3)
+UNIT_ID = st.binary(min_size=16, max_size=16)
+
+# One value of each type that CBOR can carry: what a member might hold by mistake.
+KINDS: tuple[Any, ...] = (None, True, 5, 1.5, "text", b"bytes", ["list"], {"a": "map"})
+
+
+def units() -> st.SearchStrategy[dict[str, Any]]:
+    """Unit maps, as `decode` gives them."""
+    edge = st.fixed_dictionaries({"type": st.sampled_from(RELATIONSHIPS), "target": UNIT_ID, "meta": LABELS})
+    rest = {"relationships": st.lists(edge, max_size=2)}
+    head = {"id": UNIT_ID, "seq": SEQ, "ts": SEQ, "context": NAMES, "agent": NAMES, "type": st.sampled_from(TYPES), "meta": LABELS}
+    payload = {"text": st.text(max_size=20)}, {"payload": st.binary(max_size=20)}
+    return st.one_of(*(st.fixed_dictionaries({**head, **member, **rest}, optional={"entry": SEQ}) for member in payload))
+
+
+def encoded(unit: dict[str, Any]) -> bytes:
+    """A unit map, without its `entry`, through the codec that writes units to the log."""
+    edges = [(edge["type"], edge["target"], edge["meta"]) for edge in unit["relationships"]]
+    payload = unit["text"] if "text" in unit else unit["payload"]
+    return encode_unit(unit["id"], unit["seq"], unit["ts"], unit["context"], unit["agent"], unit["type"], unit["meta"], payload, edges)
+
+
+_contexts = st.fixed_dictionaries(
+    {
+        "id": NAMES,
+        "display_name": st.text(max_size=8),
+        "meta": LABELS,
+        "agents": st.lists(NAMES, max_size=3),
+        "pinned": st.lists(UNIT_ID, max_size=3),
+        "units": st.integers(0, 9),
+        "last_seq": st.integers(0, 9),
+        "created_at": SEQ,
+        "updated_at": SEQ,
+    }
+)
+_agents = st.fixed_dictionaries({"id": NAMES, "units": st.integers(0, 9), "first_seen": SEQ, "last_seen": SEQ}, optional={"since": SEQ})
+_RULES: dict[str, st.SearchStrategy[Any]] = {
+    "[* unit]": st.lists(units(), max_size=3),
+    "context-info": _contexts,
+    "[* context-info]": st.lists(_contexts, max_size=3),
+    "[* agent-info]": st.lists(_agents, max_size=3),
+    "{ * tstr => any }": st.dictionaries(NAMES, st.integers(0, 9) | st.text(max_size=5) | LABELS, max_size=3),
+}
+
+
+def _texts(kind: Text) -> st.SearchStrategy[str]:
+    short = NAMES if kind.plain else st.text(max_size=12)
+    small = short.filter(lambda text: kind.least <= len(text.encode()) <= kind.most)
+    if kind.most > 4096:
+        return small
+    return st.one_of(small, small, small, st.just("x" * kind.most), st.just("é" * (kind.most // 2)))  # up to the limit, in bytes
+
+
+def valid(kind: Type) -> st.SearchStrategy[Any]:
+    """Values that fit a type of the schema."""
+    match kind:
+        case Text():
+            return _texts(kind)
+        case Bytes():
+            return st.binary(min_size=kind.least, max_size=min(kind.most, 16))
+        case Int():
+            return st.integers(kind.least, kind.most) | st.sampled_from((kind.least, kind.most))
+        case Bool():
+            return st.booleans()
+        case Null():
+            return st.none()
+        case Any_():
+            return _RULES[kind.rule]
+        case Choice():
+            return st.sampled_from(kind.options)
+        case ListOf():
+            return st.lists(valid(kind.item), min_size=kind.least, max_size=min(kind.most, kind.least + 2))
+        case MapOf():
+            return st.dictionaries(valid(kind.key), valid(kind.value), max_size=3)
+        case OneOf():
+            return st.one_of(*(valid(option) for _, option in kind.options))
+        case Record():
+            return records(kind)
+    raise NotImplementedError(kind)
+
+
+def records(record: Record) -> st.SearchStrategy[dict[str, Any]]:
+    """Maps that fit a record."""
+    members = {name: valid(field.type) for name, field in record.fields.items()}
+    required = {name: member for name, member in members.items() if record.fields[name].required}
+    optional = {name: member for name, member in members.items() if name not in required}
+    return st.fixed_dictionaries(required, optional=optional)
+
+
+Path = tuple[str | int, ...]
+
+
+def places(kind: Type, value: Any, path: Path = ()) -> Iterator[tuple[Path, frozenset[type]]]:
+    """Every place in a fitting value, and the Python types that may stand there."""
+    match kind:
+        case OneOf():
+            yield path, frozenset(accepted for accepted, _ in kind.options)
+            for accepted, option in kind.options:
+                if type(value) is accepted:
+                    yield from list(places(option, value, path))[1:]
+        case ListOf():
+            yield path, frozenset((list,))
+            for index, item in enumerate(value):
+                yield from places(kind.item, item, (*path, index))
+        case MapOf():
+            yield path, frozenset((dict,))
+            for key, item in value.items():
+                yield from places(kind.value, item, (*path, key))
+        case Record():
+            yield path, frozenset((dict,))
+            for key, item in value.items():
+                yield from places(kind.fields[key].type, item, (*path, key))
+        case _:
+            yield path, frozenset((type(value),))
+
+
+def replaced(value: Any, path: Path, new: Any) -> Any:
+    """A copy of a value with something else in one place."""
+    if not path:
+        return new
+    copy = list(value) if isinstance(value, list) else dict(value)
+    copy[path[0]] = replaced(copy[path[0]], path[1:], new)  # type: ignore[index]
+    return copy
+
+
+@st.composite
+def broken(draw: st.DrawFn, record: Record, kinds: tuple[Any, ...] = KINDS) -> dict[str, Any]:
+    """Maps that would fit a record, were it not for one value of the wrong type."""
+    value = draw(records(record).filter(bool))
+    path, accepted = draw(st.sampled_from(list(places(record, value))[1:]))
+    wrong = draw(st.sampled_from([new for new in kinds if type(new) not in accepted]))
+    return replaced(value, path, wrong)  # type: ignore[no-any-return]
