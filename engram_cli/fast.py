@@ -195,7 +195,7 @@ def _decode(data: bytes, at: int) -> tuple[Any, int]:
 _SIMPLE = {20: False, 21: True, 22: None}
 
 
-_LOST = (OSError, EOFError, ValueError, IndexError, KeyError)  # the connection ended, or what came is no answer
+_LOST = (OSError, EOFError, ValueError, IndexError, KeyError, RecursionError)  # the connection ended, or what came is no answer
 
 
 class Connection:
