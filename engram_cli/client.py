@@ -478,6 +478,11 @@ class Client:
         """Every agent that has put a unit, or a context's members, by name."""
         return self._named("agents", "agents", {} if context is None else {"context": context})
 
+    def names(self, kind: str, prefix: str = "", limit: int = 1000) -> builtins.list[str]:
+        """The names of `contexts` or `agents` that start with a prefix, in order, at most `limit`."""
+        found: builtins.list[str] = self.request("names", {"kind": kind, "prefix": prefix, "limit": limit})["names"]
+        return found
+
     def _named(self, op: str, member: str, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
         while True:
             page = self.request(op, fields)

@@ -92,6 +92,7 @@ FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
 SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
 CONTEXT_INFO = Any_("context-info")
+NAMED = ("contexts", "agents")  # what `names` lists
 CHANGED = Record({"changed": Field(Bool(), "false if it was so already", required=True)})
 NOTHING = Record({})
 
@@ -240,6 +241,18 @@ OPERATIONS: Mapping[str, Operation] = {
                 "next": Field(OneOf(((str, Text(MAX_NAME)), (type(None), Null()))), "where the next page goes on", required=True),
             }
         ),
+    ),
+    "names": Operation(
+        "read",
+        "List the names that start with a prefix, in order: what completion offers.",
+        Record(
+            {
+                "kind": Field(Choice(NAMED), "whose names", required=True),
+                "prefix": Field(Text(MAX_NAME), "what they start with; all of them unless said otherwise"),
+                "limit": Field(Int(1, MAX_UNITS), "the most names"),
+            }
+        ),
+        Record({"names": Field(ListOf(NAME, MAX_UNITS), "the names", required=True)}),
     ),
     "status": Operation(
         "read", "Describe the daemon.", NOTHING, Record({"status": Field(Any_("{ * tstr => any }"), "the facts", required=True)})

@@ -1,8 +1,9 @@
-"""The operations on contexts, and `agents`."""
+"""The operations on contexts, `agents` and `names`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -12,7 +13,7 @@ from ..protocol.errors import EngramError
 from ..state.contexts import CreateContext, SetContext, SetMember, SetPins, SetPlaces
 from ..state.machine import Command
 from ..state.outcome import Refused, Seen
-from ..state.view import AGENTS, CONTEXTS, MEMBERS, PINS, Agent, Context, is_open
+from ..state.view import AGENTS, CONTEXTS, MEMBERS, PINS, Agent, Context, Table, is_open
 from ..storage import keys
 from .peer import Peer
 from .refs import unit_id
@@ -150,6 +151,13 @@ def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
             return
         found.append(_agent(engine, key.decode(), row, joined))
     peer.answer(request_id, {"agents": found, "next": None})
+
+
+def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """List the names of contexts, or of agents that have put a unit, that start with a prefix."""
+    table: Table[str, Any] = CONTEXTS if fields["kind"] == "contexts" else AGENTS
+    found = engine.log.durable.keys(table, fields.get("prefix", "").encode())
+    peer.answer(request_id, {"names": [name.decode() for name in islice(found, fields.get("limit", PAGE))]})
 
 
 def _agent(engine: Engine, name: str, row: Agent | None, joined: int | None) -> dict[str, Any]:

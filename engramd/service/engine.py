@@ -42,6 +42,7 @@ _HANDLERS: Mapping[str, Handler] = {
     "context_add": contexts.places(True),
     "context_remove": contexts.places(False),
     "agents": contexts.agents,
+    "names": contexts.names,
     "status": status.status,
     "shutdown": status.shutdown,
 }

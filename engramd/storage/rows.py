@@ -87,6 +87,13 @@ class DurableRows:
             for key, value in rows:
                 yield key[len(base) :], codec.row(cbor2.loads(value))
 
+    def keys(self, table: Table[Any, Any], prefix: bytes = b"") -> Iterator[bytes]:
+        """The keys that start with the prefix, in order, without the table's own; rows are neither read nor decoded."""
+        base = _CODECS[table.name].prefix
+        with self._db.iterator(prefix=base + prefix, include_value=False, verify_checksums=True) as found:
+            for key in found:
+                yield key[len(base) :]
+
 
 def _after(prefix: bytes) -> bytes:
     """The first key beyond every key with this prefix, whose last byte is not 0xff."""
