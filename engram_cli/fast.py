@@ -27,6 +27,7 @@ GREETING_SECONDS = 0.25  # a daemon that is slower is left to the full client, w
 MAX_ANSWER = 256 * 1024 * 1024
 MAX_INPUT = 16 * 1024 * 1024
 CREDIT_STEP = 256 * 1024
+COMPLETION_SECONDS = 1.0  # nobody waits longer for a TAB
 
 
 class GiveUp(Exception):
@@ -44,6 +45,8 @@ def main() -> None:
     """Run one command line and exit."""
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    if sys.argv[1:2] == ["__complete"]:
+        leave(complete(sys.argv[2:]))
     call = read(sys.argv[1:])
     if call is None or call[1]["timeout"] is not None or call[1]["color"] not in ("auto", "always", "never"):
         from .__main__ import main as full
@@ -67,6 +70,25 @@ def leave(code: int) -> NoReturn:
     if "COVERAGE_PROCESS_START" in os.environ:
         sys.exit(code)
     os._exit(code)
+
+
+def complete(arguments: list[str]) -> int:
+    """Print the names of a KIND (contexts, agents) that start with PREFIX, for the shells' completions, and return 0.
+
+    Whatever is wrong, there is nothing to offer: no daemon is started, no error is printed, and after COMPLETION_SECONDS it is over.
+    """
+    _signal.signal(_signal.SIGALRM, lambda *_: os._exit(0))
+    _signal.setitimer(_signal.ITIMER_REAL, COMPLETION_SECONDS)
+    try:
+        kind, prefix = arguments
+        connection = Connection({"agent_name": None, "socket": None}, None)
+        found = connection.ask("names", {"kind": kind, "prefix": prefix, "limit": 1000})["names"]
+        rest = memoryview("".join([f"{name}\n" for name in found if name.isprintable()]).encode())
+        while rest:
+            rest = rest[os.write(1, rest) :]
+    except Exception:
+        pass
+    return 0
 
 
 def report(error: dict[str, Any]) -> int:
@@ -201,11 +223,14 @@ _LOST = (OSError, EOFError, ValueError, IndexError, KeyError, RecursionError)  #
 class Connection:
     """A greeted connection to a daemon of this user.
 
+    Args:
+        patience: seconds that each step up to the greeting may take; None means no limit.
+
     Raises:
-        GiveUp: there is none, or it does not greet at once.
+        GiveUp: there is none, or it does not greet in time.
     """
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], patience: float | None = GREETING_SECONDS) -> None:
         agent = values["agent_name"] or _setting(settings.agent)
         hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": agent, "client": "engram"}
         if session := os.environ.get("ENGRAM_SESSION"):
@@ -213,7 +238,7 @@ class Connection:
         self._buffer = b""
         self.received = 0
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        self._socket.settimeout(GREETING_SECONDS)
+        self._socket.settimeout(patience)
         try:
             self._socket.connect(_setting(lambda: socket_path(values["socket"] or settings.socket())))
             credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
