@@ -152,8 +152,8 @@ class ServerConnection(_Connection):
         if isinstance(version, list) and version and version[0] != VERSION[0]:
             raise EngramError(
                 "version",
-                f"the client speaks protocol version {str(version[0])[:20]}, this daemon version {VERSION[0]}; if the daemon is older than the "
-                "program, run: engram daemon restart",
+                f"the client speaks protocol version {str(version[0])[:20]}, this daemon version {VERSION[0]}; if the daemon is older "
+                "than the program, run: engram daemon restart",
                 daemon=list(VERSION),
             )
         # A newer client of the same major version may say more about itself; that is no reason to refuse it.
