@@ -88,23 +88,25 @@ class Pipe:
     # Requests
 
     def _take(self, data: bytes) -> None:
-        self._buffer += data
         if not data and self._buffer:
-            self._buffer += b"\n"
-        *lines, rest = self._buffer.split(b"\n")
-        for line in lines:
+            data = b"\n"
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            line, self._buffer = bytes(self._buffer + end), bytearray()
             self._number += 1
             if self._too_long:
                 self._too_long = False
             elif line.strip():
-                self._line(bytes(line))
-        if len(rest) > MAX_LINE:
+                self._line(line)
+            if self._client.arrived():
+                self._receive()
+        self._buffer += rest
+        if len(self._buffer) > MAX_LINE:
             if not self._too_long:
                 self._refuse(
                     None, EngramError("too_large", f"line {self._number + 1}: longer than {MAX_LINE} bytes", line=self._number + 1)
                 )
-            self._too_long, rest = True, bytearray()
-        self._buffer = bytearray(rest)
+            self._too_long, self._buffer = True, bytearray()
 
     def _line(self, line: bytes) -> None:
         request_id: Any = None
