@@ -14,6 +14,7 @@ import trio.testing
 
 from engramd.protocol.connection import Answer, ClientConnection, Id, Item
 from engramd.protocol.errors import EngramError
+from engramd.protocol.framing import LENGTH
 from engramd.protocol.messages import MIB, frame_limit
 from engramd.service.committer import write_inline
 from engramd.service.engine import Engine
@@ -145,7 +146,7 @@ class Tail:
                 raise AssertionError(f"the stream ended: {self.client.answers[self.id]}")
         item = self._items.pop(0)
         if self.refill:
-            await self.grant(item.size)
+            await self.grant(item.size + LENGTH.size)
         return item.event
 
     async def take(self, count: int) -> list[Event]:

@@ -181,7 +181,7 @@ class Subscription:
         first = self.cursor + 1
         contexts = None if self.contexts is None else frozenset(self.contexts)
         for seq, record in log.records(first, min(last, first + STEP_EVENTS)):
-            if self._credit <= 0:
+            if self._credit <= 0 or self._peer.outbox.pending > FULL:
                 return
             if record.code in ENTRIES:
                 wanted = Range(self.contexts, self._filter, seq, seq)

@@ -30,8 +30,7 @@ class StreamOutbox:
         self._sending = False
         self._closed = False
         self._work = trio.Event()
-        self._room = trio.Event()
-        self._room.set()
+        self._less = trio.lowlevel.ParkingLot()  # who waits until less is pending
 
     def write(self, data: bytes) -> None:
         """Queue bytes; `flush` sends them. Bytes for a closed connection vanish."""
@@ -54,48 +53,49 @@ class StreamOutbox:
             except OSError:
                 self.close()
                 return
-            self.pending -= sent
             self._queue = [data[sent:]] if sent < len(data) else []
+            self._sent(sent)
         if self._queue:
-            if self.pending > LOW:
-                self._room = trio.Event() if self._room.is_set() else self._room
             self._work.set()
 
     async def room(self) -> None:
         """Wait until little enough is pending to produce more."""
-        self.flush()
-        if self.pending > LOW:
-            await self._room.wait()
+        await self._below(LOW)
 
     async def drained(self) -> None:
         """Wait until nothing is pending."""
+        await self._below(0)
+
+    async def _below(self, most: int) -> None:
         self.flush()
-        while self.pending:
-            await self._room.wait()
-            await trio.lowlevel.checkpoint()
+        while self.pending > most:
+            await self._less.park()
+
+    def _sent(self, size: int) -> None:
+        self.pending -= size
+        if self._less:
+            self._less.unpark_all()
 
     async def run(self) -> None:
         """Send what the kernel did not take at once, until cancelled or the peer is gone."""
-        while not self._closed:
-            await self._work.wait()
-            self._work = trio.Event()
-            while self._queue and not self._closed:
-                data, self._queue, self._sending = b"".join(self._queue), [], True
-                try:
+        try:
+            while not self._closed:
+                await self._work.wait()
+                self._work = trio.Event()
+                while self._queue and not self._closed:
+                    data, self._queue, self._sending = b"".join(self._queue), [], True
                     await self._stream.send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self.close()
-                    return
-                finally:
                     self._sending = False
-                self.pending -= len(data)
-                if self.pending <= LOW:
-                    self._room.set()
+                    if not self._closed:
+                        self._sent(len(data))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self.close()  # a frame may be cut off, and nothing can follow it
 
     def close(self) -> None:
         """Drop what is queued and take no more."""
         self._closed = True
         self._queue = []
-        self.pending = 0
-        self._room.set()
+        self._sent(self.pending)
         self._work.set()

@@ -13,7 +13,7 @@ from ..protocol.errors import EngramError
 from ..protocol.framing import encode
 from ..service.engine import Engine
 from ..service.peer import Peer
-from .outbox import StreamOutbox
+from .outbox import LOW, StreamOutbox
 
 logger = logging.getLogger("engramd.session")
 
@@ -89,6 +89,8 @@ class Session:
             return False
         for message in self._connection.receive(bytes(data)):
             self._take(message, nursery)
+            if self.outbox.pending > LOW:  # one chunk can ask for more than memory holds
+                await self.outbox.room()
         self._engine.flusher.flush()
         return True
 
