@@ -104,6 +104,14 @@ class Committer:
         if self.failed is not None:
             done(self.failed)
             return
+        try:
+            self._submit(command, now, done)
+        except Exception as error:
+            # Half a command may be in the forming group and the pending state: nothing may be built on them any more.
+            logger.exception("a command could not be decided")
+            done(self.refuse_writes(error if isinstance(error, EngramError) else EngramError("internal", f"a write failed: {error!r}")))
+
+    def _submit(self, command: Command, now: int, done: Done) -> None:
         decision = decide(self._log.pending, command)
         group = self._forming
         if isinstance(decision, (Refused, Seen)) or not decision:
@@ -121,6 +129,24 @@ class Committer:
             self._room = trio.Event()  # never in place of one that someone waits for
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._wake.set()
+
+    def refuse_writes(self, error: EngramError) -> EngramError:
+        """Take no more writes, because the store is damaged. What was not yet handed to the disk is refused; reads go on.
+
+        Returns:
+            The error that writes are answered with from now on.
+        """
+        if self.failed is not None:
+            return self.failed
+        self.failed = EngramError(error.code, f"{error.message}. Writes are refused until the daemon is started on a sound store")
+        logger.critical("%s", self.failed.message)
+        refused, self._forming = self._forming.done, _Group(self._log)
+        for done, _ in refused:
+            done(self.failed)
+        self._room.set()
+        if self._flying is None:
+            self._idle.set()
+        return self.failed
 
     async def room(self) -> None:
         """Wait until the forming group can take more. A checkpoint only if it has to wait."""

@@ -78,7 +78,7 @@ def _submit(engine: Engine, peer: Peer, request_id: Id, command: Command, answer
         elif isinstance(result, Refused):
             peer.fail(request_id, refusal(result))
         else:
-            peer.answer(request_id, answer(not isinstance(result, Seen) and bool(result)))
+            engine.answer(peer, request_id, lambda: peer.answer(request_id, answer(not isinstance(result, Seen) and bool(result))))
 
     engine.committer.submit(command, engine.committer.now(), done)
 

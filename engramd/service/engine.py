@@ -96,13 +96,23 @@ class Engine:
         if self.stopping.is_set():
             peer.fail(request.id, EngramError("unavailable", "the daemon is stopping; nothing was done"))
             return
+        self.answer(peer, request.id, lambda: _HANDLERS[request.op](self, peer, request.id, request.fields))
+
+    def answer(self, peer: Peer, request_id: Id, work: Callable[[], None]) -> None:
+        """Do work that ends in an answer; what it raises becomes the answer."""
         try:
-            _HANDLERS[request.op](self, peer, request.id, request.fields)
+            work()
         except EngramError as error:
-            peer.fail(request.id, error)
+            self.fail(peer, request_id, error)
         except Exception:
-            logger.exception("the operation %s failed", request.op)
-            peer.fail(request.id, EngramError("internal", f"the daemon failed at {request.op}; its log has the details"))
+            logger.exception("an operation failed")
+            peer.fail(request_id, EngramError("internal", "the daemon failed at this; its log has the details"))
+
+    def fail(self, peer: Peer, request_id: Id, error: EngramError) -> None:
+        """Answer with an error. A damaged store that a read comes upon also ends writing."""
+        if error.code == "storage":
+            self.committer.refuse_writes(error)
+        peer.fail(request_id, error)
 
     @staticmethod
     def context_of(record: Record) -> str | None:

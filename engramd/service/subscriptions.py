@@ -14,7 +14,7 @@ import trio
 from ..protocol.connection import Id, item_frame
 from ..protocol.cursor import format_cursor, parse_cursor
 from ..protocol.errors import EngramError
-from ..protocol.messages import DEFAULT_CREDIT, MAX_CREDIT
+from ..protocol.messages import DEFAULT_CREDIT, MAX_CREDIT, MAX_STREAMS
 from ..protocol.times import parse_instant
 from ..state.filters import Filter
 from ..storage.query import Range, step
@@ -33,6 +33,8 @@ STEP_EVENTS = 256
 
 def tail(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Start a stream; it runs as a task of its connection."""
+    if len(peer.streams) >= MAX_STREAMS:
+        raise EngramError("busy", f"this connection has {MAX_STREAMS} streams, the most it may have; cancel one first", limit=MAX_STREAMS)
     subscription = Subscription(engine, peer, request_id, fields)
     peer.streams[request_id] = subscription
     peer.spawn(subscription.run)
@@ -121,7 +123,7 @@ class Subscription:
                 await self._catch_up()
             self._peer.answer(self._id, {"cursor": format_cursor(fanout.history, self.cursor)})
         except EngramError as error:
-            self._peer.fail(self._id, error)
+            self._engine.fail(self._peer, self._id, error)
         finally:
             fanout.remove(self)
             self.live = False

@@ -51,7 +51,10 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
             return peer.fail(request_id, refusal(result))
         if isinstance(result, Seen):
             first, count = result.units
-            units = [cbor2.loads(engine.log.unit(seq) or b"\xa0") for seq in range(first, first + count)]
+            try:
+                units = [cbor2.loads(find_unit(engine.log, seq)) for seq in range(first, first + count)]
+            except EngramError as error:
+                return peer.fail(request_id, error)
             answer = _answer([unit["id"] for unit in units], units[-1]["seq"], units[-1]["ts"], True, several)
         else:
             ids = [event.event.id for event in result if isinstance(event.event, UnitPut)]
@@ -123,9 +126,12 @@ def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
         return
 
     async def go_on() -> None:
-        while not page.advance():
-            await trio.lowlevel.checkpoint()
-        peer.answer_encoded(request_id, page.encoded())
+        try:
+            while not page.advance():
+                await trio.lowlevel.checkpoint()
+            peer.answer_encoded(request_id, page.encoded())
+        except EngramError as error:
+            engine.fail(peer, request_id, error)
         peer.outbox.flush()
 
     peer.spawn(go_on)

@@ -1,12 +1,114 @@
-"""The one place that names the LevelDB binding: `plyvel` where it has wheels (to CPython 3.12), its fork `plyvel-next` beyond."""
+"""LevelDB as Engram uses it: every read verifies checksums, and every failure is an EngramError.
+
+The one place that names the binding: `plyvel` where it has wheels (to CPython 3.12), its fork `plyvel-next` beyond.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..protocol.errors import EngramError
 
 if sys.version_info >= (3, 13):
     from plyvel_next import DB, Error  # type: ignore[import-not-found, unused-ignore]
 else:
     from plyvel import DB, Error  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-__all__ = ["DB", "Error"]
+WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart replays
+BLOOM_BITS = 10
+
+
+class Store:
+    """An open LevelDB.
+
+    Raises:
+        EngramError: `storage`, here and from every method, when the files are damaged or the disk fails.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            self._db = DB(
+                str(directory),
+                create_if_missing=True,
+                paranoid_checks=True,
+                write_buffer_size=WRITE_BUFFER,
+                bloom_filter_bits=BLOOM_BITS,
+            )
+        except Error as error:
+            raise self._damaged(error) from error
+
+    def close(self) -> None:
+        """Release the files."""
+        self._db.close()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, or None."""
+        try:
+            value: bytes | None = self._db.get(key, verify_checksums=True)
+        except Error as error:
+            raise self._damaged(error) from error
+        return value
+
+    def scan(self, first: bytes, last: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Keys from `first` to `last`, both included, with their values, as of now."""
+        try:
+            with self._db.iterator(start=first, stop=last, include_stop=True, reverse=reverse, verify_checksums=True) as found:
+                yield from found
+        except Error as error:
+            raise self._damaged(error) from error
+
+    def prefixed(self, prefix: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Keys that start with a prefix, without it, and their values, as of now; with `after`, those whose rest sorts behind it."""
+        start, stop = prefix + (after or b""), _beyond(prefix)
+        try:
+            with self._db.iterator(start=start, stop=stop, include_start=after is None, verify_checksums=True) as found:
+                for key, value in found:
+                    yield key[len(prefix) :], value
+        except Error as error:
+            raise self._damaged(error) from error
+
+    def keys(self, prefix: bytes) -> Iterator[bytes]:
+        """Keys that start with a prefix, without it, as of now."""
+        try:
+            with self._db.iterator(prefix=prefix, include_value=False, verify_checksums=True) as found:
+                for key in found:
+                    yield key[len(prefix) :]
+        except Error as error:
+            raise self._damaged(error) from error
+
+    def batch(self) -> Any:
+        """A batch of puts, to be given to `write`."""
+        return self._db.write_batch(sync=True)
+
+    def write(self, batch: Any) -> None:
+        """Write a batch and sync it; blocks for the disk, without holding the interpreter's lock."""
+        try:
+            batch.write()
+        except Error as error:
+            raise EngramError("storage", f"the disk refused a write to {self.directory}: {error}") from error
+
+    def size(self) -> int:
+        """Bytes that the files take."""
+        total = 0
+        for file in self.directory.iterdir():
+            try:
+                total += file.stat().st_size
+            except FileNotFoundError:  # LevelDB removes files in the background
+                continue
+        return total
+
+    def _damaged(self, error: Exception) -> EngramError:
+        return EngramError(
+            "storage",
+            f"the store in {self.directory} cannot be used: {error}. Nothing was changed; if the disk is full or read-only, mend that "
+            "and start again, else keep a copy of the directory before trying anything",
+        )
+
+
+def _beyond(prefix: bytes) -> bytes:
+    """The first key behind every key with this prefix, whose last byte is not 0xff."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))

@@ -14,13 +14,11 @@ from ..state.contexts import UnitAdded, UnitRemoved
 from ..state.machine import Event, apply
 from ..state.units import UnitPut
 from . import keys, records
-from .leveldb import DB, Error
+from .leveldb import Store
 from .records import Record
 from .rows import DurableRows, PendingRows
 
 FORMAT = 1
-WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart replays
-BLOOM_BITS = 10
 
 
 class Appended(NamedTuple):
@@ -49,33 +47,21 @@ class Log:
     """
 
     def __init__(self, directory: Path) -> None:
-        try:
-            self._db = DB(
-                str(directory),
-                create_if_missing=True,
-                paranoid_checks=True,
-                write_buffer_size=WRITE_BUFFER,
-                bloom_filter_bits=BLOOM_BITS,
-            )
-        except Error as error:
-            raise damaged(directory, error) from error
+        self._store = Store(directory)
         try:
             self.history = self._open_format(directory)
-            self.durable = DurableRows(self._db)
+            self.durable = DurableRows(self._store)
             self._pending = PendingRows(self.durable)
             self.last_seq, self.last_ts = self._find_end()
-        except Error as error:
-            self._db.close()
-            raise damaged(directory, error) from error
         except EngramError:
-            self._db.close()
+            self._store.close()
             raise
         self._head = self.last_seq
         self._unsettled: list[Batch] = []
 
     def close(self) -> None:
         """Close the store. Nothing is pending in LevelDB itself: every batch was synced."""
-        self._db.close()
+        self._store.close()
 
     # Writing
 
@@ -99,7 +85,7 @@ class Log:
 
     def record(self, seq: int) -> Record | None:
         """The event at `seq`, or None."""
-        value = self._db.get(keys.LOG + keys.pack_seq(seq), verify_checksums=True)
+        value = self._store.get(keys.LOG + keys.pack_seq(seq))
         return None if value is None else records.unpack(value)
 
     def unit(self, seq: int) -> bytes | None:
@@ -126,18 +112,11 @@ class Log:
         """Keys and values under a prefix that a seq follows, from seq `first` to `last`, as of now."""
         if first > last:
             return
-        with self._db.iterator(
-            start=prefix + keys.pack_seq(max(first, 0)),
-            stop=prefix + keys.pack_seq(min(last, keys.LAST_SEQ)),
-            include_stop=True,
-            reverse=reverse,
-            verify_checksums=True,
-        ) as found:
-            yield from found
+        yield from self._store.scan(prefix + keys.pack_seq(max(first, 0)), prefix + keys.pack_seq(min(last, keys.LAST_SEQ)), reverse)
 
     def is_gone(self, context: str, entry: int) -> bool:
         """Whether the entry was removed from its context."""
-        return self._db.get(keys.gone(context) + keys.pack_seq(entry), verify_checksums=True) is not None
+        return self._store.get(keys.gone(context) + keys.pack_seq(entry)) is not None
 
     def first_at(self, ts: int) -> int:
         """The first seq whose time is `ts` or later; one past the end when there is none. Times never fall, so this bisects."""
@@ -152,20 +131,19 @@ class Log:
         return low
 
     def size(self) -> int:
-        """An estimate of the store's size on disk, in bytes."""
-        size: int = self._db.approximate_size(b"\0", b"\xff")
-        return size
+        """Bytes that the store's files take."""
+        return self._store.size()
 
     def _open_format(self, directory: Path) -> str:
-        stored = self._db.get(keys.FORMAT)
+        stored = self._store.get(keys.FORMAT)
         if stored is None:
-            with self._db.iterator(include_value=False) as found:
-                if next(found, None) is not None:
-                    raise EngramError("storage", f"{directory} holds a LevelDB that is not Engram's; choose another --data-dir")
+            if next(self._store.scan(b"", b"\xff" * 8), None) is not None:
+                raise EngramError("storage", f"{directory} holds a LevelDB that is not Engram's; choose another --data-dir")
             history = secrets.token_hex(6)
-            with self._db.write_batch(sync=True) as batch:
-                batch.put(keys.FORMAT, b"%d" % FORMAT)
-                batch.put(keys.HISTORY, history.encode())
+            batch = self._store.batch()
+            batch.put(keys.FORMAT, b"%d" % FORMAT)
+            batch.put(keys.HISTORY, history.encode())
+            self._store.write(batch)
             return history
         if stored != b"%d" % FORMAT:
             raise EngramError(
@@ -173,7 +151,7 @@ class Log:
                 f"the store in {directory} has format {stored.decode(errors='replace')}, this engramd reads format {FORMAT}; "
                 "use the engramd that wrote it",
             )
-        history_bytes = self._db.get(keys.HISTORY)
+        history_bytes = self._store.get(keys.HISTORY)
         if history_bytes is None:
             raise EngramError("storage", f"the store in {directory} has lost its history id; it is damaged")
         return str(history_bytes.decode())
@@ -183,21 +161,12 @@ class Log:
         return (0, 0) if last is None else (last[0], last[1].ts)
 
 
-def damaged(directory: Path | str, error: Exception) -> EngramError:
-    """The error for a store that cannot be opened, read or written."""
-    return EngramError(
-        "storage",
-        f"the store in {directory} cannot be used: {error}. Nothing was changed; if the disk is full or read-only, mend that and start "
-        "again, else keep a copy of the directory before trying anything",
-    )
-
-
 class Batch:
     """Events on their way to disk, all or none. Begun by `Log.batch`; `commit` may run in another thread."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._batch = log._db.write_batch(sync=True)
+        self._batch = log._store.batch()
         self._last_ts = log.last_ts
         self.events: list[Appended] = []
 
@@ -232,10 +201,7 @@ class Batch:
 
     def commit(self) -> None:
         """Write and sync; blocks for the disk. Raises EngramError("storage") when either fails: the outcome is then unknown."""
-        try:
-            self._batch.write()
-        except Error as error:
-            raise EngramError("storage", f"the disk refused a write: {error}") from error
+        self._log._store.write(self._batch)
 
     def settle(self) -> None:
         """The commit succeeded: advance the log's end."""

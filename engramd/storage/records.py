@@ -116,12 +116,12 @@ def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> P
 
 def finding_keys(context: str, tail: bytes, agent: str, type: str, meta: dict[str, str], targets: set[bytes], pointer: bytes) -> Pairs:
     """The secondary keys of one entry, whose seq is `tail`. `pointer` is the unit's seq where that is not the entry's own."""
-    pairs = [(keys.by_agent(context, agent) + tail, pointer), (keys.by_type(context, type) + tail, pointer)]
-    for key, value in meta.items():
-        pairs.append((keys.by_meta(context, key, value) + tail, pointer))
-    for target in targets:
-        pairs.append((keys.by_target(context, target) + tail, pointer))
-    return pairs
+    prefixes = [keys.by_agent(context, agent), keys.by_type(context, type)]
+    if meta:
+        prefixes += [keys.by_meta(context, key, value) for key, value in meta.items()]
+    if targets:
+        prefixes += [keys.by_target(context, target) for target in targets]
+    return [(prefix + tail, pointer) for prefix in prefixes]
 
 
 def read_entry(value: bytes) -> bytes | int:

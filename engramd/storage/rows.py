@@ -10,7 +10,7 @@ import cbor2
 from ..state import view
 from ..state.view import Table
 from . import keys
-from .leveldb import DB
+from .leveldb import Store
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -57,13 +57,13 @@ def row_key(table: Table[K, Any], key: K) -> bytes:
 class DurableRows:
     """The rows that are on disk: what clients' reads see."""
 
-    def __init__(self, db: DB) -> None:
-        self._db = db
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row, or None."""
         codec = _CODECS[table.name]
-        value = self._db.get(codec.prefix + codec.key(key), verify_checksums=True)
+        value = self._store.get(codec.prefix + codec.key(key))
         row: V | None = None if value is None else codec.row(cbor2.loads(value))
         return row
 
@@ -75,29 +75,13 @@ class DurableRows:
             after: only keys whose rest sorts after this.
         """
         codec = _CODECS[table.name]
-        base = codec.prefix + prefix
-        start = None if after is None else base + after
-        with self._db.iterator(
-            prefix=base if start is None else None,
-            start=start,
-            stop=None if start is None else _after(base),
-            include_start=start is None,
-            verify_checksums=True,
-        ) as rows:
-            for key, value in rows:
-                yield key[len(base) :], codec.row(cbor2.loads(value))
+        for key, value in self._store.prefixed(codec.prefix + prefix, after):
+            yield key, codec.row(cbor2.loads(value))
 
     def keys(self, table: Table[Any, Any], prefix: bytes = b"") -> Iterator[bytes]:
         """The keys that start with the prefix, in order, without the table's own; rows are neither read nor decoded."""
-        base = _CODECS[table.name].prefix
-        with self._db.iterator(prefix=base + prefix, include_value=False, verify_checksums=True) as found:
-            for key in found:
-                yield key[len(base) :]
-
-
-def _after(prefix: bytes) -> bytes:
-    """The first key beyond every key with this prefix, whose last byte is not 0xff."""
-    return prefix[:-1] + bytes((prefix[-1] + 1,))
+        for rest in self._store.keys(_CODECS[table.name].prefix + prefix):
+            yield prefix + rest
 
 
 class PendingRows:

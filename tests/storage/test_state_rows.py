@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from strategies import IDS, LABELS, NAMES, SEQS, TEXTS, TIMES
 from engramd.state import view
 from engramd.state.view import Table
 from engramd.storage import rows as rows_module
-from engramd.storage.leveldb import DB
+from engramd.storage.leveldb import Store
 from engramd.storage.rows import DurableRows, PendingRows, row_key
 
 INTERVALS = st.lists(st.tuples(SEQS, st.none() | SEQS), min_size=1, max_size=4).map(tuple)
@@ -38,16 +39,22 @@ WRITES = st.one_of(*(st.tuples(st.just(table), key, row) for table, key, row in 
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[DB]:
-    db = DB(str(tmp_path / "rows"), create_if_missing=True)
-    yield db
-    db.close()
+def db(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "rows")) as store:
+        yield store
 
 
-def write(db: DB, pending: PendingRows) -> None:
+def put_all(db: Store, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+    """Put keys on disk."""
+    batch = db.batch()
+    for key, value in pairs:
+        batch.put(key, value)
+    db.write(batch)
+
+
+def write(db: Store, pending: PendingRows) -> None:
     """Put the sealed rows on disk."""
-    for key, value in pending.seal():
-        db.put(key, value)
+    put_all(db, pending.seal())
 
 
 def test_every_table_has_a_strategy_here() -> None:
@@ -57,7 +64,7 @@ def test_every_table_has_a_strategy_here() -> None:
 @settings(deadline=None)
 @given(st.lists(WRITES, max_size=20))
 def test_rows_survive_the_store(writes: list[Write]) -> None:
-    with tempfile.TemporaryDirectory() as directory, DB(directory, create_if_missing=True) as db:
+    with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory))) as db:
         pending = PendingRows(DurableRows(db))
         for table, key, row in writes:
             pending.put(table, key, row)
@@ -74,7 +81,7 @@ def test_rows_survive_the_store(writes: list[Write]) -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, NAMES), max_size=12), NAMES, NAMES)
 def test_a_scan_gives_the_rows_of_one_name_beyond_a_key(pairs: list[tuple[str, str]], context: str, after: str) -> None:
-    with tempfile.TemporaryDirectory() as directory, DB(directory, create_if_missing=True) as db:
+    with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory))) as db:
         for number, pair in enumerate(pairs, 1):
             pending = PendingRows(DurableRows(db))
             pending.put(view.MEMBERS, pair, ((number, None),))
@@ -86,7 +93,7 @@ def test_a_scan_gives_the_rows_of_one_name_beyond_a_key(pairs: list[tuple[str, s
         assert [key for key, _ in durable.scan(view.MEMBERS, prefix, after.encode())] == [name for name in members if name > after.encode()]
 
 
-def test_a_row_is_seen_through_each_layer(db: DB) -> None:
+def test_a_row_is_seen_through_each_layer(db: Store) -> None:
     durable = DurableRows(db)
     pending = PendingRows(durable)
     head = view.UnitHead(1, "c")
@@ -102,8 +109,7 @@ def test_a_row_is_seen_through_each_layer(db: DB) -> None:
     assert pending.get(view.UNITS, key) == head._replace(seq=2), "the next batch lies on top"
     assert durable.get(view.UNITS, key) is None
 
-    for at, value in sealed:
-        db.put(at, value)
+    put_all(db, sealed)
     pending.settle()
     assert durable.get(view.UNITS, key) == head
     assert pending.get(view.UNITS, key) == head._replace(seq=2), "what settled does not hide what is forming"
@@ -112,12 +118,14 @@ def test_a_row_is_seen_through_each_layer(db: DB) -> None:
     assert pending.get(view.UNITS, key) == head._replace(seq=2) == durable.get(view.UNITS, key)
 
 
-def test_a_hot_row_is_not_read_twice(db: DB) -> None:
+def test_a_hot_row_is_not_read_twice(db: Store) -> None:
     pending = PendingRows(DurableRows(db))
     pending.put(view.AGENTS, "a", view.Agent(1, 2, 3))
     write(db, pending)
     pending.settle()
-    db.delete(row_key(view.AGENTS, "a"))
+    batch = db.batch()
+    batch.delete(row_key(view.AGENTS, "a"))
+    db.write(batch)
     assert pending.get(view.AGENTS, "a") == view.Agent(1, 2, 3)
 
 
@@ -130,7 +138,7 @@ def test_decisions_see_the_newest_row_and_readers_the_durable_one(steps: list[An
     """Against two dictionaries. With a tiny cache, so that it starts anew often."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        DB(directory, create_if_missing=True) as db,
+        closing(Store(Path(directory))) as db,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(rows_module, "CACHE_ROWS", cache)
