@@ -47,7 +47,7 @@ _DEFAULTS: dict[str, Any] = {
 
 app = typer.Typer(
     name="engram",
-    help="One durable, ordered log for several agents: capture work units, stream them, and lock what you edit.",
+    help="One durable, ordered log for several agents: work units are captured once and streamed to all.",
     epilog="Exit codes: 0 ok, 1 failure or absent, 2 usage, 3 precondition failed, 69 no daemon, 75 busy, 77 denied, 124 timeout.",
     no_args_is_help=True,
     add_completion=False,
@@ -61,11 +61,17 @@ GROUPS = {"context": context_app, "daemon": daemon_app}
 for group_app in GROUPS.values():
     app.add_typer(group_app)
 
+Examples = tuple[tuple[str, str], ...]
 COMMANDS: dict[str, Callable[..., None]] = {}  # full name: the function as Typer sees it, whose signature declares the command
+EXAMPLES: dict[str, Examples] = {}  # full name: what a line does, and the line
 
 
-def leaf(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose first parameter is a Common, with the shared options after its own."""
+def leaf(group: typer.Typer, name: str, *examples: tuple[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose first parameter is a Common, with the shared options after its own.
+
+    Args:
+        examples: what a command line does in a word or two, and the line; for --help and the manual page.
+    """
 
     def register(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command).parameters.values())[1:]
@@ -83,10 +89,16 @@ def leaf(group: typer.Typer, name: str) -> Callable[[Callable[..., None]], Calla
 
         call.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in own} | dict(SHARED)
-        COMMANDS[name if group is app else f"{group.info.name} {name}"] = call
-        return group.command(name)(call)
+        full_name = name if group is app else f"{group.info.name} {name}"
+        COMMANDS[full_name], EXAMPLES[full_name] = call, examples
+        return group.command(name, epilog=_epilog(examples))(call)
 
     return register
+
+
+def _epilog(examples: Examples) -> str:
+    """Examples under a command's help, whose lines must not be filled."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for comment, example in examples for line in (f"# {comment}", example))])
 
 
 ContextArg = Annotated[str, typer.Argument(metavar="CONTEXT", help="The context; . stands for $ENGRAM_CONTEXT.")]
@@ -108,7 +120,16 @@ After = Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Be
 RelatedTo = Annotated[str | None, typer.Option("--related-to", metavar="ID", help="Only units with a relationship to this one.")]
 
 
-@leaf(app, "put")
+@leaf(
+    app,
+    "put",
+    ("A message", "engram put work 'tests pass'"),
+    ("A result, with a label", "engram put work '3 failed' --type tool_result --meta suite=unit"),
+    ("An answer to unit 2", "engram put work 'fixed' --reply-to 2"),
+    ("Whatever a command prints", "date | engram put work - --type system"),
+    ("Once, however often it is tried", "engram put work 'deployed 1.4' --dedupe deploy-1.4"),
+    ("Only if nobody was here before", "engram put plan 'I take the parser' --expect-seq 0"),
+)
 def put(
     common: Common,
     context: ContextArg,
@@ -139,7 +160,12 @@ def put(
     command.run(common, context, text, file, type, meta, rel, reply_to, dedupe, expect_seq)
 
 
-@leaf(app, "get")
+@leaf(
+    app,
+    "get",
+    ("A payload, byte for byte", "engram get 2 > payload"),
+    ("Whole units", "engram get 2 3 --json"),
+)
 def get(common: Common, ids: Ids) -> None:
     """Print units' payloads, byte for byte like cat; with --json the whole units."""
     from .commands import get as command
@@ -147,7 +173,14 @@ def get(common: Common, ids: Ids) -> None:
     command.run(common, ids)
 
 
-@leaf(app, "list")
+@leaf(
+    app,
+    "list",
+    ("Everything, oldest first", "engram list work"),
+    ("The newest error of the last hour", "engram list work --type error --since 1h --reverse --limit 1"),
+    ("What leads to unit 2", "engram list work --related-to 2 --json"),
+    ("The page behind seq 4", "engram list work --after 4 --limit 100"),
+)
 def list_(
     common: Common,
     context: ContextArg,
@@ -167,7 +200,14 @@ def list_(
     command.run(common, context, limit, reverse, filters(agent, type, meta, since, until, after, related_to))
 
 
-@leaf(app, "tail")
+@leaf(
+    app,
+    "tail",
+    ("Follow a context", "engram tail -f work"),
+    ("Follow them all, from ten minutes ago on", "engram tail -f --since 10m"),
+    ("Go on where a reader stopped, at seq 4", "engram tail -f work --after 4"),
+    ("Every event of the log so far", "engram tail --events --json --after 0"),
+)
 def tail(
     common: Common,
     contexts: Annotated[list[str] | None, typer.Argument(metavar="CONTEXT", help="The contexts; none means all.")] = None,
@@ -190,7 +230,12 @@ def tail(
     command.run(common, contexts or [], number, follow, events, filters(agent, type, meta, since, until, after, related_to))
 
 
-@leaf(app, "agents")
+@leaf(
+    app,
+    "agents",
+    ("Everyone", "engram agents"),
+    ("A context's members", "engram agents work"),
+)
 def agents(
     common: Common, context: Annotated[str | None, typer.Argument(metavar="CONTEXT", help="Only this context's members.")] = None
 ) -> None:
@@ -200,7 +245,7 @@ def agents(
     command.run(common, context)
 
 
-@leaf(app, "status")
+@leaf(app, "status", ("Facts for a script", "engram status --json"))
 def status(common: Common) -> None:
     """Describe the daemon. Never starts one."""
     from .commands import status as command
@@ -208,7 +253,7 @@ def status(common: Common) -> None:
     command.run(common)
 
 
-@leaf(app, "pipe")
+@leaf(app, "pipe", ("One request", 'echo \'{"id": 1, "op": "get", "ids": [2]}\' | engram pipe'))
 def pipe(common: Common) -> None:
     """Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection.
 
@@ -219,7 +264,7 @@ def pipe(common: Common) -> None:
     command.run(common)
 
 
-@leaf(app, "help")
+@leaf(app, "help", ("One command", "engram help context pin"))
 def help_(
     common: Common,
     verb: Annotated[list[str] | None, typer.Argument(metavar="VERB", help="A command, such as put or context pin.")] = None,
@@ -230,7 +275,7 @@ def help_(
     tree([*(verb or ()), "--help"])
 
 
-@leaf(app, "demo")
+@leaf(app, "demo", ("The whole of it", "engram demo"))
 def demo(common: Common) -> None:
     """Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back."""
     from .commands import demo as command
@@ -238,7 +283,21 @@ def demo(common: Common) -> None:
     command.run(common)
 
 
-@leaf(context_app, "create")
+@leaf(
+    app,
+    "completion",
+    ("For bash, in ~/.bashrc", "source <(engram completion bash)"),
+    ("For zsh, in ~/.zshrc after compinit", "source <(engram completion zsh)"),
+    ("For fish, in ~/.config/fish/config.fish", "engram completion fish | source"),
+)
+def completion(common: Common, shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]) -> None:
+    """Print a shell's completions. The examples load them, where no package put them in their place."""
+    from .commands import completion as command
+
+    command.run(common, shell)
+
+
+@leaf(context_app, "create", ("With a title and a label", "engram context create review --display-name 'Review of 1.4' --meta team=core"))
 def context_create(common: Common, context: ContextArg, display_name: DisplayName = None, meta: Meta = None) -> None:
     """Create a context. (A put creates it too.)"""
     from .commands import context as command
@@ -246,7 +305,7 @@ def context_create(common: Common, context: ContextArg, display_name: DisplayNam
     command.create(common, context, display_name, meta)
 
 
-@leaf(context_app, "show")
+@leaf(context_app, "show", ("One context", "engram context show work"))
 def context_show(common: Common, context: ContextArg) -> None:
     """Describe a context: title, labels, members, pins, counts."""
     from .commands import context as command
@@ -254,7 +313,7 @@ def context_show(common: Common, context: ContextArg) -> None:
     command.show(common, context)
 
 
-@leaf(context_app, "list")
+@leaf(context_app, "list", ("All of them, for a script", "engram context list --json"))
 def context_list(common: Common) -> None:
     """List the contexts."""
     from .commands import context as command
@@ -262,7 +321,7 @@ def context_list(common: Common) -> None:
     command.list_(common)
 
 
-@leaf(context_app, "set")
+@leaf(context_app, "set", ("A new title, and one label less", "engram context set review --display-name 'Release 1.4' --unset team"))
 def context_set(
     common: Common,
     context: ContextArg,
@@ -279,7 +338,12 @@ def context_set(
 AgentArg = Annotated[str | None, typer.Argument(metavar="AGENT", help="The agent; you unless said otherwise.")]
 
 
-@leaf(context_app, "join")
+@leaf(
+    context_app,
+    "join",
+    ("Yourself", "engram context join work"),
+    ("Another agent", "engram context join work reviewer"),
+)
 def context_join(common: Common, context: ContextArg, agent: AgentArg = None) -> None:
     """Make an agent a member. (Putting a unit does it too.)"""
     from .commands import context as command
@@ -287,7 +351,7 @@ def context_join(common: Common, context: ContextArg, agent: AgentArg = None) ->
     command.member(common, context, agent, True)
 
 
-@leaf(context_app, "leave")
+@leaf(context_app, "leave", ("Another agent", "engram context leave work reviewer"))
 def context_leave(common: Common, context: ContextArg, agent: AgentArg = None) -> None:
     """End an agent's membership."""
     from .commands import context as command
@@ -295,7 +359,7 @@ def context_leave(common: Common, context: ContextArg, agent: AgentArg = None) -
     command.member(common, context, agent, False)
 
 
-@leaf(context_app, "pin")
+@leaf(context_app, "pin", ("Two units", "engram context pin work 2 3"))
 def context_pin(common: Common, context: ContextArg, ids: Ids) -> None:
     """Pin units, so that packs start with them."""
     from .commands import context as command
@@ -303,7 +367,7 @@ def context_pin(common: Common, context: ContextArg, ids: Ids) -> None:
     command.units(common, "pin", context, ids)
 
 
-@leaf(context_app, "unpin")
+@leaf(context_app, "unpin", ("One of them", "engram context unpin work 3"))
 def context_unpin(common: Common, context: ContextArg, ids: Ids) -> None:
     """Unpin units."""
     from .commands import context as command
@@ -311,7 +375,7 @@ def context_unpin(common: Common, context: ContextArg, ids: Ids) -> None:
     command.units(common, "unpin", context, ids)
 
 
-@leaf(context_app, "add")
+@leaf(context_app, "add", ("Two units of another context", "engram context add review 2 3"))
 def context_add(common: Common, context: ContextArg, ids: Ids) -> None:
     """Add units of other contexts; they arrive as new entries."""
     from .commands import context as command
@@ -319,7 +383,7 @@ def context_add(common: Common, context: ContextArg, ids: Ids) -> None:
     command.units(common, "add", context, ids)
 
 
-@leaf(context_app, "remove")
+@leaf(context_app, "remove", ("One of them", "engram context remove review 2"))
 def context_remove(common: Common, context: ContextArg, ids: Ids) -> None:
     """Remove units from a context; they stay in the log."""
     from .commands import context as command
@@ -327,7 +391,7 @@ def context_remove(common: Common, context: ContextArg, ids: Ids) -> None:
     command.units(common, "remove", context, ids)
 
 
-@leaf(daemon_app, "run")
+@leaf(daemon_app, "run", ("With larger payloads, and all that it logs", "engram daemon run -- --max-payload 4MiB --log-level debug"))
 def daemon_run(
     common: Common,
     arguments: Annotated[list[str] | None, typer.Argument(metavar="-- OPTION", help="Options of engramd, after --.")] = None,
@@ -338,7 +402,7 @@ def daemon_run(
     command.run(common, arguments or [])
 
 
-@leaf(daemon_app, "start")
+@leaf(daemon_app, "start", ("In the background", "engram daemon start"))
 def daemon_start(common: Common) -> None:
     """Start the daemon in the background, unless it runs. (Other commands do it when they need to.)"""
     from .commands import daemon as command
@@ -346,7 +410,7 @@ def daemon_start(common: Common) -> None:
     command.start(common)
 
 
-@leaf(daemon_app, "stop")
+@leaf(daemon_app, "stop", ("But wait two seconds at most", "engram daemon stop --timeout 2s"))
 def daemon_stop(common: Common) -> None:
     """Stop the daemon after what is in flight; return when it is gone."""
     from .commands import daemon as command
@@ -354,7 +418,7 @@ def daemon_stop(common: Common) -> None:
     command.stop(common)
 
 
-@leaf(daemon_app, "restart")
+@leaf(daemon_app, "restart", ("For a new version", "engram daemon restart"))
 def daemon_restart(common: Common) -> None:
     """Stop the daemon and start it again. Readers with -f go on without a gap."""
     from .commands import daemon as command
@@ -362,7 +426,7 @@ def daemon_restart(common: Common) -> None:
     command.restart(common)
 
 
-@leaf(daemon_app, "status")
+@leaf(daemon_app, "status", ("For a script", "engram daemon status > /dev/null || echo 'no daemon'"))
 def daemon_status(common: Common) -> None:
     """Say whether the daemon runs: exit 0 when it does, 69 when not."""
     from .commands import daemon as command
@@ -370,7 +434,7 @@ def daemon_status(common: Common) -> None:
     command.status(common)
 
 
-@leaf(daemon_app, "socket")
+@leaf(daemon_app, "socket", ("For a client of your own", "socat - UNIX-CONNECT:$(engram daemon socket)"))
 def daemon_socket(common: Common) -> None:
     """Print the path of the daemon's socket."""
     from .commands import daemon as command

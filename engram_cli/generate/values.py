@@ -1,0 +1,43 @@
+"""Where the shells find the values of options and arguments."""
+
+from __future__ import annotations
+
+from engramd.protocol.messages import NAMED
+from engramd.protocol.unit import RELATIONSHIPS, TYPES
+
+from ..common import COLORS
+from .tree import Parameter
+
+SHELLS = ("bash", "zsh", "fish")
+
+# What a value is called in the tree: the source of what may stand there. A name that is in neither of these is an error.
+SOURCES = {
+    "CONTEXT": "contexts",
+    "AGENT": "agents",
+    "TYPE": "types",
+    "TYPE:ID": "relationships",
+    "WHEN": "colors",
+    "F": "files",
+    "PATH": "files",
+    "SHELL": "shells",
+    "VERB": "verbs",
+}
+FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "-- OPTION"})
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "types": TYPES,
+    "relationships": tuple(f"{kind}:" for kind in RELATIONSHIPS),
+    "colors": COLORS,
+    "shells": SHELLS,
+}
+NAMES = NAMED  # what `engram __complete` is asked for
+ANYTHING = "-"
+
+
+def source_of(parameter: Parameter) -> str:
+    """Where a parameter's values come from; ANYTHING for a flag and where there is nothing to offer.
+
+    Raises:
+        KeyError: nobody has said yet what completes a value of that name.
+    """
+    return ANYTHING if parameter.metavar in FREE or not parameter.metavar else SOURCES[parameter.metavar]
