@@ -44,6 +44,14 @@ def putters(pipe: Connection, path: str, context: str, count: int, seconds: floa
         client.socket.close()
 
 
+def pipeliner(pipe: Connection, path: str, context: str, window: int, seconds: float) -> None:
+    """One client with `window` puts in flight: sends "ready" just before it starts, and puts per second at the end."""
+    frames = wire.put_frames(context, "agent-p", 2 * window, range(1, 2 * window + 1))
+    with wire.Client(path, "agent-p") as client:
+        pipe.send("ready")
+        pipe.send(loops.pipelined(wire.ENGRAM, client.socket, frames, window, seconds))
+
+
 def receivers(pipe: Connection, path: str, context: str, count: int, units: int, seconds: float) -> None:
     """So many subscribers to a context, each on its own connection.
 

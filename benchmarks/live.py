@@ -33,6 +33,7 @@ MB = 1e6  # bytes
 CLIENTS = 16
 WINDOW = 1000  # requests in flight when pipelining; the daemon's limit is 1024
 BATCH = 100
+BESIDE_SECONDS = 0.4  # for single puts beside a client that pipelines
 SUBSCRIBERS = {1: (0.003, 1.0), 50: (0.005, 1.0), 500: (0.02, 5.0)}  # count: (seconds between puts, goal for p99 in ms)
 FILL = 1000  # units a put when a store is filled
 CONTEXTS = [f"project-{number}" for number in range(8)]
@@ -139,6 +140,11 @@ def puts(place: Place, plan: Plan, server: str | None, rows: list[Row]) -> None:
             each["piped.rate"] = loops.pipelined(wire.ENGRAM, client.socket, ring, WINDOW, seconds)
             if added and other:
                 each["redispiped.rate"] = loops.pipelined(redis.REDIS, added, many_adds, WINDOW, seconds)
+            load.run(helpers.pipeliner, daemon.socket, "live", WINDOW, BESIDE_SECONDS + 0.2)
+            time.sleep(0.1)
+            beside = wire.paced(client.socket, frames[0], most, 0.002, BESIDE_SECONDS)
+            each |= spread("beside", [answered - sent for sent, answered, _ in beside])
+            each["beside.rate"] = load.get()
             each["batch1.rate"] = BATCH * loops.pipelined(wire.ENGRAM, client.socket, batches, 1, seconds)
             each["batch10.rate"] = BATCH * loops.pipelined(wire.ENGRAM, client.socket, batches, 10, seconds)
             rounds.add(each)
@@ -180,6 +186,13 @@ def _put_rows(rounds: Rounds) -> list[Row]:
             ratio=ratio("piped.rate", "redispiped.rate"),
             least=1,
             against=no_redis or "Redis, appendfsync always",
+        ),
+        row(
+            rounds,
+            "durable put beside a client that pipelines",
+            "beside",
+            ratio=ratio("beside.p50", "put.p50"),
+            against="1 client, p50; the figure is the other client's",
         ),
         row(
             rounds,

@@ -15,7 +15,7 @@ from engramd.protocol.messages import MAX_PAYLOAD, frame_limit
 from engramd.protocol.unit import TYPES
 
 from .figures import BenchmarkError
-from .loops import LARGE, Dialect, clock, connect
+from .loops import LARGE, WAIT_SECONDS, Dialect, clock, connect
 
 SUCCESS = b"bok\xf5"  # the member `ok: true` of an answer
 ENTRY = b"hunit_put"  # the kind of a stream's item that is a unit
@@ -130,10 +130,15 @@ def cut(data: bytes) -> tuple[int, bytes]:
 ENGRAM = Dialect(receive, check, cut)
 
 
-def paced(sock: socket.socket, each: bytes, count: int, gap: float) -> list[tuple[int, int, int]]:
-    """Send a put every `gap` seconds, on an otherwise idle connection: when it was sent, when it was answered, and its seq."""
-    taken = []
-    for _ in range(count):
+def paced(sock: socket.socket, each: bytes, count: int, gap: float, seconds: float = WAIT_SECONDS) -> list[tuple[int, int, int]]:
+    """Send a put, wait for its answer and then for `gap` seconds, up to `count` times or for `seconds`.
+
+    Returns:
+        When each was sent, when it was answered, and its seq.
+    """
+    taken: list[tuple[int, int, int]] = []
+    end = clock() + int(seconds * 1e9)
+    while len(taken) < count and clock() < end:
         time.sleep(gap)
         sent = clock()
         sock.sendall(each)
