@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -27,13 +28,22 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 
 @pytest.fixture
-def serve(log: Log, nursery: trio.Nursery) -> Serve:
+async def serve(log: Log, nursery: trio.Nursery) -> AsyncIterator[Serve]:
     """Makes a server over `log`; takes `Server`'s options."""
-    return lambda **options: Server(log, nursery, **options)
+    made: list[Server] = []
+
+    def make(**options: Any) -> Server:
+        made.append(Server(log, nursery, **options))
+        return made[-1]
+
+    yield make
+    for server in made:
+        if server.gate is not None:
+            server.gate.open()  # a write under way cannot be cancelled, not even by a test that failed
 
 
 @pytest.fixture
-def server(serve: Serve) -> Server:
+async def server(serve: Serve) -> Server:
     """A server over `log`."""
     return serve()
 

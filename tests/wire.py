@@ -189,17 +189,21 @@ class Server:
     """An engine with its committer running, in virtual time, which its wall clock follows.
 
     Attributes:
+        gate: what its writes wait for, if anything.
         sessions: one for each connection, in order.
         failed: with what the committer ended, if it did.
     """
 
-    def __init__(self, log: Log, nursery: trio.Nursery, write: Write = write_inline, max_payload: int = MIB) -> None:
+    def __init__(
+        self, log: Log, nursery: trio.Nursery, write: Write = write_inline, gate: Gate | None = None, max_payload: int = MIB
+    ) -> None:
         assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "a test with a server takes the fixture autojump_clock"
         self.nursery = nursery
         self.log = log
         self.skew = 0
         self._started = trio.current_time()
-        self.engine = Engine(log, max_payload, {"socket": "none"}, self.clock, write)
+        self.gate = gate
+        self.engine = Engine(log, max_payload, {"socket": "none"}, self.clock, write if gate is None else gate.write)
         self.sessions: list[Session] = []
         self.failed: EngramError | None = None
         nursery.start_soon(self._commit)

@@ -29,16 +29,22 @@ class StreamOutbox:
         self._queue: list[bytes] = []
         self._sending = False
         self._closed = False
+        self._finished = False
         self._work = trio.Event()
         self._less = trio.lowlevel.ParkingLot()  # who waits until less is pending
 
     def write(self, data: bytes) -> None:
         """Queue bytes; `flush` sends them. Bytes for a closed connection vanish."""
-        if self._closed:
+        if self._closed or self._finished:
             return
         self._queue.append(data)
         self.pending += len(data)
         self._flusher.mark(self)
+
+    def finish(self, data: bytes) -> None:
+        """Queue the last bytes: what is written after them vanishes."""
+        self.write(data)
+        self._finished = True
 
     def flush(self) -> None:
         """Hand what is queued to the kernel, without waiting."""

@@ -46,7 +46,7 @@ class Session:
                     await self._serve(nursery)
                 except EngramError as error:
                     logger.info("a client was refused: %s", error.message)
-                    self.outbox.write(failure_frame(None, error))
+                    self.outbox.finish(failure_frame(None, error))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self.outbox.close()
                 with trio.move_on_after(LINGER_SECONDS):

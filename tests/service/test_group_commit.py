@@ -25,7 +25,7 @@ def gate() -> Gate:
 @pytest.fixture
 def gated(serve: Serve, gate: Gate) -> Server:
     """A server whose writes wait for the gate."""
-    return serve(write=gate.write)
+    return serve(gate=gate)
 
 
 async def chunk(client: Client, *requests: tuple[str, dict[str, object]]) -> list[int | str]:

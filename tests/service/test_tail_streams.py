@@ -462,7 +462,7 @@ async def test_a_client_that_leaves_is_forgotten(server: Server, autojump_clock:
 async def test_a_failed_write_reaches_no_subscriber(serve: Serve, autojump_clock: MockClock) -> None:
     gate = Gate()
     gate.open()
-    server = serve(write=gate.write)
+    server = serve(gate=gate)
     client = await server.connect()
     await put_numbers(client, "c", 2)
     tail = await client.tail(contexts=["c"], after=0, follow=True)

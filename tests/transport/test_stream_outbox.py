@@ -176,8 +176,8 @@ async def test_who_waits_is_woken_by_a_flush_that_sends_everything() -> None:
 
 async def test_nothing_follows_a_frame_that_was_cut_off() -> None:
     """A task that is cancelled may have sent half a frame; the rest of the connection would be read as its end."""
-    ours, theirs = lockstep_stream_pair()
-    outbox = StreamOutbox(ours, Flusher(), None)
+    ours, _ = lockstep_stream_pair()
+    outbox = StreamOutbox(ours, Flusher())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.run)
         outbox.write(b"first")
@@ -186,6 +186,16 @@ async def test_nothing_follows_a_frame_that_was_cut_off() -> None:
         nursery.cancel_scope.cancel()
     outbox.write(b"second")
     assert outbox.pending == 0
+
+
+async def test_nothing_follows_the_last_bytes(pair: Pair) -> None:
+    outbox = outbox_over(pair[0])
+    outbox.write(b"one ")
+    outbox.finish(b"last")
+    outbox.write(b"too late")
+    assert outbox.pending == 8
+    outbox.flush()
+    assert pair[1].recv(100) == b"one last"
 
 
 async def test_a_flusher_flushes_each_outbox_once(pair: Pair) -> None:
