@@ -63,7 +63,7 @@ async def test_what_fits_no_request_is_refused(server: Server, autojump_clock: M
 
 async def test_only_what_is_on_disk_is_found(serve: Serve, autojump_clock: MockClock) -> None:
     gate = Gate()
-    client = await serve(write=gate.write).connect()
+    client = await serve(gate=gate).connect()
     put = await client.send("put", context="c", text="x")
     assert await names(client, "contexts") == []
     gate.open()
