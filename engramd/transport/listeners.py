@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ class UnixListener:
             private_dir(directory)
         if _answers(path):
             raise EngramError("busy", f"another daemon listens at {path}; stop it, or give this one another --socket")
-        temporary = f"{path}.{os.getpid()}"[-107:]
+        temporary = os.path.join(os.path.dirname(path), f".{os.getpid()}")  # short: a path may have the most bytes there are
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             Path(temporary).unlink(missing_ok=True)
@@ -50,7 +51,7 @@ class UnixListener:
             os.chmod(temporary, 0o600)
             self._socket.listen(BACKLOG)
             os.rename(temporary, path)
-            self._inode = os.stat(path).st_ino
+            self._inode: int | None = os.stat(path).st_ino
         except OSError as error:
             self._socket.close()
             raise EngramError("denied", f"cannot listen at {path}: {error.strerror or error}") from error
@@ -61,8 +62,9 @@ class UnixListener:
 
     def close(self) -> None:
         """Stop listening and remove the path, if it is still this socket's."""
+        inode, self._inode = self._inode, None  # once closed, its number may be another socket's
         try:
-            if os.stat(self.address).st_ino == self._inode:
+            if os.stat(self.address).st_ino == inode:
                 os.unlink(self.address)
         except OSError:
             pass
@@ -70,6 +72,13 @@ class UnixListener:
 
 
 def _answers(path: str) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise EngramError("denied", f"{path} is no socket; move it away, or choose another --socket")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise EngramError("denied", f"{path} cannot be looked at: {error.strerror or error}") from error
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
