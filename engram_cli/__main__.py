@@ -19,6 +19,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        end(version)
     end(lambda: tree(arguments) if arguments else welcome())
 
 
@@ -36,6 +38,13 @@ Engram keeps what agents do in one durable log, and streams it to all of them.
 def welcome() -> None:
     """What `engram` alone prints: where to start."""
     sys.stdout.write(WELCOME)
+
+
+def version() -> None:
+    """What `engram --version` prints."""
+    from engramd import __version__
+
+    sys.stdout.write(f"engram {__version__}\n")
 
 
 def tree(arguments: Sequence[str]) -> None:

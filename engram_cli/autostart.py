@@ -6,9 +6,8 @@ import fcntl
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-from engramd.protocol.address import private_dir
+from engramd.protocol.address import socket_dir
 from engramd.protocol.errors import EngramError
 
 LOCK_WAIT = "15s"  # how long the new daemon waits for one that is still stopping
@@ -22,9 +21,7 @@ def start(path: str) -> None:
     Raises:
         EngramError: `unavailable` with the daemon's own words when it cannot start.
     """
-    directory = Path(path).parent
-    if not directory.is_dir():
-        private_dir(directory)
+    socket_dir(path)
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

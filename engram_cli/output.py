@@ -140,7 +140,7 @@ class Output:
         line.append(f"{unit.get('entry', unit['seq']):>6} ", style="dim")
         line.append(f"{when(unit['ts'])} ", style="dim")
         if show_context:
-            line.append(f"{render.for_terminal(unit['context'])} ", style="bold")
+            line.append(f"{render.for_terminal(unit.get('entry_context', unit['context']))} ", style="bold")
         line.append(f"{render.for_terminal(agent)} ", style=_COLORS[sum(agent.encode()) % len(_COLORS)])
         if unit["type"] != "message":
             line.append(f"{unit['type']} ", style=_TYPE_STYLES.get(unit["type"], "blue"))

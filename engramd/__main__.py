@@ -9,21 +9,23 @@ from collections.abc import Sequence
 
 from . import config as configuration
 from .protocol.errors import EngramError
+from .ready import Ready
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run engramd and return its exit code: 0 after a clean stop, else that of the error's code."""
+    ready = Ready.of(sys.argv[1:] if arguments is None else arguments)
     try:
         config, sources, flags = configuration.load(arguments)
         if flags.check_config:
             _print(config, sources)
             return 0
     except EngramError as error:
+        ready.say(error.message)
         print(f"engramd: {error.message}", file=sys.stderr)
         return error.exit_code
     from . import daemon, logs
 
-    ready = daemon.Ready(config.ready_fd)
     try:
         config.data_path().mkdir(mode=0o700, parents=True, exist_ok=True)
         logs.set_up(config.log_level, config.log_format, config.log_path())

@@ -13,6 +13,7 @@ from . import __version__
 from .config import Config
 from .protocol.address import private_dir
 from .protocol.errors import EngramError
+from .ready import Ready
 from .service.engine import Engine
 from .storage.lockfile import DataLock
 from .storage.log import Log
@@ -45,23 +46,6 @@ def serve(config: Config, ready: Ready) -> None:
     finally:
         lock.release()
     logger.info("stopped")
-
-
-class Ready:
-    """Tells whoever started the daemon how the start went, once: over the ready pipe, if there is one."""
-
-    def __init__(self, fd: int | None) -> None:
-        self._fd = fd
-
-    def say(self, line: str) -> None:
-        """Write a line and close the pipe; does nothing the second time."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            try:
-                os.write(fd, line.encode() + b"\n")
-                os.close(fd)
-            except OSError as error:
-                logger.warning("the ready pipe broke: %s", error)
 
 
 async def _lock(directory: Path, wait: float) -> DataLock:

@@ -48,7 +48,7 @@ def member(common: c.Common, context: str, agent: str | None, joined: bool) -> N
     """Join or leave."""
     _change(
         common,
-        "a member" if joined else "no member",
+        "a member" if joined else "not a member",
         lambda client: (client.context_join if joined else client.context_leave)(c.context(context), agent),
     )
 

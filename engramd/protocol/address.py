@@ -54,6 +54,17 @@ def data_dir(flag: str | None = None, env: Mapping[str, str] = os.environ) -> Pa
     return base / "engram"
 
 
+def socket_dir(path: str, env: Mapping[str, str] = os.environ) -> None:
+    """Make sure that the directory of a socket is there. The usual one must also be this user's, and closed to others.
+
+    Raises:
+        EngramError: `denied` when it cannot be made, or the usual one is someone else's.
+    """
+    directory = os.path.dirname(path)
+    if directory == _runtime_dir(env) or not os.path.isdir(directory):
+        private_dir(directory)
+
+
 def private_dir(path: str | Path) -> None:
     """Create a directory that only this user can enter, or check that it is one and close it to others.
 

@@ -31,7 +31,8 @@ TRANSITIONS: Mapping[str, Mapping[tuple[State, str], State]] = {
     },
 }
 
-MAX_IN_FLIGHT = 1024  # requests of one connection without an answer
+MAX_IN_FLIGHT = 1024  # requests of one connection without an answer; then no more are read for a while
+MAX_STREAMS = 256  # of them, streams; one more is refused
 Id = int | str
 _ID, _OK, _RESULT, _ERROR, _EVENT = (encode(key) for key in ("id", "ok", "result", "error", "event"))
 
@@ -161,12 +162,10 @@ class ServerConnection(_Connection):
         HELLO.check(known)
         return Hello(request_id, known)
 
-    def _notice(self, request_id: Id, op: str, message: dict[str, Any]) -> Notice | Rejected:
+    def _notice(self, request_id: Id, op: str, message: dict[str, Any]) -> Notice:
+        """A notice has no answer of its own, so a malformed one is the connection's fault."""
         self._step("notice")
-        try:
-            NOTICES[op].check(message)
-        except EngramError as error:
-            return Rejected(request_id, error)
+        NOTICES[op].check(message, op)
         return Notice(request_id, op, message)
 
     def _request(self, request_id: Id, op: object, message: dict[str, Any]) -> Request | Rejected:
@@ -178,6 +177,9 @@ class ServerConnection(_Connection):
             return Rejected(
                 request_id, EngramError("unknown_op", f"there is no operation {str(op)[:60]!r}; there are {known}", version=list(VERSION))
             )
+        if operation.stream and len(self.streams) >= MAX_STREAMS:
+            busy = f"this connection has {MAX_STREAMS} streams already; end one, or open another connection"
+            return Rejected(request_id, EngramError("busy", busy, limit=MAX_STREAMS))
         try:
             operation.request.check(message)
         except EngramError as error:

@@ -283,7 +283,7 @@ item    = {{ id: id, event: event }}
 
 ; A stream's items. "live" marks the end of what is replayed; "heartbeat" says that nothing matched for a while. Clients ignore
 ; members and kinds they do not know.
-event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit, ? context: tstr, ? seq: uint, ? ts: uint, ? agent: tstr }}
+event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit }}
       / {{ cursor: tstr, kind: tstr, text: bstr }}   ; with "form", whatever the kind
       / {{ cursor: tstr, kind: "live" / "heartbeat" }}
       / {{ cursor: tstr, kind: tstr, seq: uint, ts: uint, data: {{ * tstr => any }} }}
@@ -294,7 +294,7 @@ unit = {{
   context: tstr, agent: tstr, type: unit-type, meta: labels,
   (text: tstr // payload: bstr),
   relationships: [* {{ type: relationship-type, target: bstr .size 16, meta: labels }}],
-  ? entry: uint               ; where it arrived in the context it is read from, if later
+  ? entry: uint, ? entry_context: tstr   ; where and in which context it arrived, if it was added there later
 }}
 unit-type = {types}
 relationship-type = {relationships}
@@ -304,7 +304,7 @@ context-info = {{
   id: tstr, display_name: tstr, meta: labels, agents: [* tstr], pinned: [* bstr .size 16],
   units: uint, last_seq: uint, created_at: uint, updated_at: uint
 }}
-agent-info = {{ id: tstr, units: uint, first_seen: uint, last_seen: uint, ? since: uint }}
+agent-info = {{ id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, ? since: uint }}   ; nil: never put one
 
 hello = {{ id: id, op: "hello", {hello} }}
 """

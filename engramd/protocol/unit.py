@@ -1,8 +1,8 @@
 """The unit's codec. The bytes stored are the bytes sent: one CBOR map, written once and never encoded again.
 
 Members in order: `id` (16 bytes, UUIDv7), `seq`, `ts` (microseconds), `context`, `agent`, `type`, `meta`, then `text` where the payload is
-UTF-8, else `payload` (bytes), then `relationships`, a list of `{type, target (16 bytes), meta}`. An entry that was added to a further
-context carries one more member, `entry`: the seq at which it arrived there.
+UTF-8, else `payload` (bytes), then `relationships`, a list of `{type, target (16 bytes), meta}`. A unit that was added to a further
+context carries two more where it is read from there: `entry`, the seq at which it arrived, and `entry_context`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TYPES = (
 RELATIONSHIPS = ("sequential", "causes", "depends_on", "references", "responds_to", "modifies", "replaces")
 
 _MEMBERS = 9  # of every stored map; the head byte of a CBOR map of n < 24 members is 0xa0 + n
-_ENTRY_KEY = encode("entry")
+_ENTRY_KEY, _ENTRY_CONTEXT_KEY = encode("entry"), encode("entry_context")
 
 
 def new_id(ts: int) -> bytes:
@@ -93,9 +93,9 @@ def encode_unit(
     )
 
 
-def with_entry(unit: bytes, entry: int) -> bytes:
-    """The encoded unit with the member `entry` added, without decoding it."""
-    return bytes((0xA0 + _MEMBERS + 1,)) + unit[1:] + _ENTRY_KEY + encode(entry)
+def with_entry(unit: bytes, entry: int, context: str) -> bytes:
+    """The encoded unit with the members `entry` and `entry_context` added, without decoding it."""
+    return bytes((0xA0 + _MEMBERS + 2,)) + unit[1:] + _ENTRY_KEY + encode(entry) + _ENTRY_CONTEXT_KEY + encode(context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,7 @@ class Unit:
         ts: microseconds since the Unix epoch.
         payload: the content, byte for byte as it was put.
         entry: the seq at which it arrived in the context it was read from; `seq` unless it was added later.
+        entry_context: that context; `context` unless it was added later.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Unit:
     payload: bytes
     relationships: tuple[Relationship, ...]
     entry: int
+    entry_context: str
 
     @property
     def text(self) -> str:
@@ -154,6 +156,7 @@ class Unit:
                 payload=unit["text"].encode() if "text" in unit else unit["payload"],
                 relationships=tuple(Relationship(edge["type"], format_id(edge["target"]), edge["meta"]) for edge in unit["relationships"]),
                 entry=unit.get("entry", unit["seq"]),
+                entry_context=unit.get("entry_context", unit["context"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngramError("protocol", f"the daemon sent a unit that cannot be read: {error!r}") from error
@@ -178,5 +181,5 @@ def unit_json(unit: dict[str, Any]) -> dict[str, Any]:
         {"type": edge["type"], "target": format_id(edge["target"]), "meta": edge["meta"]} for edge in unit["relationships"]
     ]
     if "entry" in unit:
-        shown["entry"] = unit["entry"]
+        shown["entry"], shown["entry_context"] = unit["entry"], unit["entry_context"]
     return shown

@@ -161,7 +161,8 @@ def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
 
 
 def _agent(engine: Engine, name: str, row: Agent | None, joined: int | None) -> dict[str, Any]:
-    units, first, last = (row.units, row.first_seen, row.last_seen) if row else (0, 0, 0)
-    shown = {"id": name, "units": units, "first_seen": first, "last_seen": last}
+    shown: dict[str, Any] = {"id": name, "units": 0, "first_seen": None, "last_seen": None}
+    if row is not None:
+        shown = {"id": name, "units": row.units, "first_seen": row.first_seen, "last_seen": row.last_seen}
     record = None if joined is None else engine.log.record(joined)
     return shown if record is None else {**shown, "since": record.ts}

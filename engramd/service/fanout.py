@@ -17,14 +17,9 @@ from .forms import unit_text
 
 
 def entry_item(history: str, entry: Entry, form: str | None = None) -> bytes:
-    """The stream item of an entry, encoded. An entry that was added says to which context; a birth's unit says it itself."""
-    members = {"cursor": encode(format_cursor(history, entry.seq)), "kind": encode(entry.kind)}
-    if form is not None:
-        return encode_map({**members, "text": encode(unit_text(form, entry.unit))})
-    members["unit"] = entry.unit
-    if entry.kind == "unit_added":
-        members["context"] = encode(entry.context)
-    return encode_map(members)
+    """The stream item of an entry, encoded; with a form, its unit is written out."""
+    shown = {"unit": entry.unit} if form is None else {"text": encode(unit_text(form, entry.unit))}
+    return encode_map({"cursor": encode(format_cursor(history, entry.seq)), "kind": encode(entry.kind), **shown})
 
 
 def event_item(history: str, seq: int, record: Record) -> bytes:
@@ -50,6 +45,7 @@ class Published:
 
     def __init__(self, history: str, appended: Appended) -> None:
         self.seq = appended.seq
+        self.ts = appended.record.ts
         self.context = appended.event.context
         self.is_entry = appended.unit is not None
         self._history = history
@@ -86,7 +82,7 @@ class Published:
 
     def _entry(self, unit: bytes) -> Entry:
         record = self._appended.record
-        sent = with_entry(unit, self.seq) if record.code == UNIT_ADDED else unit
+        sent = with_entry(unit, self.seq, self.context) if record.code == UNIT_ADDED else unit
         return Entry(self.seq, self.context, record.kind, sent)
 
 

@@ -16,16 +16,14 @@ def read_filter(engine: Engine, fields: dict[str, Any]) -> Filter:
     """The filter that a request's members ask for.
 
     Raises:
-        EngramError: `invalid` for a time that cannot be read, `not_found` when `related_to` names no unit.
+        EngramError: `invalid` for a reference that cannot be read, `not_found` when `related_to` names no unit.
     """
     related = fields.get("related_to")
-    until = fields.get("until")
     return Filter(
         agents=_set(fields.get("agent")),
         types=_set(fields.get("type")),
         meta=tuple(fields.get("meta", {}).items()),
         related_to=None if related is None else unit_id(engine.log, related),
-        until=None if until is None else parse_instant(until, engine.committer.now()),
     )
 
 
@@ -33,3 +31,13 @@ def _set(value: str | list[str] | None) -> frozenset[str]:
     if value is None:
         return frozenset()
     return frozenset((value,) if isinstance(value, str) else value)
+
+
+def read_instant(engine: Engine, fields: dict[str, Any], name: str) -> int | None:
+    """The instant that `since` or `until` asks for, in microseconds since the epoch. Both mean when an entry arrived in its context.
+
+    Raises:
+        EngramError: `invalid` for a time that cannot be read.
+    """
+    value = fields.get(name)
+    return None if value is None else parse_instant(value, engine.committer.now())

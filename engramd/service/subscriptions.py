@@ -14,13 +14,12 @@ import trio
 from ..protocol.connection import Id, item_frame
 from ..protocol.cursor import format_cursor, parse_cursor
 from ..protocol.errors import EngramError
-from ..protocol.messages import DEFAULT_CREDIT, MAX_CREDIT, MAX_STREAMS
-from ..protocol.times import parse_instant
+from ..protocol.messages import DEFAULT_CREDIT, MAX_CREDIT
 from ..state.filters import Filter
 from ..storage.query import Range, step
 from ..storage.records import ENTRIES
 from .fanout import Published, entry_item, event_item, mark_item
-from .filters import read_filter
+from .filters import read_filter, read_instant
 from .peer import Peer
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ STEP_EVENTS = 256
 
 def tail(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Start a stream; it runs as a task of its connection."""
-    if len(peer.streams) >= MAX_STREAMS:
-        raise EngramError("busy", f"this connection has {MAX_STREAMS} streams, the most it may have; cancel one first", limit=MAX_STREAMS)
     subscription = Subscription(engine, peer, request_id, fields)
     peer.streams[request_id] = subscription
     peer.spawn(subscription.run)
@@ -58,6 +55,7 @@ class Subscription:
         self._events: bool = fields.get("events", False)
         self._follow: bool = fields.get("follow", False)
         self._filter: Filter = read_filter(engine, fields)
+        self._until = read_instant(engine, fields, "until")
         self._credit: int = fields.get("credit", DEFAULT_CREDIT)
         self._wake = trio.Event()
         self._cancelled = False
@@ -77,6 +75,9 @@ class Subscription:
 
     def offer(self, published: Published) -> None:
         """Send a live event, or fall back to reading the log."""
+        if self._until is not None and published.ts >= self._until:
+            self.cancel()
+            return
         if not self._wants(published):
             return
         if self._credit <= 0 or self._peer.outbox.pending > FULL:
@@ -153,16 +154,22 @@ class Subscription:
             self._send(mark_item(self._engine.fanout.history, self._engine.fanout.durable_seq, "heartbeat"))
 
     async def _catch_up(self) -> None:
-        """Read the log from the cursor to the durable end, as credit and the outbox allow. Ends without waiting, at the end."""
-        fanout = self._engine.fanout
-        while self.cursor < fanout.durable_seq and not self._cancelled:
+        """Read the log from the cursor to its end, as credit and the outbox allow. Ends without waiting, at the end."""
+        while not self._cancelled and self.cursor < (end := self._end()):
             await self._may_send()
             if self._cancelled:
                 return
-            (self._step_events if self._events else self._step_entries)(fanout.durable_seq)
+            (self._step_events if self._events else self._step_entries)(end)
             self._peer.outbox.flush()
-            if self.cursor < fanout.durable_seq:
+            if self.cursor < end:
                 await trio.lowlevel.checkpoint()
+        if self._end() < self._engine.fanout.durable_seq:
+            self._cancelled = True  # the log is past `until`
+
+    def _end(self) -> int:
+        """The last seq that is wanted of what is durable now."""
+        durable = self._engine.fanout.durable_seq
+        return durable if self._until is None else min(durable, self._engine.log.first_at(self._until) - 1)
 
     async def _may_send(self) -> None:
         while self._credit <= 0 and not self._cancelled:
@@ -206,9 +213,10 @@ class Subscription:
                     "cursor", f"the log ends at {engine.fanout.durable_seq}; nothing stands at {after}", last=engine.fanout.durable_seq
                 )
             return after
-        if "since" in fields:
-            return engine.log.first_at(parse_instant(fields["since"], engine.committer.now())) - 1
-        return engine.fanout.durable_seq
+        since = read_instant(engine, fields, "since")
+        if since is not None:
+            return engine.log.first_at(since) - 1
+        return self._end()
 
     async def _find_start(self) -> int:
         if not self._last:

@@ -13,12 +13,11 @@ from ..protocol.errors import EngramError
 from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import MAX_UNITS, PAGE_BYTES
 from ..protocol.schema import require_one
-from ..protocol.times import parse_instant
 from ..protocol.unit import new_id
 from ..state.outcome import Refused, Seen
 from ..state.units import Draft, Edge, Put, UnitPut
 from ..storage.query import Entry, Range, step
-from .filters import read_filter
+from .filters import read_filter, read_instant
 from .forms import written
 from .peer import Peer
 from .refs import find_unit, unit_id
@@ -148,10 +147,11 @@ class _Page:
         reverse: bool = fields.get("reverse", False)
         first, last = 1, log.last_seq
         want = read_filter(engine, fields)
-        if "since" in fields:
-            first = log.first_at(parse_instant(fields["since"], engine.committer.now()))
-        if want.until is not None:
-            last = log.first_at(want.until) - 1
+        since, until = read_instant(engine, fields, "since"), read_instant(engine, fields, "until")
+        if since is not None:
+            first = log.first_at(since)
+        if until is not None:
+            last = log.first_at(until) - 1
         if "after" in fields:
             after = parse_cursor(fields["after"], log.history)
             if reverse:

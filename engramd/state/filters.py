@@ -10,14 +10,12 @@ class Filter(NamedTuple):
 
     Attributes:
         related_to: the id of a unit that the unit must have a relationship to.
-        until: microseconds since the epoch, exclusive.
     """
 
     agents: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()
     meta: tuple[tuple[str, str], ...] = ()
     related_to: bytes | None = None
-    until: int | None = None
 
     def is_empty(self) -> bool:
         """Whether every unit fits."""
@@ -28,8 +26,6 @@ class Filter(NamedTuple):
         if self.types and unit["type"] not in self.types:
             return False
         if self.agents and unit["agent"] not in self.agents:
-            return False
-        if self.until is not None and unit["ts"] >= self.until:
             return False
         meta = unit["meta"]
         if any(meta.get(key) != value for key, value in self.meta):

@@ -90,7 +90,7 @@ def _read_logged(log: Log, seq: int, record: records.Record, want: Filter) -> En
         added = cbor2.loads(record.body)
         unit = log.unit(added["unit"])
         if unit is not None and want.matches(cbor2.loads(unit)):
-            return Entry(seq, added["context"], record.kind, with_entry(unit, seq))
+            return Entry(seq, added["context"], record.kind, with_entry(unit, seq, added["context"]))
     return None
 
 
@@ -105,7 +105,7 @@ def _walk_context(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, 
         if (decoded is not None and not wanted.filter.matches(decoded)) or (hide and log.is_gone(context, seq)):
             yield seq, None
         elif isinstance(at, int) and at != seq:
-            yield seq, Entry(seq, context, "unit_added", with_entry(unit, seq))
+            yield seq, Entry(seq, context, "unit_added", with_entry(unit, seq, context))
         else:
             yield seq, Entry(seq, context, "unit_put", unit)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from ..protocol.address import private_dir
+from ..protocol.address import socket_dir
 from ..protocol.errors import EngramError
 from ..service.engine import Engine
 from .session import Session
@@ -38,9 +38,7 @@ class UnixListener:
 
     def __init__(self, path: str) -> None:
         self.address = path
-        directory = Path(path).parent
-        if not directory.is_dir():
-            private_dir(directory)
+        socket_dir(path)
         if _answers(path):
             raise EngramError("busy", f"another daemon listens at {path}; stop it, or give this one another --socket")
         temporary = os.path.join(os.path.dirname(path), f".{os.getpid()}")  # short: a path may have the most bytes there are

@@ -46,6 +46,7 @@ class Session:
                     await self._serve(nursery)
                 except EngramError as error:
                     logger.info("a client was refused: %s", error.message)
+                    await self._end_requests()
                     self.outbox.finish(failure_frame(None, error))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self.outbox.close()
@@ -127,7 +128,13 @@ class Session:
         """The client will ask nothing more: end its streams, let its writes finish."""
         if self._connection.partial:
             raise EngramError("protocol", "the connection ended inside a frame")
-        if self._peer is not None:
-            for stream in list(self._peer.streams.values()):
-                stream.cancel()
+        await self._end_requests()
+
+    async def _end_requests(self) -> None:
+        """End the streams, and let the other requests be answered."""
+        if self._peer is None:
+            return
+        for stream in list(self._peer.streams.values()):
+            stream.cancel()
+        with trio.move_on_after(LINGER_SECONDS):
             await self._peer.settled(0)

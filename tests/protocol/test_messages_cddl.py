@@ -165,7 +165,7 @@ def test_hello_notices_and_failures_are_accepted(
 @quick
 def test_stream_items_are_accepted(unit: dict[str, Any], request_id: int) -> None:
     body = encoded(unit)
-    for shown in (body, with_entry(body, unit["seq"])):
+    for shown in (body, with_entry(body, unit["seq"], "b")):
         for kind in ("unit_put", "unit_added"):
             event = {"cursor": "c", "kind": kind, "unit": decode(shown)}
             assert _accepts(item_frame(request_id, encode(event)))

@@ -31,7 +31,7 @@ def test_the_members_stand_in_their_documented_order() -> None:
     order = ["id", "seq", "ts", "context", "agent", "type", "meta", "text", "relationships"]
     assert list(decode(_example())) == order
     assert list(decode(_example(b"\xff"))) == [*order[:7], "payload", order[8]]
-    assert list(decode(with_entry(_example(), 9))) == [*order, "entry"]
+    assert list(decode(with_entry(_example(), 9, "b"))) == [*order, "entry", "entry_context"]
 
 
 @given(units())
@@ -58,8 +58,8 @@ def test_a_unit_comes_back_as_it_was_put(unit: dict[str, Any]) -> None:
 @quick
 def test_an_entry_is_added_as_if_encoded_anew(unit: dict[str, Any], entry: int) -> None:
     body = encoded(unit)
-    assert with_entry(body, entry) == encode({**decode(body), "entry": entry})
-    assert Unit.from_wire(decode(with_entry(body, entry))).entry == entry
+    assert with_entry(body, entry, "b") == encode({**decode(body), "entry": entry, "entry_context": "b"})
+    assert Unit.from_wire(decode(with_entry(body, entry, "b"))).entry == entry
 
 
 def test_text_shows_bytes_that_are_not_utf8_as_escapes() -> None:

@@ -48,7 +48,6 @@ question = st.fixed_dictionaries(
         "types": st.just(frozenset()) | some(st.sampled_from(TYPES), max_size=2),
         "meta": st.just({}) | label,
         "related": st.none() | back,
-        "until": st.none() | st.integers(0, 20),
         "first": st.just(1) | st.integers(0, 40),
         "last": st.just(2**63 - 1) | st.integers(0, 40),
         "reverse": st.booleans(),
@@ -118,7 +117,7 @@ def test_every_range_reads_as_the_model_says(steps: list[tuple[int, list[Any]]],
             history.batch(ts, operations)
         for asked in questions:
             related = None if asked["related"] is None else history.unit(asked["related"])
-            want = Filter(asked["agents"], asked["types"], tuple(asked["meta"].items()), related, asked["until"])
+            want = Filter(asked["agents"], asked["types"], tuple(asked["meta"].items()), related)
             wanted = Range(asked["contexts"], want, max(asked["first"], 1), asked["last"], asked["reverse"], asked["present"])
             found = read_all(log, wanted, asked["limit"], asked["rows"], asked["size"])
             expected = history.model.find(asked["contexts"], want, wanted.first, wanted.last, asked["present"])

@@ -151,8 +151,7 @@ def test_decisions_see_the_newest_row_and_readers_the_durable_one(steps: list[An
             if step == "seal" and flying is None:
                 flying = list(pending.seal()), dict(newest)
             elif step == "settle" and flying is not None:
-                for key, value in flying[0]:
-                    db.put(key, value)
+                put_all(db, flying[0])
                 pending.settle()
                 on_disk, flying = flying[1], None
             elif not isinstance(step, str):
