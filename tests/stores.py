@@ -115,6 +115,5 @@ def fits(want: Filter, unit: dict[str, Any]) -> bool:
         (not want.agents or unit["agent"] in want.agents)
         and (not want.types or unit["type"] in want.types)
         and set(want.meta) <= set(unit["meta"].items())
-        and (want.until is None or unit["ts"] < want.until)
         and (want.related_to is None or want.related_to in targets)
     )

@@ -34,8 +34,9 @@ TABLE = {
     # Files at the top of the daemon: helpers, and what composes the rooms.
     "config": _arrows("protocol"),
     "logs": _arrows("protocol"),
-    "daemon": _arrows("config logs transport service storage protocol", "trio"),
-    "__main__": _arrows("daemon config logs protocol"),
+    "ready": _arrows(),
+    "daemon": _arrows("config logs ready transport service storage protocol", "trio"),
+    "__main__": _arrows("daemon config logs ready protocol"),
     "__init__": _arrows(),
     "engram_cli": _arrows("protocol", "cbor2 rich trio typer"),
 }

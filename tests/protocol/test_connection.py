@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from wire_strategies import broken, records, units
 
 from engramd.protocol.connection import (
+    MAX_STREAMS,
     TRANSITIONS,
     Answer,
     ClientConnection,
@@ -362,11 +363,22 @@ def test_a_wrong_type_is_refused_under_the_requests_id(op: str, data: st.DataObj
     "fields", [{"op": "credit"}, {"op": "credit", "bytes": 0}, {"op": "credit", "bytes": "9"}, {"op": "cancel", "why": "tired"}]
 )
 def test_a_malformed_notice(fields: dict[str, Any]) -> None:
+    """A notice has no answer of its own: were the stream's id used, the client would take it for the stream's end."""
     _, server = _greeted()
     _send(server, {"id": 1, "op": "tail"})
-    rejected = _rejected(server, {"id": 1, **fields})
-    assert (rejected.id, rejected.error.code) == (1, "invalid")
-    assert server.in_flight == {1}  # the stream itself goes on
+    with pytest.raises(EngramError) as caught:
+        _send(server, {"id": 1, **fields})
+    assert caught.value.code == "invalid"
+
+
+def test_one_stream_too_many_is_refused_and_the_rest_go_on() -> None:
+    _, server = _greeted()
+    for number in range(MAX_STREAMS):
+        _send(server, {"id": number, "op": "tail"})
+    assert _rejected(server, {"id": MAX_STREAMS, "op": "tail"}).error.code == "busy"
+    server.finish(0)
+    _send(server, {"id": MAX_STREAMS, "op": "tail"})
+    assert len(server.streams) == MAX_STREAMS
 
 
 # What a client makes of a daemon that breaks off, or breaks the protocol

@@ -37,7 +37,7 @@ def test_the_members_stand_in_their_documented_order() -> None:
 @given(units())
 @quick
 def test_a_unit_comes_back_as_it_was_put(unit: dict[str, Any]) -> None:
-    bare = {key: value for key, value in unit.items() if key != "entry"}
+    bare = {key: value for key, value in unit.items() if key not in ("entry", "entry_context")}
     assert decode(encoded(unit)) == bare
     shown = Unit.from_wire(decode(encoded(unit)))
     assert shown == Unit(
@@ -51,6 +51,7 @@ def test_a_unit_comes_back_as_it_was_put(unit: dict[str, Any]) -> None:
         unit["text"].encode() if "text" in unit else unit["payload"],
         tuple(Relationship(edge["type"], str(uuid.UUID(bytes=edge["target"])), edge["meta"]) for edge in unit["relationships"]),
         unit["seq"],
+        unit["context"],
     )
 
 
@@ -114,7 +115,7 @@ def test_json_loses_nothing(unit: dict[str, Any]) -> None:
     assert ("text" in shown) != ("payload_base64" in shown)
     payload = {"text": shown["text"]} if "text" in shown else {"payload": base64.b64decode(shown["payload_base64"], validate=True)}
     assert {
-        **{name: shown[name] for name in ("seq", "context", "agent", "type", "meta", "entry") if name in shown},
+        **{name: shown[name] for name in ("seq", "context", "agent", "type", "meta", "entry", "entry_context") if name in shown},
         **payload,
         "id": uuid.UUID(shown["id"]).bytes,
         "ts": unit["ts"],

@@ -25,7 +25,8 @@ def units() -> st.SearchStrategy[dict[str, Any]]:
     rest = {"relationships": st.lists(edge, max_size=2)}
     head = {"id": UNIT_ID, "seq": SEQ, "ts": SEQ, "context": NAMES, "agent": NAMES, "type": st.sampled_from(TYPES), "meta": LABELS}
     payload = {"text": st.text(max_size=20)}, {"payload": st.binary(max_size=20)}
-    return st.one_of(*(st.fixed_dictionaries({**head, **member, **rest}, optional={"entry": SEQ}) for member in payload))
+    added: tuple[dict[str, Any], ...] = ({}, {"entry": SEQ, "entry_context": NAMES})
+    return st.one_of(*(st.fixed_dictionaries({**head, **member, **rest, **place}) for member in payload for place in added))
 
 
 def encoded(unit: dict[str, Any]) -> bytes:
