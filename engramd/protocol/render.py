@@ -59,7 +59,7 @@ def unit_line(unit: dict[str, Any]) -> str:
 def plain(value: Any, key: str = "") -> Any:
     """An answer as JSON can hold it: units in their JSON form, ids and other bytes as text, instants as RFC 3339."""
     if isinstance(value, dict):
-        if "relationships" in value and "seq" in value:
+        if "seq" in value and isinstance(value.get("relationships"), list):  # labels may have these names, but their values are text
             return unit_json(value)
         return {name: plain(member, name) for name, member in value.items()}
     if isinstance(value, list):
