@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engramd.protocol import address
-from engramd.protocol.address import MAX_SOCKET_PATH, data_dir, private_dir, socket_path
+from engramd.protocol.address import MAX_SOCKET_PATH, data_dir, private_dir, socket_dir, socket_path
 from engramd.protocol.errors import EngramError
 
 UNUSED_UID = 4_000_000_123  # nobody's, so it has no directory under /run/user
@@ -152,3 +152,27 @@ def test_another_users_directory_or_link_is_refused(tmp_path: Path) -> None:
             private_dir(place)
         assert caught.value.code == "denied"
         assert _mode(place) == before
+
+
+def test_the_usual_directory_of_a_socket_is_private(tmp_path: Path) -> None:
+    env = _env(xdg_runtime_dir=str(tmp_path))
+    for _ in range(2):
+        socket_dir(socket_path(None, env), env)
+        assert _mode(tmp_path / "engram") == 0o700
+        (tmp_path / "engram").chmod(0o755)
+
+
+def test_a_chosen_directory_is_made_private_but_not_changed(tmp_path: Path) -> None:
+    env = _env(xdg_runtime_dir="/nowhere")
+    socket_dir(str(tmp_path / "new" / "s"), env)
+    assert _mode(tmp_path / "new") == 0o700
+    (tmp_path / "new").chmod(0o755)
+    socket_dir(str(tmp_path / "new" / "s"), env)
+    assert _mode(tmp_path / "new") == 0o755
+
+
+def test_a_place_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EngramError) as caught:
+        socket_dir(str(tmp_path / "file" / "s"), {})
+    assert caught.value.code == "denied"

@@ -60,7 +60,8 @@ def test_a_unit_comes_back_as_it_was_put(unit: dict[str, Any]) -> None:
 def test_an_entry_is_added_as_if_encoded_anew(unit: dict[str, Any], entry: int) -> None:
     body = encoded(unit)
     assert with_entry(body, entry, "b") == encode({**decode(body), "entry": entry, "entry_context": "b"})
-    assert Unit.from_wire(decode(with_entry(body, entry, "b"))).entry == entry
+    shown = Unit.from_wire(decode(with_entry(body, entry, "b")))
+    assert (shown.entry, shown.entry_context) == (entry, "b")
 
 
 def test_text_shows_bytes_that_are_not_utf8_as_escapes() -> None:

@@ -49,7 +49,9 @@ _contexts = st.fixed_dictionaries(
         "updated_at": SEQ,
     }
 )
-_agents = st.fixed_dictionaries({"id": NAMES, "units": st.integers(0, 9), "first_seen": SEQ, "last_seen": SEQ}, optional={"since": SEQ})
+_agents = st.fixed_dictionaries(
+    {"id": NAMES, "units": st.integers(0, 9), "first_seen": st.none() | SEQ, "last_seen": st.none() | SEQ}, optional={"since": SEQ}
+)
 _RULES: dict[str, st.SearchStrategy[Any]] = {
     "[* unit]": st.lists(units(), max_size=3),
     "context-info": _contexts,
