@@ -136,7 +136,7 @@ def put(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT|-", help="The payload; - reads standard input. After -- it is literal.")
     ] = None,
-    type: Annotated[str, typer.Option("--type", metavar="TYPE", help=f"One of {', '.join(TYPES)}.")] = "message",
+    type: Annotated[str, typer.Option("--type", metavar="TYPE", help=f"What kind of unit it is. One of {', '.join(TYPES)}.")] = "message",
     meta: Meta = None,
     rel: Annotated[
         list[str] | None,

@@ -99,5 +99,13 @@ def description(name: str) -> str:
 
 def summary(name: str) -> str:
     """A command's or group's first sentence, without its full stop."""
-    first = " ".join(description(name).split("\n\n")[0].split())
-    return first.split(". ")[0].removesuffix(".")
+    return _first_sentence(description(name))
+
+
+def brief(option: Parameter) -> str:
+    """What an option does, in a sentence without its full stop."""
+    return _first_sentence(option.help)
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split()).split(". ")[0].removesuffix(".")

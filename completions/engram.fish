@@ -1,0 +1,181 @@
+# fish completion for engram, made from the tree of commands by `python -m engram_cli.generate`. Do not edit.
+
+# Whether the words before the cursor name this command, and so many arguments of it, or at least so many where "+" is said.
+function __engram_at --argument-names command count more
+    __engram_look
+    test "$__engram_command" = "$command"; or return
+    test -n "$count"; or return 0
+    if test -n "$more"
+        test $__engram_count -ge $count
+    else
+        test $__engram_count -eq $count
+    end
+end
+
+# Whether the words before the cursor name a command that takes options.
+function __engram_in_command
+    __engram_look
+    test -n "$__engram_command"; and not contains -- $__engram_command $__engram_groups
+end
+
+# Read the words before the cursor, once a TAB.
+function __engram_look
+    set -l line (commandline -cp | string collect)
+    test "$line" = "$__engram_line"; and return
+    set -g __engram_line $line
+    set -g __engram_command ''
+    set -g __engram_count 0
+    set -g __engram_literal ''
+    set -l words (commandline -opc)
+    set -l expected ''
+    for word in $words[2..-1]
+        if test -n "$expected"
+            set expected ''
+        else if test -z "$__engram_literal"; and string match -qr -- '^-.' $word
+            if test "$word" = --
+                set __engram_literal 1
+            else if string match -qr -- $__engram_takes $word
+                set expected 1
+            end
+        else if test -z "$__engram_command"
+            set __engram_command $word
+        else if contains -- $__engram_command $__engram_groups
+            set __engram_command "$__engram_command $word"
+        else
+            set __engram_count (math $__engram_count + 1)
+        end
+    end
+end
+
+# The names of contexts or agents. Those that start otherwise are asked for only when nothing fits: fish also matches in the middle.
+function __engram_names --argument-names kind
+    set -l program (commandline -opc)[1]
+    string match -q '*/*' -- $program; or set program engram
+    set -l typed (commandline -ct | string replace -r -- '^--[a-z-]+=' '')
+    set -l prefix (string unescape -- "$typed")
+    set -l names (command $program __complete $kind "$prefix" 2>/dev/null)
+    test -n "$names"; or set names (command $program __complete $kind '' 2>/dev/null)
+    for name in $names
+        test -z "$__engram_literal"; and string match -q -- '-*' $name; and continue
+        echo $name
+    end
+end
+
+set -g __engram_groups context daemon
+set -g __engram_takes '^(--(after|agent|as|color|dedupe|display-name|expect-seq|file|limit|meta|rel|related-to|reply-to|since|socket|timeout|type|unset|until)|-[fhv]*[n])$'
+
+complete -c engram -f
+complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
+complete -c engram -n "__engram_at ''" -a get -d 'Print units\' payloads, byte for byte like cat; with --json the whole units'
+complete -c engram -n "__engram_at ''" -a list -d 'List the units of a context, oldest first'
+complete -c engram -n "__engram_at ''" -a tail -d 'Print the last units of contexts, and with -f what follows'
+complete -c engram -n "__engram_at ''" -a agents -d 'List the agents that have put units'
+complete -c engram -n "__engram_at ''" -a status -d 'Describe the daemon'
+complete -c engram -n "__engram_at ''" -a pipe -d 'Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection'
+complete -c engram -n "__engram_at ''" -a help -d 'Explain a command'
+complete -c engram -n "__engram_at ''" -a demo -d 'Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back'
+complete -c engram -n "__engram_at ''" -a completion -d 'Print a shell\'s completions'
+complete -c engram -n "__engram_at ''" -a context -d 'Contexts: named groups of units and agents'
+complete -c engram -n "__engram_at ''" -a daemon -d 'The daemon: start it, stop it, look at it'
+complete -c engram -n "__engram_at ''" -l help -s h -d 'Show this message and exit'
+complete -c engram -n "__engram_at 'context'" -a create -d 'Create a context'
+complete -c engram -n "__engram_at 'context'" -a show -d 'Describe a context: title, labels, members, pins, counts'
+complete -c engram -n "__engram_at 'context'" -a list -d 'List the contexts'
+complete -c engram -n "__engram_at 'context'" -a set -d 'Change a context\'s title and labels'
+complete -c engram -n "__engram_at 'context'" -a join -d 'Make an agent a member'
+complete -c engram -n "__engram_at 'context'" -a leave -d 'End an agent\'s membership'
+complete -c engram -n "__engram_at 'context'" -a pin -d 'Pin units, so that packs start with them'
+complete -c engram -n "__engram_at 'context'" -a unpin -d 'Unpin units'
+complete -c engram -n "__engram_at 'context'" -a add -d 'Add units of other contexts; they arrive as new entries'
+complete -c engram -n "__engram_at 'context'" -a remove -d 'Remove units from a context; they stay in the log'
+complete -c engram -n "__engram_at 'context'" -l help -s h -d 'Show this message and exit'
+complete -c engram -n "__engram_at 'daemon'" -a run -d 'Run the daemon in the foreground'
+complete -c engram -n "__engram_at 'daemon'" -a start -d 'Start the daemon in the background, unless it runs'
+complete -c engram -n "__engram_at 'daemon'" -a stop -d 'Stop the daemon after what is in flight; return when it is gone'
+complete -c engram -n "__engram_at 'daemon'" -a restart -d 'Stop the daemon and start it again'
+complete -c engram -n "__engram_at 'daemon'" -a status -d 'Say whether the daemon runs: exit 0 when it does, 69 when not'
+complete -c engram -n "__engram_at 'daemon'" -a socket -d 'Print the path of the daemon\'s socket'
+complete -c engram -n "__engram_at 'daemon'" -l help -s h -d 'Show this message and exit'
+complete -c engram -n "__engram_in_command" -l json -d 'Print one JSON object per line'
+complete -c engram -n "__engram_in_command" -l color -x -a 'auto always never' -d 'auto, always or never'
+complete -c engram -n "__engram_in_command" -l socket -rF -d 'The daemon\'s socket [ENGRAM_SOCKET]'
+complete -c engram -n "__engram_in_command" -l as -x -a '(__engram_names agents)' -d 'Who acts [ENGRAM_AGENT]; else your user name'
+complete -c engram -n "__engram_in_command" -l timeout -x -d 'Give up after so long, such as 5s or 2m (exit 124)'
+complete -c engram -n "__engram_in_command" -l no-autostart -d 'Fail (exit 69) rather than start a daemon'
+complete -c engram -n "__engram_in_command" -l verbose -s v -d 'Say more about an error: its code and details'
+complete -c engram -n "__engram_in_command" -l help -s h -d 'Show this message and exit'
+complete -c engram -n "__engram_at 'put'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'What kind of unit it is'
+complete -c engram -n "__engram_at 'put'" -l meta -x -d 'A label'
+complete -c engram -n "__engram_at 'put'" -l rel -x -a 'sequential: causes: depends_on: references: responds_to: modifies: replaces:' -d 'A relationship to an earlier unit'
+complete -c engram -n "__engram_at 'put'" -l reply-to -x -d 'Short for --rel responds_to:ID'
+complete -c engram -n "__engram_at 'put'" -l file -rF -d 'Take the payload from a file, byte for byte'
+complete -c engram -n "__engram_at 'put'" -l dedupe -x -d 'If this key was put in the context before, answer with that unit'
+complete -c engram -n "__engram_at 'put'" -l expect-seq -x -d 'Fail (exit 3) unless the context\'s last entry is N; 0 means none'
+complete -c engram -n "__engram_at 'put' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'list'" -l agent -x -a '(__engram_names agents)' -d 'Only units of this agent'
+complete -c engram -n "__engram_at 'list'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'Only units of this type'
+complete -c engram -n "__engram_at 'list'" -l meta -x -d 'Only units with this label'
+complete -c engram -n "__engram_at 'list'" -l since -x -d 'From this time on: 10m (ago), 14:30, 2026-01-31, 2026-01-31T14:30:00Z'
+complete -c engram -n "__engram_at 'list'" -l until -x -d 'Before this time'
+complete -c engram -n "__engram_at 'list'" -l after -x -d 'Beyond this cursor or seq'
+complete -c engram -n "__engram_at 'list'" -l related-to -x -d 'Only units with a relationship to this one'
+complete -c engram -n "__engram_at 'list'" -l limit -x -d 'At most N units'
+complete -c engram -n "__engram_at 'list'" -l reverse -d 'Newest first'
+complete -c engram -n "__engram_at 'list' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'tail'" -s n -x -d 'Start with the last N units [10, unless --since or --after]'
+complete -c engram -n "__engram_at 'tail'" -s f -l follow -d 'Go on with new units as they become durable'
+complete -c engram -n "__engram_at 'tail'" -l agent -x -a '(__engram_names agents)' -d 'Only units of this agent'
+complete -c engram -n "__engram_at 'tail'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'Only units of this type'
+complete -c engram -n "__engram_at 'tail'" -l meta -x -d 'Only units with this label'
+complete -c engram -n "__engram_at 'tail'" -l since -x -d 'From this time on: 10m (ago), 14:30, 2026-01-31, 2026-01-31T14:30:00Z'
+complete -c engram -n "__engram_at 'tail'" -l until -x -d 'Before this time'
+complete -c engram -n "__engram_at 'tail'" -l after -x -d 'Beyond this cursor or seq'
+complete -c engram -n "__engram_at 'tail'" -l related-to -x -d 'Only units with a relationship to this one'
+complete -c engram -n "__engram_at 'tail'" -l events -d 'Every event of the log, not only the units'
+complete -c engram -n "__engram_at 'tail' 0 +" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'agents' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'help' 0" -a put -d 'Append a unit to a context and print its id'
+complete -c engram -n "__engram_at 'help' 0" -a get -d 'Print units\' payloads, byte for byte like cat; with --json the whole units'
+complete -c engram -n "__engram_at 'help' 0" -a list -d 'List the units of a context, oldest first'
+complete -c engram -n "__engram_at 'help' 0" -a tail -d 'Print the last units of contexts, and with -f what follows'
+complete -c engram -n "__engram_at 'help' 0" -a agents -d 'List the agents that have put units'
+complete -c engram -n "__engram_at 'help' 0" -a status -d 'Describe the daemon'
+complete -c engram -n "__engram_at 'help' 0" -a pipe -d 'Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection'
+complete -c engram -n "__engram_at 'help' 0" -a help -d 'Explain a command'
+complete -c engram -n "__engram_at 'help' 0" -a demo -d 'Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back'
+complete -c engram -n "__engram_at 'help' 0" -a completion -d 'Print a shell\'s completions'
+complete -c engram -n "__engram_at 'help' 0" -a context -d 'Contexts: named groups of units and agents'
+complete -c engram -n "__engram_at 'help' 0" -a daemon -d 'The daemon: start it, stop it, look at it'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a create -d 'Create a context'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a show -d 'Describe a context: title, labels, members, pins, counts'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a list -d 'List the contexts'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a set -d 'Change a context\'s title and labels'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a join -d 'Make an agent a member'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a leave -d 'End an agent\'s membership'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a pin -d 'Pin units, so that packs start with them'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a unpin -d 'Unpin units'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a add -d 'Add units of other contexts; they arrive as new entries'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a remove -d 'Remove units from a context; they stay in the log'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a run -d 'Run the daemon in the foreground'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a start -d 'Start the daemon in the background, unless it runs'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a stop -d 'Stop the daemon after what is in flight; return when it is gone'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a restart -d 'Stop the daemon and start it again'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a status -d 'Say whether the daemon runs: exit 0 when it does, 69 when not'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a socket -d 'Print the path of the daemon\'s socket'
+complete -c engram -n "__engram_at 'completion' 0" -a 'bash zsh fish'
+complete -c engram -n "__engram_at 'context create'" -l display-name -x -d 'A title for people'
+complete -c engram -n "__engram_at 'context create'" -l meta -x -d 'A label'
+complete -c engram -n "__engram_at 'context create' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'context show' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'context set'" -l display-name -x -d 'A title for people'
+complete -c engram -n "__engram_at 'context set'" -l meta -x -d 'A label'
+complete -c engram -n "__engram_at 'context set'" -l unset -x -d 'Remove a label'
+complete -c engram -n "__engram_at 'context set' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'context join' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'context join' 1" -a '(__engram_names agents)'
+complete -c engram -n "__engram_at 'context leave' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'context leave' 1" -a '(__engram_names agents)'
+complete -c engram -n "__engram_at 'context pin' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'context unpin' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'context add' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'context remove' 0" -a '(__engram_names contexts)'
