@@ -92,7 +92,8 @@ class Model:
                 self.units[seq] = unit
                 self.entries.append(ModelEntry(seq, event.context, "unit_put", unit))
             elif isinstance(event, UnitAdded):
-                self.entries.append(ModelEntry(seq, event.context, "unit_added", {**self.units[event.unit], "entry": seq}))
+                unit = {**self.units[event.unit], "entry": seq, "entry_context": event.context}
+                self.entries.append(ModelEntry(seq, event.context, "unit_added", unit))
             elif isinstance(event, UnitRemoved):
                 self.gone.add((event.context, event.entry))
 

@@ -22,6 +22,9 @@ Done = Callable[[Result | EngramError], None]
 
 MAX_GROUP_BYTES = 8 * 1024 * 1024  # a forming group beyond this makes its clients wait
 MAX_GROUP_EVENTS = 8192
+SHORT_SYNC = 0.0005  # seconds
+SHORT_BATCH = 64  # events; LevelDB takes about 5 µs for each beside the sync
+NEWEST = 0.2  # weight of the newest sync in what is expected of the next
 AHEAD = 60_000_000  # microseconds the log may be ahead of the wall clock without a warning
 
 
@@ -33,6 +36,28 @@ def wall_clock() -> int:
 async def write_in_thread(batch: Batch) -> None:
     """Sync in a worker thread, while the loop decides the next group. Not cancellable: a write under way always ends."""
     await trio.to_thread.run_sync(batch.commit)
+
+
+class AdaptiveWriter:
+    """Syncs on the loop while syncs are short, else in a worker thread; docs/adr/0007 has the figures.
+
+    A sync that is shorter than handing it to a thread and back is cheapest where it is; a long one would keep the loop from all else.
+    """
+
+    def __init__(self) -> None:
+        self._expected = SHORT_SYNC
+
+    async def __call__(self, batch: Batch) -> None:
+        """Write a batch. Not cancellable: a write under way always ends."""
+        if self._expected < SHORT_SYNC and len(batch.events) <= SHORT_BATCH:
+            self._commit(batch)
+        else:
+            await trio.to_thread.run_sync(self._commit, batch)
+
+    def _commit(self, batch: Batch) -> None:
+        started = time.monotonic()
+        batch.commit()
+        self._expected += NEWEST * (time.monotonic() - started - self._expected)
 
 
 async def write_inline(batch: Batch) -> None:
@@ -54,8 +79,9 @@ class Committer:
     """The only writer of the log.
 
     Args:
-        publish: told of every batch's events once they are on disk, before their writers are.
-        after: called after the answers of a group.
+        publish: told of every batch's events once they are on disk, after their writers: a writer waits for its answer, and there may
+            be many subscribers.
+        after: called after the answers of a group and its publishing.
         clock: microseconds since the epoch.
         write: syncs a batch.
     """
@@ -66,13 +92,13 @@ class Committer:
         publish: Callable[[Sequence[Appended]], None],
         after: Callable[[], None],
         clock: Callable[[], int] = wall_clock,
-        write: Callable[[Batch], Awaitable[None]] = write_in_thread,
+        write: Callable[[Batch], Awaitable[None]] | None = None,
     ) -> None:
         self._log = log
         self._publish = publish
         self._after = after
         self._clock = clock
-        self._write = write
+        self._write = write or AdaptiveWriter()
         self._forming = _Group(log)
         self._flying: _Group | None = None
         self._wake = trio.Event()
@@ -184,9 +210,9 @@ class Committer:
                 raise
         group.batch.settle()
         self._flying = None
-        self._publish(group.batch.events)
         for done, result in group.done:
             done(result)
+        self._publish(group.batch.events)
         self._after()
 
     def _fail(self, error: EngramError) -> None:

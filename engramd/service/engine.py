@@ -18,7 +18,7 @@ from ..protocol.messages import MAX_UNITS, VERSION, frame_limit
 from ..storage.log import Batch, Log
 from ..storage.records import Record
 from . import contexts, status, subscriptions, units
-from .committer import Committer, wall_clock, write_in_thread
+from .committer import Committer, wall_clock
 from .fanout import Fanout
 from .peer import Flusher, Peer
 
@@ -67,7 +67,7 @@ class Engine:
         max_payload: int,
         facts: Mapping[str, Any] | None = None,
         clock: Callable[[], int] = wall_clock,
-        write: Callable[[Batch], Awaitable[None]] = write_in_thread,
+        write: Callable[[Batch], Awaitable[None]] | None = None,
     ) -> None:
         self.log = log
         self.max_payload = max_payload

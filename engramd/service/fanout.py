@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import cbor2
+import trio
 
+from ..protocol.connection import Id, item_frame
 from ..protocol.cursor import format_cursor
 from ..protocol.framing import encode, encode_map
 from ..protocol.unit import with_entry
@@ -51,8 +53,8 @@ class Published:
         self._history = history
         self._appended = appended
         self._unit: dict[str, Any] | None = None
-        self._item: bytes | None = None
-        self._written: dict[str, bytes] = {}
+        self.at = trio.current_time()
+        self._frames: dict[tuple[Id, str | None], bytes] = {}
 
     @property
     def unit(self) -> dict[str, Any]:
@@ -61,29 +63,19 @@ class Published:
             self._unit = cbor2.loads(self._appended.unit or b"\xa0")
         return self._unit
 
-    @property
-    def item(self) -> bytes:
-        """The encoded stream item."""
-        if self._item is None:
-            unit = self._appended.unit
-            if unit is None:
-                self._item = event_item(self._history, self.seq, self._appended.record)
-            else:
-                self._item = entry_item(self._history, self._entry(unit))
-        return self._item
+    def frame(self, request_id: Id, form: str | None) -> bytes:
+        """The stream item's frame. Streams of different connections mostly have the same few ids, and share it."""
+        key = request_id, form
+        if key not in self._frames:
+            self._frames[key] = item_frame(request_id, self._item(form))
+        return self._frames[key]
 
-    def written(self, form: str) -> bytes:
-        """The encoded stream item of an entry, with its unit written out."""
-        unit = self._appended.unit
-        assert unit is not None, "only entries are written out"
-        if form not in self._written:
-            self._written[form] = entry_item(self._history, self._entry(unit), form)
-        return self._written[form]
-
-    def _entry(self, unit: bytes) -> Entry:
-        record = self._appended.record
+    def _item(self, form: str | None) -> bytes:
+        record, unit = self._appended.record, self._appended.unit
+        if unit is None:
+            return event_item(self._history, self.seq, record)
         sent = with_entry(unit, self.seq, self.context) if record.code == UNIT_ADDED else unit
-        return Entry(self.seq, self.context, record.kind, sent)
+        return entry_item(self._history, Entry(self.seq, self.context, record.kind, sent), form)
 
 
 class Subscriber(Protocol):

@@ -85,7 +85,10 @@ class Subscription:
             self.cursor = published.seq - 1
             self._wake.set()
             return
-        self._send(published.written(self._form) if self._form else published.item)
+        frame = published.frame(self._id, self._form)
+        self._credit -= len(frame)
+        self._last_sent = published.at
+        self._peer.outbox.write(frame)
 
     def grant(self, credit: int) -> None:
         """Take more credit; at most MAX_CREDIT is remembered."""

@@ -111,8 +111,8 @@ class Log:
     def scan(self, prefix: bytes, first: int, last: int, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values under a prefix that a seq follows, from seq `first` to `last`, as of now."""
         if first > last:
-            return
-        yield from self._store.scan(prefix + keys.pack_seq(max(first, 0)), prefix + keys.pack_seq(min(last, keys.LAST_SEQ)), reverse)
+            return iter(())
+        return self._store.scan(prefix + keys.pack_seq(max(first, 0)), prefix + keys.pack_seq(min(last, keys.LAST_SEQ)), reverse)
 
     def is_gone(self, context: str, entry: int) -> bool:
         """Whether the entry was removed from its context."""

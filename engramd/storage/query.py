@@ -50,6 +50,10 @@ class Range(NamedTuple):
 
 def step(log: Log, wanted: Range, limit: int = STEP_ROWS, rows: int = STEP_ROWS, size: int = STEP_BYTES) -> Step:
     """Read on, until `limit` entries are found, `rows` rows are examined, or the entries pass `size` bytes."""
+    if wanted.contexts is not None and len(wanted.contexts) == 1 and wanted.filter.is_empty():
+        context = wanted.contexts[0]
+        if not (wanted.present and _has_removals(log, context)):
+            return _plain_step(log, context, wanted, min(limit, rows), size)
     found: list[Entry] = []
     reached = wanted.first - 1 if not wanted.reverse else wanted.last + 1
     for examined, (seq, entry) in enumerate(_walk(log, wanted), 1):
@@ -60,6 +64,32 @@ def step(log: Log, wanted: Range, limit: int = STEP_ROWS, rows: int = STEP_ROWS,
         if len(found) >= limit or examined >= rows or size <= 0:
             return Step(found, reached)
     return Step(found, wanted.first if wanted.reverse else wanted.last)
+
+
+def _plain_step(log: Log, context: str, wanted: Range, limit: int, size: int) -> Step:
+    """A step over one context where nothing is filtered or hidden: the common question, answered from one scan."""
+    found: list[Entry] = []
+    for key, value in log.scan(keys.entries(context), wanted.first, wanted.last, wanted.reverse):
+        seq = keys.seq_of(key)
+        at = records.read_entry(value)
+        if isinstance(at, bytes):
+            entry: Entry | None = Entry(seq, context, "unit_put", at)
+        else:
+            entry = _elsewhere(log, context, seq, at)
+        if entry is not None:
+            found.append(entry)
+            size -= len(entry.unit)
+        if len(found) >= limit or size <= 0:
+            return Step(found, seq)
+    return Step(found, wanted.first if wanted.reverse else wanted.last)
+
+
+def _elsewhere(log: Log, context: str, seq: int, at: int) -> Entry | None:
+    """An entry whose unit stands in the log alone, or in another context; None if retention or erasure took it between the two reads."""
+    unit = log.unit(at)
+    if unit is None:
+        return None
+    return Entry(seq, context, "unit_put", unit) if at == seq else Entry(seq, context, "unit_added", with_entry(unit, seq, context))
 
 
 def _walk(log: Log, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
@@ -97,17 +127,11 @@ def _read_logged(log: Log, seq: int, record: records.Record, want: Filter) -> En
 def _walk_context(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
     hide = wanted.present and _has_removals(log, context)
     for seq, at in _rows(log, context, wanted):
-        unit = log.unit(at) if isinstance(at, int) else at
-        if unit is None:  # retention or erasure took it between the two reads
+        entry = Entry(seq, context, "unit_put", at) if isinstance(at, bytes) else _elsewhere(log, context, seq, at)
+        if entry is None or not wanted.filter.matches(cbor2.loads(entry.unit)) or (hide and log.is_gone(context, seq)):
             yield seq, None
-            continue
-        decoded = None if wanted.filter.is_empty() else cbor2.loads(unit)
-        if (decoded is not None and not wanted.filter.matches(decoded)) or (hide and log.is_gone(context, seq)):
-            yield seq, None
-        elif isinstance(at, int) and at != seq:
-            yield seq, Entry(seq, context, "unit_added", with_entry(unit, seq, context))
         else:
-            yield seq, Entry(seq, context, "unit_put", unit)
+            yield seq, entry
 
 
 def _has_removals(log: Log, context: str) -> bool:

@@ -17,7 +17,7 @@ from .outbox import LOW, StreamOutbox
 
 logger = logging.getLogger("engramd.session")
 
-READ_BYTES = 64 * 1024
+READ_BYTES = 8 * 1024  # what one client may have done before others get their turn: about thirty puts
 HELLO_SECONDS = 5.0
 LINGER_SECONDS = 5.0  # a client that has hung up may take so long to read its last answers
 

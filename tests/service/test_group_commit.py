@@ -62,14 +62,15 @@ async def test_nothing_is_answered_published_or_read_before_the_sync(gated: Serv
     assert texts((await reader.ask("list", context="c"))["units"]) == ["x"]
 
 
-async def test_a_write_is_published_before_it_is_answered(gated: Server, gate: Gate, autojump_clock: MockClock) -> None:
+async def test_a_writer_is_answered_before_its_write_is_published(gated: Server, gate: Gate, autojump_clock: MockClock) -> None:
     client = await gated.connect()
     tail = await client.tail(follow=True)
     assert await tail.replayed() == []
     gate.open()
     put = await client.send("put", context="c", text="x")
     await client.answer(put)
-    assert client.order[-2:] == [tail.id, put]
+    await tail.next()
+    assert client.order[-2:] == [put, tail.id]
 
 
 async def test_commands_that_arrive_during_a_sync_share_the_next(gated: Server, gate: Gate, autojump_clock: MockClock) -> None:
