@@ -454,7 +454,7 @@ _anything = st.recursive(
 
 
 @given(st.lists(_anything.map(encode) | st.binary(max_size=20), max_size=4), st.booleans())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_comes_only_an_engram_error_goes(bodies: list[bytes], greeted: bool) -> None:
     state: State = "open" if greeted else "greeting"
     for role, taken in (("server", (Hello, Request, Notice, Rejected)), ("client", (Answer, Item))):

@@ -8,7 +8,7 @@ from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engramd.protocol.errors import EngramError
@@ -90,7 +90,7 @@ def test_an_extra_frame_behind_is_a_frame_of_its_own() -> None:
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6), st.lists(st.integers(0, 2**16), max_size=12))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 def test_any_cuts_give_the_same_bodies(bodies: list[bytes], cuts: list[int]) -> None:
     decoder = FrameDecoder(LIMIT)
     assert _feed(decoder, _cut(b"".join(map(frame, bodies)), cuts)) == bodies
@@ -127,7 +127,7 @@ def test_the_limit_itself_is_allowed() -> None:
 
 
 @given(st.lists(st.binary(max_size=40), max_size=8))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @example([b"\x00\x00\x00\x01", b"\xa1"])
 @example([b"\xff\xff\xff\xff"])
 def test_a_garbage_stream_raises_nothing_but_an_engram_error(chunks: list[bytes]) -> None:
@@ -137,7 +137,7 @@ def test_a_garbage_stream_raises_nothing_but_an_engram_error(chunks: list[bytes]
 
 
 @given(st.binary(max_size=60))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_garbage_in_a_frame_raises_nothing_but_an_engram_error(body: bytes) -> None:
     with suppress(EngramError):
         encode(decode(body))  # what is accepted is a value that CBOR knows
@@ -196,14 +196,14 @@ def test_depth_is_bounded(opening: bytes) -> None:
 
 
 @given(values, st.binary(min_size=1, max_size=5))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_bytes_behind_the_item_are_refused(value: Any, tail: bytes) -> None:
     assert decode(encode(value)) == value
     assert "bytes follow" in _refused(encode(value) + tail)
 
 
 @given(values)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_every_proper_prefix_is_refused(value: Any) -> None:
     body = encode(value)
     for end in range(len(body)):
@@ -214,13 +214,13 @@ def test_every_proper_prefix_is_refused(value: Any) -> None:
 
 
 @given(st.lists(values, max_size=40))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_encode_array_is_what_cbor2_writes(items: list[Any]) -> None:
     assert encode_array([encode(item) for item in items]) == cbor2.dumps(items)
 
 
 @given(st.dictionaries(st.text(max_size=10), values, max_size=40))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_encode_map_is_what_cbor2_writes(members: dict[str, Any]) -> None:
     assert encode_map({key: encode(value) for key, value in members.items()}) == cbor2.dumps(members)
 

@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire_strategies import units
 
@@ -17,7 +17,7 @@ from engramd.protocol.render import for_terminal, in_line, json_line, plain, uni
 from engramd.protocol.times import MAX_TS, format_ts
 from engramd.protocol.unit import unit_json
 
-quick = settings(deadline=None, max_examples=150)
+quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 # Everything that a terminal might obey is a control, or invisible: categories Cc, Cf, Zl and Zp of Unicode.
 nasty = st.text(st.characters(categories=["Cc", "Cf", "Zl", "Zp"]) | st.sampled_from("ab\\é\n\t\x1b\u202e"), max_size=20)
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

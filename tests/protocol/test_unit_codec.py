@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire_strategies import SEQ, encoded, units
 
@@ -17,7 +17,7 @@ from engramd.protocol.framing import decode, encode
 from engramd.protocol.times import MAX_TS, format_ts
 from engramd.protocol.unit import Relationship, Unit, encode_unit, format_id, new_id, parse_ref, unit_json, with_entry
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 ID = uuid.UUID("0199c0de-0000-7000-8000-000000000001")
 TARGET = uuid.UUID("0199c0de-0000-7000-8000-000000000002")
 TS = 1_767_323_045_678_901

@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from ledger import Ledger, draft, unit_id
@@ -303,5 +303,5 @@ def _check_intervals(intervals: Intervals, last_seq: int) -> None:
     assert edges[-1] <= last_seq
 
 
-Engram.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)
+Engram.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow])
 TestStateMachine = Engram.TestCase
