@@ -18,7 +18,7 @@ class Ready:
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Ready:
         """The pipe that a command line names, found without the configuration, which may be what is wrong."""
-        for word, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        for word, value in zip(arguments, [*arguments[1:], ""], strict=False):
             name, _, inline = word.partition("=")
             if name == "--ready-fd" and (inline or value).isdecimal():
                 return cls(int(inline or value))
