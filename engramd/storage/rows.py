@@ -79,7 +79,7 @@ class DurableRows:
             yield key, codec.row(cbor2.loads(value))
 
     def keys(self, table: Table[Any, Any], prefix: bytes = b"") -> Iterator[bytes]:
-        """The keys that start with the prefix, in order, without the table's own; rows are neither read nor decoded."""
+        """The keys that start with the prefix, in order, without the table's own; rows are not decoded."""
         for rest in self._store.keys(_CODECS[table.name].prefix + prefix):
             yield prefix + rest
 
