@@ -105,6 +105,7 @@ class Client:
         self._streams: dict[Id, deque[Item]] = {}
         self._arrived: builtins.list[Answer | Item] = []
         self._was_connected = False
+        self._resumes = False
 
     def __enter__(self) -> Self:
         return self
@@ -139,6 +140,10 @@ class Client:
                 if time.monotonic() > deadline:
                     raise EngramError("unavailable", f"the daemon at {self.address} hangs up before it answers") from None
                 time.sleep(RETRY_SECONDS)
+
+    def resume(self) -> None:
+        """Go on for a connection that was lost before this client was made: wait for a daemon as after a loss, and start none."""
+        self._was_connected = self._resumes = True
 
     def close(self) -> None:
         """Hang up. The client may be used again; it connects anew."""
@@ -227,7 +232,7 @@ class Client:
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         retry_until = time.monotonic() + STARTING_SECONDS
         repeatable = OPERATIONS[op].permission == "read" or (op == "put" and "dedupe" in fields)
-        again = False
+        again = self._resumes
         while True:
             try:
                 self.connect()
@@ -518,7 +523,7 @@ class Tail:
         self._id: Id | None = None
         self._items: deque[Item] = deque()
         self._used = 0
-        self._started = False
+        self._started = client._resumes
 
     def __iter__(self) -> Iterator[Unit]:
         for event in self.events():

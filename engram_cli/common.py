@@ -37,7 +37,10 @@ class Common:
 
     def client(self, autostart: bool = True) -> Client:
         """A connection for this command."""
-        return Client(self.socket, agent=self.agent, autostart=autostart and not self.no_autostart, timeout=self.seconds)
+        made = Client(self.socket, agent=self.agent, autostart=autostart and not self.no_autostart, timeout=self.seconds)
+        if settings.resumed:
+            made.resume()
+        return made
 
     def output(self) -> Output:
         """Standard output in the form asked for."""

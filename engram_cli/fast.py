@@ -263,6 +263,7 @@ class Connection:
             answer = self.receive()
         except _LOST as error:
             if repeatable:
+                settings.resumed = True
                 raise GiveUp from error
             raise Failed({"code": "outcome_unknown", "message": LOST.format(op=op)}) from error
         if not answer["ok"]:
@@ -421,6 +422,7 @@ def _stream(connection: Connection, values: dict[str, Any]) -> int:
             message = connection.receive()
         except _LOST as error:
             write(b"".join(texts))
+            settings.resumed = True
             raise GiveUp from error
         if "event" not in message:
             break
@@ -436,6 +438,7 @@ def _stream(connection: Connection, values: dict[str, Any]) -> int:
     if message["ok"]:
         return 0
     if message["error"]["code"] == "unavailable":
+        settings.resumed = True
         raise GiveUp
     raise Failed(message["error"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 verbose = False  # set by --verbose: say more about an error
+resumed = False  # set by the quick way when it leaves the rest of a command whose connection was lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
