@@ -386,9 +386,23 @@ class Client:
             fields["dedupe"] = dedupe
         if expect_seq is not None:
             fields["expect_seq"] = expect_seq
+        self._check_size(fields)
         made = self.request("put", fields)
         ids = tuple(format_id(unit) for unit in made.get("ids", [made["id"]]))
         return PutResult(ids[-1], made["seq"], made["ts"], made["deduped"], ids)
+
+    def _check_size(self, fields: Mapping[str, Any]) -> None:
+        """Refuse a payload that the daemon would, before sending a frame that it cannot even read."""
+        self.connect()
+        limit, size = self.server["limits"]["max_payload"], len(fields.get("payload", b""))
+        if size > limit:
+            raise EngramError(
+                "too_large",
+                f"payload: {size} bytes are over the daemon's limit of {limit}; put a reference to a file instead, or raise max_payload in "
+                "its configuration",
+                limit=limit,
+                size=size,
+            )
 
     def get(self, *ids: str | int) -> builtins.list[Unit]:
         """The units with these ids or seqs, in this order; `not_found` if one is missing."""

@@ -245,8 +245,10 @@ class Connection:
             if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
                 raise GiveUp
             self._send(hello)
-            if not self.receive().get("ok"):
+            greeting = self.receive()
+            if not greeting.get("ok"):
                 raise GiveUp
+            self.max_payload: int = greeting["result"]["limits"]["max_payload"]
         except _LOST as error:
             raise GiveUp from error
         self._socket.settimeout(None)
@@ -338,15 +340,15 @@ def _put(values: dict[str, Any]) -> int:
     for name in ("dedupe", "expect_seq"):
         if values[name] is not None:
             fields[name] = values[name]
-    if file is not None:
-        fields["payload"] = _file(file)
-    elif text != "-":
+    encode(fields)  # text that no UTF-8 can hold gives up before anything is read
+    if file is not None or text == "-":
+        fields["payload"] = _file(file) if file is not None else _read(0)
+        values.update(file=None, text=fields["payload"])  # it may be a pipe, which gives it once only
+    else:
         fields["payload"] = os.fsencode("-" if text == LITERAL_DASH else text)
-    encode(fields)  # text that no UTF-8 can hold gives up before anything is sent
     connection = Connection(values)
-    if text == "-":
-        fields["payload"] = _read(0)
-        values["text"] = LITERAL_DASH if fields["payload"] == b"-" else os.fsdecode(fields["payload"])
+    if len(fields["payload"]) > connection.max_payload:
+        raise GiveUp
     made = connection.ask("put", fields, repeatable="dedupe" in fields)
     name = made["id"].hex()
     shown = f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}"
@@ -503,9 +505,12 @@ def _file(path: str) -> bytes:
 def _read(fd: int) -> bytes:
     """Everything up to the end, or one byte more than any daemon takes."""
     parts, size = [], 0
-    while size <= MAX_INPUT and (data := os.read(fd, 1 << 20)):
-        parts.append(data)
-        size += len(data)
+    try:
+        while size <= MAX_INPUT and (data := os.read(fd, 1 << 20)):
+            parts.append(data)
+            size += len(data)
+    except OSError as error:
+        raise GiveUp from error
     return b"".join(parts)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MAX_PAYLOAD
 from engramd.protocol.unit import Relationship
@@ -15,7 +13,7 @@ from .. import common as c
 def run(
     common: c.Common,
     context: str,
-    text: str | None,
+    text: str | bytes | None,
     file: str | None,
     type: str,
     meta: list[str] | None,
@@ -24,7 +22,7 @@ def run(
     dedupe: str | None,
     expect_seq: int | None,
 ) -> None:
-    """Put one unit and print its id."""
+    """Put one unit and print its id. Text that is bytes has been read already, from a file or standard input."""
     payload = _payload(text, file)
     edges = [_relationship(edge) for edge in rel or ()]
     if reply_to is not None:
@@ -39,7 +37,7 @@ def run(
         out.line(made.id)
 
 
-def _payload(text: str | None, file: str | None) -> bytes:
+def _payload(text: str | bytes | None, file: str | None) -> bytes:
     if (text is None) == (file is None):
         raise EngramError("invalid", "put needs TEXT, or - for standard input, or --file FILE" + (", not both" if file is not None else ""))
     if file is not None:
@@ -48,8 +46,14 @@ def _payload(text: str | None, file: str | None) -> bytes:
                 return _bounded(source.read(MAX_PAYLOAD + 1))
         except OSError as error:
             raise EngramError("invalid", f"--file {file!r}: {error.strerror or error}") from None
+    if isinstance(text, bytes):
+        return _bounded(text)
     if text == "-":
-        return _bounded(sys.stdin.buffer.read(MAX_PAYLOAD + 1))
+        try:
+            with open(0, "rb", closefd=False) as source:
+                return _bounded(source.read(MAX_PAYLOAD + 1))
+        except OSError as error:
+            raise EngramError("invalid", f"standard input: {error.strerror or error}") from None
     return c.payload_of("-" if text == LITERAL_DASH else text or "")
 
 
