@@ -231,7 +231,9 @@ class Connection:
     """
 
     def __init__(self, values: dict[str, Any], patience: float | None = GREETING_SECONDS) -> None:
-        agent = values["agent_name"] or _setting(settings.agent)
+        agent = values["agent_name"]
+        if agent is None:
+            agent = _setting(settings.agent)
         hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": agent, "client": "engram"}
         if session := os.environ.get("ENGRAM_SESSION"):
             hello["session"] = session
@@ -456,7 +458,7 @@ def _context(values: dict[str, Any]) -> str:
 
 
 def _named(name: str) -> str:
-    return _setting(lambda: settings.context(name))
+    return _setting(lambda: settings.context("-" if name == LITERAL_DASH else name))
 
 
 def _setting(look_up: Callable[[], str]) -> str:
@@ -485,7 +487,7 @@ def _edge(edge: str) -> dict[str, str]:
 
 
 def _filters(values: dict[str, Any]) -> dict[str, Any]:
-    found = {name: values[name] for name in ("agent", "type", "since", "until", "after", "related_to") if values[name]}
+    found = {name: values[name] for name in ("agent", "type", "since", "until", "after", "related_to") if values[name] is not None}
     if values["meta"]:
         found["meta"] = _labels(values["meta"])
     return found
