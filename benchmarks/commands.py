@@ -2,8 +2,8 @@
 
 Run it with the Python of an environment that Engram is installed in; `engram` beside that Python is measured, against a daemon of its
 own in a temporary directory. Each round starts every command once, in turn, and a ratio is that of medians; so a machine whose speed
-drifts slows all of them alike. `redis-cli` and `etcdctl` are measured beside them where they and their servers are installed. An editable install adds
-its import hook to every Python start: install from a wheel to see what users get.
+drifts slows all of them alike. `redis-cli` and `etcdctl` are measured beside them where they and their servers are installed. An
+editable install adds its import hook to every Python start: install from a wheel to see what users get.
 """
 
 from __future__ import annotations

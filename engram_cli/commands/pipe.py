@@ -132,8 +132,11 @@ class Pipe:
 
     def _request(self, request_id: Any, request: dict[str, Any]) -> None:
         op = request.pop("op", None)
-        if not ((type(request_id) is int and 0 <= request_id < 2**63) or (type(request_id) is str and 0 < len(request_id) <= 64)):
-            raise EngramError("invalid", "id: every request needs one: an integer from 0, or a text of 1 to 64 characters")
+        if not (
+            (type(request_id) is int and 0 <= request_id < 2**63)
+            or (type(request_id) is str and 0 < len(request_id.encode(errors="replace")) <= 64)
+        ):
+            raise EngramError("invalid", "id: every request needs one: an integer from 0, or a text of 1 to 64 bytes")
         fields = from_json(request)
         if isinstance(op, str) and op in NOTICES:
             NOTICES[op].check(fields)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from .outcome import Decision, Refused
 from .view import CONTEXTS, MEMBERS, PINS, PLACES, UNITS, Context, Intervals, State, UnitHead, View, closed, is_open, opened
 
+MAX_LABELS = 64  # of one context, however many requests set them
+
 # Commands
 
 
@@ -132,6 +134,11 @@ def decide_set(view: View, command: SetContext) -> Decision:
         return _absent(command.context)
     title = command.display_name if command.display_name != context.display_name else None
     labels = {key: value for key, value in command.meta.items() if context.meta.get(key) != value}
+    kept = [value for value in {**context.meta, **labels}.values() if value is not None]
+    if len(kept) > MAX_LABELS:
+        return Refused(
+            "too_large", f"the context would have {len(kept)} labels, more than the {MAX_LABELS} it may have", {"limit": MAX_LABELS}
+        )
     return [ContextChanged(command.context, command.agent, title, labels)] if title is not None or labels else []
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from ledger import START, Ledger, unit_id
 
+from engramd.protocol.messages import MAX_META
 from engramd.state.contexts import (
+    MAX_LABELS,
     AgentJoined,
     AgentLeft,
     ContextChanged,
@@ -54,6 +56,13 @@ def test_a_context_is_created_once(ledger: Ledger) -> None:
     refused = ledger.refused(command)
     assert (refused.code, refused.details) == ("exists", {"context": "new"})
     assert ledger.refused(CreateContext("c", "ann", "", {})).code == "exists"  # a put had created it
+
+
+def test_labels_are_bounded_however_many_requests_set_them(ledger: Ledger) -> None:
+    assert MAX_LABELS == MAX_META
+    ledger.do(SetContext("c", "ann", None, {str(number): "" for number in range(MAX_LABELS)}))
+    assert ledger.refused(SetContext("c", "ann", None, {"more": ""})).code == "too_large"
+    ledger.do(SetContext("c", "ann", None, {"more": "", "0": None}))
 
 
 def test_a_context_is_changed(ledger: Ledger) -> None:
