@@ -45,6 +45,7 @@ def main() -> None:
     """Run one command line and exit."""
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _hold_standard_streams()
     if sys.argv[1:2] == ["__complete"]:
         leave(complete(sys.argv[2:]))
     call = read(sys.argv[1:])
@@ -63,6 +64,16 @@ def main() -> None:
         from .__main__ import finish
 
         finish(verb, values)
+
+
+def _hold_standard_streams() -> None:
+    """Give the number of a standard stream that is closed to something on which its use still fails, or a socket would get it."""
+    for fd, name, mode, flags in ((0, "stdin", "r", os.O_WRONLY), (1, "stdout", "w", os.O_RDONLY), (2, "stderr", "w", os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115  (open for life)
 
 
 def leave(code: int) -> NoReturn:
