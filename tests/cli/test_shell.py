@@ -1,0 +1,83 @@
+"""How the commands behave inside shell scripts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from commandline import PATIENCE, Shell
+
+from engram_cli.client import Client
+
+
+def test_a_command_substitution_that_starts_the_daemon_ends(alone: Shell) -> None:
+    done = alone.script('x=$(engram put c hello 2>&1); echo "<$x>"; engram get "$x"')
+    assert (done.code, done.err) == (0, "")
+    assert len(done.lines[0]) == 38
+    assert done.lines[1] == "hello"
+    assert alone.daemon_pid() is not None
+
+
+def test_a_daemon_that_was_started_has_let_go_of_everything(alone: Shell) -> None:
+    # The pipe of a whole script ends when the script does, also if a command in the middle left a daemon behind.
+    done = alone.script("(engram put c one; engram list c) | wc -l; cd /; exec 3>&-")
+    assert (done.code, done.out.strip(), done.err) == (0, "2", "")
+
+
+def test_a_command_inside_while_read_leaves_its_input_alone(shell: Shell, name: str) -> None:
+    done = shell.script(
+        f"printf 'one\\ntwo\\nthree\\n' | while read line; do engram put '{name}' \"$line\" >/dev/null; engram tail '{name}' -n 1; done"
+    )
+    assert done.err == ""
+    assert done.texts == ["one", "two", "three"]
+
+
+def test_a_reader_that_leaves_early_is_no_error(shell: Shell, client: Client, name: str) -> None:
+    client.put_many(name, [{"text": "x" * 1000} for _ in range(400)])
+    done = shell.script(f"engram list '{name}' | head -n 1; echo ${{PIPESTATUS[0]}}")
+    assert (done.lines[0][-1], done.lines[1], done.err) == ("x", "141", "")
+
+
+@pytest.mark.parametrize("verb", ["list", "get", "put"])
+def test_output_that_cannot_be_written_is_an_error(shell: Shell, client: Client, name: str, verb: str) -> None:
+    made = client.put(name, "x")
+    rest = {"list": f"'{name}'", "get": made.id, "put": f"'{name}' y"}[verb]
+    done = shell.script(f"engram {verb} {rest} > /dev/full")
+    assert done.code == 1
+    assert "No space left" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_ctrl_c_stops_the_loop_around_a_command_too(shell: Shell, client: Client, name: str) -> None:
+    client.put(name, "x")
+    # The tests' own process may have been told to ignore SIGINT, which a shell cannot undo.
+    as_typed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', ['bash', '-c', sys.argv[1]])"
+    loop = f"for i in 1 2 3; do engram tail -f '{name}'; echo again; done; echo end"
+    with subprocess.Popen(
+        [sys.executable, "-c", as_typed, loop],
+        env=shell.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as terminal:
+        assert terminal.stdout is not None
+        assert terminal.stderr is not None
+        try:
+            assert terminal.stdout.readline().endswith(b"\tx\n")
+            os.killpg(terminal.pid, signal.SIGINT)
+            assert terminal.wait(PATIENCE) == -signal.SIGINT
+            assert (terminal.stdout.read(), terminal.stderr.read().strip()) == (b"", b"")
+        finally:
+            terminal.kill()
+
+
+def test_color_is_for_terminals_unless_asked_for(shell: Shell, client: Client, name: str) -> None:
+    client.put(name, "x", type="error")
+    assert b"\x1b[" not in shell.ok("list", name).raw
+    assert b"\x1b[" in shell.ok("list", name, "--color", "always", env={"TERM": "xterm"}).raw
+    assert b"\x1b[" not in shell.ok("list", name, "--color", "never").raw
+    assert b"\x1b[" not in shell.ok("list", name, "--json", "--color", "always").raw
