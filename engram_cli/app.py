@@ -123,12 +123,12 @@ RelatedTo = Annotated[str | None, typer.Option("--related-to", metavar="ID", hel
 @leaf(
     app,
     "put",
-    ("A message", "engram put work 'tests pass'"),
-    ("A result, with a label", "engram put work '3 failed' --type tool_result --meta suite=unit"),
-    ("An answer to unit 2", "engram put work 'fixed' --reply-to 2"),
-    ("Whatever a command prints", "date | engram put work - --type system"),
-    ("Once, however often it is tried", "engram put work 'deployed 1.4' --dedupe deploy-1.4"),
-    ("Only if nobody was here before", "engram put plan 'I take the parser' --expect-seq 0"),
+    ("Put a message", "engram put work 'tests pass'"),
+    ("Put a result, with a label", "engram put work '3 failed' --type tool_result --meta suite=unit"),
+    ("Answer unit 2", "engram put work 'fixed' --reply-to 2"),
+    ("Put what a command prints", "date | engram put work - --type system"),
+    ("Put once, however often it is tried", "engram put work 'deployed 1.4' --dedupe deploy-1.4"),
+    ("Put only if nobody was here before", "engram put plan 'I take the parser' --expect-seq 0"),
 )
 def put(
     common: Common,
@@ -163,8 +163,8 @@ def put(
 @leaf(
     app,
     "get",
-    ("A payload, byte for byte", "engram get 2 > payload"),
-    ("Whole units", "engram get 2 3 --json"),
+    ("Save a payload, byte for byte", "engram get 2 > payload"),
+    ("Print whole units", "engram get 2 3 --json"),
 )
 def get(common: Common, ids: Ids) -> None:
     """Print units' payloads, byte for byte like cat; with --json the whole units."""
@@ -176,10 +176,10 @@ def get(common: Common, ids: Ids) -> None:
 @leaf(
     app,
     "list",
-    ("Everything, oldest first", "engram list work"),
-    ("The newest error of the last hour", "engram list work --type error --since 1h --reverse --limit 1"),
-    ("What leads to unit 2", "engram list work --related-to 2 --json"),
-    ("The page behind seq 4", "engram list work --after 4 --limit 100"),
+    ("List everything, oldest first", "engram list work"),
+    ("Find the newest error of the last hour", "engram list work --type error --since 1h --reverse --limit 1"),
+    ("Find what leads to unit 2", "engram list work --related-to 2 --json"),
+    ("Read the page behind seq 4", "engram list work --after 4 --limit 100"),
 )
 def list_(
     common: Common,
@@ -204,9 +204,9 @@ def list_(
     app,
     "tail",
     ("Follow a context", "engram tail -f work"),
-    ("Follow them all, from ten minutes ago on", "engram tail -f --since 10m"),
+    ("Follow all contexts, from ten minutes ago on", "engram tail -f --since 10m"),
     ("Go on where a reader stopped, at seq 4", "engram tail -f work --after 4"),
-    ("Every event of the log so far", "engram tail --events --json --after 0"),
+    ("Print every event of the log so far", "engram tail --events --json --after 0"),
 )
 def tail(
     common: Common,
@@ -233,8 +233,8 @@ def tail(
 @leaf(
     app,
     "agents",
-    ("Everyone", "engram agents"),
-    ("A context's members", "engram agents work"),
+    ("List everyone", "engram agents"),
+    ("List a context's members", "engram agents work"),
 )
 def agents(
     common: Common, context: Annotated[str | None, typer.Argument(metavar="CONTEXT", help="Only this context's members.")] = None
@@ -245,7 +245,7 @@ def agents(
     command.run(common, context)
 
 
-@leaf(app, "status", ("Facts for a script", "engram status --json"))
+@leaf(app, "status", ("Print the facts for a script", "engram status --json"))
 def status(common: Common) -> None:
     """Describe the daemon. Never starts one."""
     from .commands import status as command
@@ -253,7 +253,7 @@ def status(common: Common) -> None:
     command.run(common)
 
 
-@leaf(app, "pipe", ("One request", 'echo \'{"id": 1, "op": "get", "ids": [2]}\' | engram pipe'))
+@leaf(app, "pipe", ("Ask for one thing", 'echo \'{"id": 1, "op": "get", "ids": [2]}\' | engram pipe'))
 def pipe(common: Common) -> None:
     """Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection.
 
@@ -264,7 +264,7 @@ def pipe(common: Common) -> None:
     command.run(common)
 
 
-@leaf(app, "help", ("One command", "engram help context pin"))
+@leaf(app, "help", ("Explain one command", "engram help context pin"))
 def help_(
     common: Common,
     verb: Annotated[list[str] | None, typer.Argument(metavar="VERB", help="A command, such as put or context pin.")] = None,
@@ -275,7 +275,7 @@ def help_(
     tree([*(verb or ()), "--help"])
 
 
-@leaf(app, "demo", ("The whole of it", "engram demo"))
+@leaf(app, "demo", ("Watch it work", "engram demo"))
 def demo(common: Common) -> None:
     """Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back."""
     from .commands import demo as command
@@ -286,9 +286,9 @@ def demo(common: Common) -> None:
 @leaf(
     app,
     "completion",
-    ("For bash, in ~/.bashrc", "source <(engram completion bash)"),
-    ("For zsh, in ~/.zshrc after compinit", "source <(engram completion zsh)"),
-    ("For fish, in ~/.config/fish/config.fish", "engram completion fish | source"),
+    ("Load them in bash, from ~/.bashrc", "source <(engram completion bash)"),
+    ("Load them in zsh, from ~/.zshrc, after compinit", "source <(engram completion zsh)"),
+    ("Load them in fish, from ~/.config/fish/config.fish", "engram completion fish | source"),
 )
 def completion(common: Common, shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]) -> None:
     """Print a shell's completions. The examples load them, where no package put them in their place."""
@@ -297,7 +297,11 @@ def completion(common: Common, shell: Annotated[str, typer.Argument(metavar="SHE
     command.run(common, shell)
 
 
-@leaf(context_app, "create", ("With a title and a label", "engram context create review --display-name 'Review of 1.4' --meta team=core"))
+@leaf(
+    context_app,
+    "create",
+    ("Create a context with a title and a label", "engram context create review --display-name 'Review of 1.4' --meta team=core"),
+)
 def context_create(common: Common, context: ContextArg, display_name: DisplayName = None, meta: Meta = None) -> None:
     """Create a context. (A put creates it too.)"""
     from .commands import context as command
@@ -305,7 +309,7 @@ def context_create(common: Common, context: ContextArg, display_name: DisplayNam
     command.create(common, context, display_name, meta)
 
 
-@leaf(context_app, "show", ("One context", "engram context show work"))
+@leaf(context_app, "show", ("Describe a context", "engram context show work"))
 def context_show(common: Common, context: ContextArg) -> None:
     """Describe a context: title, labels, members, pins, counts."""
     from .commands import context as command
@@ -313,7 +317,7 @@ def context_show(common: Common, context: ContextArg) -> None:
     command.show(common, context)
 
 
-@leaf(context_app, "list", ("All of them, for a script", "engram context list --json"))
+@leaf(context_app, "list", ("List all contexts, for a script", "engram context list --json"))
 def context_list(common: Common) -> None:
     """List the contexts."""
     from .commands import context as command
@@ -321,7 +325,7 @@ def context_list(common: Common) -> None:
     command.list_(common)
 
 
-@leaf(context_app, "set", ("A new title, and one label less", "engram context set review --display-name 'Release 1.4' --unset team"))
+@leaf(context_app, "set", ("Change a title, and remove a label", "engram context set review --display-name 'Release 1.4' --unset team"))
 def context_set(
     common: Common,
     context: ContextArg,
@@ -341,8 +345,8 @@ AgentArg = Annotated[str | None, typer.Argument(metavar="AGENT", help="The agent
 @leaf(
     context_app,
     "join",
-    ("Yourself", "engram context join work"),
-    ("Another agent", "engram context join work reviewer"),
+    ("Join a context", "engram context join work"),
+    ("Let another agent join", "engram context join work reviewer"),
 )
 def context_join(common: Common, context: ContextArg, agent: AgentArg = None) -> None:
     """Make an agent a member. (Putting a unit does it too.)"""
@@ -351,7 +355,7 @@ def context_join(common: Common, context: ContextArg, agent: AgentArg = None) ->
     command.member(common, context, agent, True)
 
 
-@leaf(context_app, "leave", ("Another agent", "engram context leave work reviewer"))
+@leaf(context_app, "leave", ("Let another agent leave", "engram context leave work reviewer"))
 def context_leave(common: Common, context: ContextArg, agent: AgentArg = None) -> None:
     """End an agent's membership."""
     from .commands import context as command
@@ -359,7 +363,7 @@ def context_leave(common: Common, context: ContextArg, agent: AgentArg = None) -
     command.member(common, context, agent, False)
 
 
-@leaf(context_app, "pin", ("Two units", "engram context pin work 2 3"))
+@leaf(context_app, "pin", ("Pin two units", "engram context pin work 2 3"))
 def context_pin(common: Common, context: ContextArg, ids: Ids) -> None:
     """Pin units, so that packs start with them."""
     from .commands import context as command
@@ -367,7 +371,7 @@ def context_pin(common: Common, context: ContextArg, ids: Ids) -> None:
     command.units(common, "pin", context, ids)
 
 
-@leaf(context_app, "unpin", ("One of them", "engram context unpin work 3"))
+@leaf(context_app, "unpin", ("Unpin one of them", "engram context unpin work 3"))
 def context_unpin(common: Common, context: ContextArg, ids: Ids) -> None:
     """Unpin units."""
     from .commands import context as command
@@ -375,7 +379,7 @@ def context_unpin(common: Common, context: ContextArg, ids: Ids) -> None:
     command.units(common, "unpin", context, ids)
 
 
-@leaf(context_app, "add", ("Two units of another context", "engram context add review 2 3"))
+@leaf(context_app, "add", ("Add units of another context", "engram context add review 2 3"))
 def context_add(common: Common, context: ContextArg, ids: Ids) -> None:
     """Add units of other contexts; they arrive as new entries."""
     from .commands import context as command
@@ -383,7 +387,7 @@ def context_add(common: Common, context: ContextArg, ids: Ids) -> None:
     command.units(common, "add", context, ids)
 
 
-@leaf(context_app, "remove", ("One of them", "engram context remove review 2"))
+@leaf(context_app, "remove", ("Remove one of them", "engram context remove review 2"))
 def context_remove(common: Common, context: ContextArg, ids: Ids) -> None:
     """Remove units from a context; they stay in the log."""
     from .commands import context as command
@@ -391,7 +395,11 @@ def context_remove(common: Common, context: ContextArg, ids: Ids) -> None:
     command.units(common, "remove", context, ids)
 
 
-@leaf(daemon_app, "run", ("With larger payloads, and all that it logs", "engram daemon run -- --max-payload 4MiB --log-level debug"))
+@leaf(
+    daemon_app,
+    "run",
+    ("Run it here, with larger payloads and all that it logs", "engram daemon run -- --max-payload 4MiB --log-level debug"),
+)
 def daemon_run(
     common: Common,
     arguments: Annotated[list[str] | None, typer.Argument(metavar="-- OPTION", help="Options of engramd, after --.")] = None,
@@ -402,7 +410,7 @@ def daemon_run(
     command.run(common, arguments or [])
 
 
-@leaf(daemon_app, "start", ("In the background", "engram daemon start"))
+@leaf(daemon_app, "start", ("Start it in the background", "engram daemon start"))
 def daemon_start(common: Common) -> None:
     """Start the daemon in the background, unless it runs. (Other commands do it when they need to.)"""
     from .commands import daemon as command
@@ -410,7 +418,7 @@ def daemon_start(common: Common) -> None:
     command.start(common)
 
 
-@leaf(daemon_app, "stop", ("But wait two seconds at most", "engram daemon stop --timeout 2s"))
+@leaf(daemon_app, "stop", ("Stop it, but wait two seconds at most", "engram daemon stop --timeout 2s"))
 def daemon_stop(common: Common) -> None:
     """Stop the daemon after what is in flight; return when it is gone."""
     from .commands import daemon as command
@@ -418,7 +426,7 @@ def daemon_stop(common: Common) -> None:
     command.stop(common)
 
 
-@leaf(daemon_app, "restart", ("For a new version", "engram daemon restart"))
+@leaf(daemon_app, "restart", ("Restart it, for a new version", "engram daemon restart"))
 def daemon_restart(common: Common) -> None:
     """Stop the daemon and start it again. Readers with -f go on without a gap."""
     from .commands import daemon as command
@@ -426,7 +434,7 @@ def daemon_restart(common: Common) -> None:
     command.restart(common)
 
 
-@leaf(daemon_app, "status", ("For a script", "engram daemon status > /dev/null || echo 'no daemon'"))
+@leaf(daemon_app, "status", ("Ask whether it runs", "engram daemon status > /dev/null || echo 'no daemon'"))
 def daemon_status(common: Common) -> None:
     """Say whether the daemon runs: exit 0 when it does, 69 when not."""
     from .commands import daemon as command
@@ -434,7 +442,7 @@ def daemon_status(common: Common) -> None:
     command.status(common)
 
 
-@leaf(daemon_app, "socket", ("For a client of your own", "socat - UNIX-CONNECT:$(engram daemon socket)"))
+@leaf(daemon_app, "socket", ("Connect a client of your own", "socat - UNIX-CONNECT:$(engram daemon socket)"))
 def daemon_socket(common: Common) -> None:
     """Print the path of the daemon's socket."""
     from .commands import daemon as command

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import completions, table
+from . import completions, man, table
 from .table import HOT
 
 __all__ = ["HOT", "ROOT", "files", "main", "stale"]
@@ -23,6 +23,7 @@ def files() -> dict[Path, str]:
     """Every generated file and what it must hold."""
     made = {Path("engram_cli/table.py"): table.source()}
     made |= {Path("completions") / name: text for name, text in completions.files().items()}
+    made |= {Path("man") / name: text for name, text in man.files().items()}
     return {ROOT / path: text for path, text in made.items()}
 
 
