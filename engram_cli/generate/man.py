@@ -138,7 +138,7 @@ def _placed(argument: Parameter) -> str:
 
 def _option(option: Parameter) -> str:
     """An option's spellings and its value, as arguments of a macro."""
-    spelled = " , ".join(f"Fl {word(spelling[1:])}" for spelling in option.options)
+    spelled = " , ".join(f"Fl {word(spelling[1:])}" for spelling in sorted(option.options, key=len))
     return f"{spelled} Ar {_called(option)}" if option.metavar else spelled
 
 
