@@ -38,6 +38,16 @@ def test_events_get_seqs_from_one_without_a_gap(log: Log) -> None:
     assert [seq for seq, _ in log.records(2, 3, reverse=True)] == [3, 2]
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_range_is_read_whole_wherever_it_begins_and_ends(log: Log, reverse: bool) -> None:
+    """The binding's own backward iterator leaves out an only row that stands where the range begins."""
+    commit(log, 1, *(created(str(number)) for number in range(4)))
+    for first in range(6):
+        for last in range(first - 1, 7):
+            expected = [seq for seq in range(first, last + 1) if 1 <= seq <= 4]
+            assert [seq for seq, _ in log.records(first, last, reverse)] == (expected[::-1] if reverse else expected)
+
+
 def test_nothing_is_to_be_read_before_the_commit(log: Log) -> None:
     batch = log.batch()
     batch.append(10, created("c"))

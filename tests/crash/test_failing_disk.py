@@ -1,0 +1,147 @@
+"""A disk whose syncs begin to fail: nothing is acknowledged any more, and the daemon says why and ends."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from daemons import Daemon
+
+from engramd.protocol.errors import EngramError
+
+# Interposes the C library's syncs; they fail as soon as the file named by the environment exists.
+FAILING_SYNC = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static int broken(void) {
+    const char *trigger = getenv("FAIL_SYNC_WHEN");
+    return trigger && access(trigger, F_OK) == 0;
+}
+
+int fdatasync(int fd) {
+    if (broken()) { errno = EIO; return -1; }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasync"))(fd);
+}
+
+int fsync(int fd) {
+    if (broken()) { errno = EIO; return -1; }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library to preload."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, and a system that preloads libraries")
+    directory = tmp_path_factory.mktemp("preload")
+    source, made = directory / "failing_sync.c", directory / "failing_sync.so"
+    source.write_text(FAILING_SYNC)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"], check=True)
+    return made
+
+
+def test_a_failed_sync_ends_the_daemon_and_acknowledges_nothing(daemon: Daemon, library: Path, tmp_path: Path) -> None:
+    trigger = tmp_path / "broken"
+    assert daemon.start(env={"LD_PRELOAD": str(library), "FAIL_SYNC_WHEN": str(trigger)}) == "ready"
+    with daemon.connect() as client, daemon.connect("listener") as listener:
+        tail = listener.send("tail", follow=True)
+        kept = [client.ask("put", context="c", text=f"kept {number}", dedupe=f"kept {number}") for number in range(20)]
+        trigger.touch()
+        requests = [client.send("put", context="c", text=f"lost {number}") for number in range(5)]
+        for request in requests:
+            with pytest.raises((EngramError, ConnectionError)) as failed:
+                client.answer(request)
+            if isinstance(failed.value, EngramError):
+                assert failed.value.code in ("outcome_unknown", "storage", "unavailable")
+        assert daemon.wait() == 1
+        with pytest.raises((EngramError, ConnectionError)):
+            listener.answer(tail)
+        shown = [item.event for item in listener.items.get(tail, []) if "unit" in item.event]
+        assert [event["unit"]["text"] for event in shown] == [f"kept {number}" for number in range(20)], "nothing unsafe was published"
+    assert "the disk refused a write" in daemon.said()
+    assert "Input/output error" in daemon.said()
+    assert "Traceback" not in daemon.said()
+    assert not daemon.socket_path.exists()
+
+    assert daemon.start() == "ready"
+    with daemon.connect() as client:
+        units = client.ask("get", ids=[answer["id"] for answer in kept])["units"]
+        assert [unit["text"] for unit in units] == [f"kept {number}" for number in range(20)]
+        seqs = [int(event["cursor"].split(".")[1]) for event in client.replay(events=True)]
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert client.ask("put", context="c", text="again", dedupe="kept 7") == {**kept[7], "deduped": True}
+        assert client.ask("put", context="c", text="new")["seq"] == len(seqs) + 1
+    daemon.stop()
+
+
+def test_the_first_in_flight_learns_that_its_outcome_is_unknown(daemon: Daemon, library: Path, tmp_path: Path) -> None:
+    trigger = tmp_path / "broken"
+    assert daemon.start(env={"LD_PRELOAD": str(library), "FAIL_SYNC_WHEN": str(trigger)}) == "ready"
+    with daemon.connect() as client:
+        client.ask("put", context="c", text="kept")
+        trigger.touch()
+        with pytest.raises(EngramError) as failed:
+            client.ask("put", context="c", text="lost")
+    assert failed.value.code == "outcome_unknown"
+    assert "Input/output error" in failed.value.message
+    assert daemon.wait() == 1
+
+
+def test_many_writers_at_the_moment_of_failure(daemon: Daemon, library: Path, tmp_path: Path) -> None:
+    trigger = tmp_path / "broken"
+    assert daemon.start(env={"LD_PRELOAD": str(library), "FAIL_SYNC_WHEN": str(trigger)}) == "ready"
+    acknowledged: list[tuple[str, bytes]] = []
+    surprises: list[BaseException] = []
+    enough = threading.Semaphore(0)
+
+    def write(name: str) -> None:
+        try:
+            with daemon.connect(name) as client:
+                number = 0
+                while True:
+                    number += 1
+                    acknowledged.append((f"{name}:{number}", client.ask("put", context="c", text=f"{name}:{number}")["id"]))
+                    enough.release()
+        except ConnectionError:
+            pass
+        except BaseException as error:
+            if not isinstance(error, EngramError) or error.code not in ("outcome_unknown", "storage", "unavailable"):
+                surprises.append(error)
+
+    threads = [threading.Thread(target=write, args=(f"writer{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(200):
+        assert enough.acquire(timeout=20)
+    trigger.touch()
+    assert daemon.wait() == 1
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert not surprises
+    assert daemon.start() == "ready"
+    with daemon.connect() as client:
+        found = {event["unit"]["text"]: event["unit"]["id"] for event in client.replay()}
+    for text, unit_id in acknowledged:
+        assert found[text] == unit_id
+    daemon.stop()
+
+
+def test_a_store_that_cannot_be_synced_is_not_opened(daemon: Daemon, library: Path, tmp_path: Path) -> None:
+    trigger = tmp_path / "broken"
+    trigger.touch()
+    said = daemon.start(env={"LD_PRELOAD": str(library), "FAIL_SYNC_WHEN": str(trigger)})
+    assert daemon.wait() == 1
+    assert "Input/output error" in said
+    assert "Traceback" not in daemon.said()
