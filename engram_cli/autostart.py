@@ -11,6 +11,7 @@ from engramd.protocol.address import socket_dir
 from engramd.protocol.errors import EngramError
 
 LOCK_WAIT = "15s"  # how long the new daemon waits for one that is still stopping
+_started: list[subprocess.Popen[bytes]] = []  # kept, so that in a long-lived program those that have ended are reaped some time
 
 
 def start(path: str) -> None:
@@ -53,7 +54,7 @@ def _spawn(path: str) -> None:
         command = [sys.executable, "-P", "-m", "engramd", "--socket", path, "--ready-fd", str(told)]
         command += ["--lock-wait", LOCK_WAIT, "--log-file", "auto"]
         try:
-            subprocess.Popen(
+            daemon = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -71,6 +72,7 @@ def _spawn(path: str) -> None:
             said = pipe.read().decode(errors="replace").strip()
     finally:
         os.close(ready)
+    _started[:] = [daemon, *(earlier for earlier in _started if earlier.poll() is None)]
     if said != "ready":
         raise EngramError("unavailable", f"the daemon did not start: {said or 'it ended at once; try: engram daemon run'}")
 
