@@ -1,0 +1,196 @@
+"""The guarantees, each as a function that raises `BrokenError` when a recorded history does not keep it.
+
+A history is what clients saw: the log as one reader replayed it in the end, what writers were told, and what every subscriber received,
+connection by connection. Nothing here knows how the daemon works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Unit = dict[str, Any]
+
+
+class BrokenError(AssertionError):
+    """A guarantee that was not kept, and how."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the log, or of a stream; `unit` is decoded."""
+
+    seq: int
+    context: str
+    kind: str
+    unit: Unit
+
+
+@dataclass
+class Session:
+    """One connection of a subscriber.
+
+    Attributes:
+        after: the seq from which it resumed: what the cursor it gave stands for.
+        until: the last seq that a cursor it was given stands for; `after` if there was none.
+    """
+
+    after: int
+    until: int
+    received: list[Entry] = field(default_factory=list)
+
+
+@dataclass
+class Subscriber:
+    """A reader that was cut off and came back. No filter means everything.
+
+    Attributes:
+        contexts: which ones it asked for; none means all.
+        agents, types, meta: its filter.
+    """
+
+    name: str
+    contexts: Sequence[str] = ()
+    agents: Sequence[str] = ()
+    types: Sequence[str] = ()
+    meta: dict[str, str] = field(default_factory=dict)
+    sessions: list[Session] = field(default_factory=list)
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether an entry is one it asked for."""
+        unit = entry.unit
+        return (
+            (not self.contexts or entry.context in self.contexts)
+            and (not self.agents or unit["agent"] in self.agents)
+            and (not self.types or unit["type"] in self.types)
+            and all(unit["meta"].get(key) == value for key, value in self.meta.items())
+        )
+
+    def received(self) -> list[Entry]:
+        """Everything it got, over all its connections."""
+        return [entry for session in self.sessions for entry in session.received]
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """What a writer was told of one unit."""
+
+    writer: str
+    key: str
+    context: str
+    id: bytes
+    seq: int
+
+
+@dataclass
+class History:
+    """Everything that was recorded.
+
+    Attributes:
+        log: every entry, as one reader replayed it in the end.
+        end: the seq at which the log ended then.
+        attempts: how often each dedupe key (context, key) was put.
+    """
+
+    log: list[Entry] = field(default_factory=list)
+    end: int = 0
+    acknowledged: list[Acknowledged] = field(default_factory=list)
+    attempts: dict[tuple[str, str], int] = field(default_factory=dict)
+    subscribers: list[Subscriber] = field(default_factory=list)
+
+
+def _seqs(entries: Iterable[Entry]) -> list[int]:
+    return [entry.seq for entry in entries]
+
+
+def durable(history: History) -> None:
+    """Every acknowledged unit is in the log, where the writer was told."""
+    births = {entry.seq: entry for entry in history.log if entry.kind == "unit_put"}
+    for told in history.acknowledged:
+        born = births.get(told.seq)
+        if born is None or born.unit["id"] != told.id or born.context != told.context or born.unit["text"] != told.key:
+            raise BrokenError(f"{told} is not in the log: {born}")
+
+
+def ordered(history: History) -> None:
+    """A subscriber gets entries in the order of their seqs, live or replayed, on each connection and across them."""
+    for subscriber in history.subscribers:
+        seqs = _seqs(subscriber.received())
+        if seqs != sorted(seqs):
+            raise BrokenError(f"{subscriber.name} got {seqs}")
+
+
+def gapless(history: History) -> None:
+    """Between where a subscriber began and where it stood in the end, none of what it asked for is missing."""
+    for subscriber in history.subscribers:
+        got = set(_seqs(subscriber.received()))
+        first, last = subscriber.sessions[0].after, subscriber.sessions[-1].until
+        missing = [entry.seq for entry in history.log if first < entry.seq <= last and subscriber.wants(entry) and entry.seq not in got]
+        if missing:
+            raise BrokenError(f"{subscriber.name} never got {missing}")
+
+
+def unique(history: History) -> None:
+    """Nothing comes twice to a subscriber that resumes where it stood."""
+    for subscriber in history.subscribers:
+        seqs = _seqs(subscriber.received())
+        twice = sorted({seq for seq in seqs if seqs.count(seq) > 1})
+        if twice:
+            raise BrokenError(f"{subscriber.name} got {twice} more than once")
+
+
+def resumable(history: History) -> None:
+    """A connection that resumes at a cursor gets only what stands beyond it, and each cursor it gets is beyond those before."""
+    for subscriber in history.subscribers:
+        reached = subscriber.sessions[0].after
+        for session in subscriber.sessions:
+            if session.after != reached:
+                raise BrokenError(f"{subscriber.name} resumed at {session.after}, having stood at {reached}")
+            early = [seq for seq in _seqs(session.received) if not session.after < seq <= session.until]
+            if early:
+                raise BrokenError(f"{subscriber.name} resumed at {session.after} and got {early}, standing at {session.until}")
+            reached = session.until
+
+
+def filtered(history: History) -> None:
+    """A subscriber gets nothing but what it asked for, and each entry as it is in the log."""
+    log = {entry.seq: entry for entry in history.log}
+    for subscriber in history.subscribers:
+        for entry in subscriber.received():
+            if not subscriber.wants(entry):
+                raise BrokenError(f"{subscriber.name} did not ask for {entry}")
+            if entry != log.get(entry.seq):
+                raise BrokenError(f"{subscriber.name} got {entry}, the log has {log.get(entry.seq)}")
+
+
+def idempotent(history: History) -> None:
+    """However often a put with a dedupe key was tried, its units exist at most once, and every answer was the same."""
+    births: dict[tuple[str, str], list[int]] = {}
+    for entry in history.log:
+        if entry.kind == "unit_put":
+            births.setdefault((entry.context, entry.unit["text"]), []).append(entry.seq)
+    for key in history.attempts:
+        if len(births.get(key, ())) > 1:
+            raise BrokenError(f"{key} exists at {births[key]}")
+    told: dict[tuple[str, str], Acknowledged] = {}
+    for answer in history.acknowledged:
+        first = told.setdefault((answer.context, answer.key), answer)
+        if (first.id, first.seq) != (answer.id, answer.seq):
+            raise BrokenError(f"{answer} was answered as {first} before")
+
+
+def caught_up(history: History) -> None:
+    """Every subscriber stands at the end; else the validators above would hold for one that got nothing at all."""
+    for subscriber in history.subscribers:
+        if subscriber.sessions[-1].until < history.end:
+            raise BrokenError(f"{subscriber.name} stands at {subscriber.sessions[-1].until}, the log ends at {history.end}")
+
+
+GUARANTEES = (durable, ordered, gapless, unique, resumable, filtered, idempotent, caught_up)
+
+
+def check(history: History) -> None:
+    """Hold every guarantee against a history."""
+    for guarantee in GUARANTEES:
+        guarantee(history)
