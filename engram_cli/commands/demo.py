@@ -11,15 +11,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from engramd.protocol.errors import EngramError
 
+from ..client import Client
 from ..common import Common
 
 CONTEXT = "release"
 _PAUSE = 0.6  # seconds between steps, for people to read
 _PATIENCE = 10.0  # seconds for anything to happen
-_ENGRAM = [sys.executable, "-P", "-m", "engram_cli"]
+_ENGRAM = [sys.executable, "-P", "-c", "from engram_cli.fast import main; main()"]  # what the installed command does
 
 
 def run(common: Common) -> None:
@@ -56,6 +58,7 @@ class Demo:
         signal.raise_signal(signal.SIGINT)
 
     def _play(self) -> None:
+        self._run("daemon", "start")
         self._say("Two agents share one context. A third process watches it live:")
         watcher = self._watch("watcher", "tail", "-n", "0", "--follow", CONTEXT)
         plan = self._put("planner", "Ship 1.4: fix the parser, then the docs", "--type", "task_status")
@@ -123,14 +126,14 @@ class Demo:
         return reader
 
     def _subscriptions(self) -> int:
-        return int(self._fact("subscriptions"))
+        return int(self._status()["subscriptions"])
 
-    def _fact(self, name: str) -> str:
-        self._run("daemon", "start")
-        return next(line.split("\t")[1] for line in self._run("status").splitlines() if line.startswith(f"{name}\t"))
+    def _status(self) -> dict[str, Any]:
+        with Client(self._env["ENGRAM_SOCKET"], agent="demo", autostart=False) as client:
+            return client.status()
 
     def _kill_daemon(self) -> None:
-        pid = int(self._fact("pid"))
+        pid = int(self._status()["pid"])
         print(f"$ kill -KILL {pid}", flush=True)
         os.kill(pid, signal.SIGKILL)
 
