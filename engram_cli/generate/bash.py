@@ -181,6 +181,8 @@ _engram_offer() {
                 ;;
             *) printf -v reply %q "$reply" ;;
         esac
+        # readline closes a quote unless it stands before the cursor already, as the last of a name may do.
+        [[ -z $quote || $reply != *"$quote" ]] || reply+=$quote
         COMPREPLY+=("$reply")
     done
 }
