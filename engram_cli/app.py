@@ -300,7 +300,7 @@ def completion(common: Common, shell: Annotated[str, typer.Argument(metavar="SHE
 @leaf(
     context_app,
     "create",
-    ("Create a context with a title and a label", "engram context create review --display-name 'Review of 1.4' --meta team=core"),
+    ("Create a context with a title and a label", "engram context create review --display-name Review --meta team=a"),
 )
 def context_create(common: Common, context: ContextArg, display_name: DisplayName = None, meta: Meta = None) -> None:
     """Create a context. (A put creates it too.)"""
@@ -325,7 +325,7 @@ def context_list(common: Common) -> None:
     command.list_(common)
 
 
-@leaf(context_app, "set", ("Change a title, and remove a label", "engram context set review --display-name 'Release 1.4' --unset team"))
+@leaf(context_app, "set", ("Change a title, and remove a label", "engram context set review --display-name Done --unset team"))
 def context_set(
     common: Common,
     context: ContextArg,
@@ -345,7 +345,7 @@ AgentArg = Annotated[str | None, typer.Argument(metavar="AGENT", help="The agent
 @leaf(
     context_app,
     "join",
-    ("Join a context", "engram context join work"),
+    ("Join a context", "engram context join review"),
     ("Let another agent join", "engram context join work reviewer"),
 )
 def context_join(common: Common, context: ContextArg, agent: AgentArg = None) -> None:
