@@ -265,6 +265,11 @@ class Gate:
         """Hold what comes from now on."""
         self._open = trio.Event()
 
+    def let_one_through(self) -> None:
+        """Write the batch that waits, and hold the next."""
+        self.open()
+        self.close()
+
 
 def texts(units: list[dict[str, Any]]) -> list[str]:
     """The payloads of decoded units."""

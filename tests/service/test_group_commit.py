@@ -128,6 +128,23 @@ async def test_refusals_during_a_sync_wait_for_it_too(gated: Server, gate: Gate,
     assert (await client.failure(stale)).details["actual"] == 2
 
 
+async def test_what_rests_on_the_second_of_two_syncs_waits_for_both(gated: Server, gate: Gate, autojump_clock: MockClock) -> None:
+    client = await gated.connect()
+    first = await client.send("put", context="c", text="1")
+    await wait_all_tasks_blocked()
+    second = await client.send("put", context="c", text="2")
+    await wait_all_tasks_blocked()
+    gate.let_one_through()
+    assert (await client.answer(first))["seq"] == 2
+    assert gate.batches == [2, 1]
+    stale = await client.send("put", context="c", text="3", expect_seq=2)
+    await client.settle()
+    assert client.answers == {}, "the refusal rests on the second put, which is still on its way"
+    gate.open()
+    assert (await client.answer(second))["seq"] == 3
+    assert (await client.failure(stale)).details == {"expected": 2, "actual": 3}
+
+
 async def test_a_refusal_that_rests_on_the_disk_alone_is_immediate(gated: Server, gate: Gate, autojump_clock: MockClock) -> None:
     client = await gated.connect()
     assert (await client.refused("put", context="c", text="x", expect_seq=5)).details["actual"] == 0
@@ -231,6 +248,9 @@ async def test_drained_waits_for_everything(gated: Server, gate: Gate, autojump_
     gated.nursery.start_soon(drain)
     await wait_all_tasks_blocked()
     assert not drained
+    gate.let_one_through()
+    await wait_all_tasks_blocked()
+    assert not drained, "the second is still on its way"
     gate.open()
     await client.answer(first)
     await client.answer(second)

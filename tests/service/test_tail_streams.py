@@ -206,6 +206,18 @@ async def test_filters_hold_for_what_is_replayed_and_what_is_live(server: Server
         assert live == [f"{mark} {what}" for mark in ("early", "late") for what in expected[name]]
 
 
+@pytest.mark.parametrize("events", [False, True])
+async def test_a_replay_goes_on_past_steps_in_which_nothing_fits(server: Server, autojump_clock: MockClock, events: bool) -> None:
+    client = await server.connect()
+    for number in range(3):
+        await client.ask("put", context="c", units=[{"text": "hay", "meta": {"k": "v"}}] * (2 * STEP_ROWS - 100))
+        await client.ask("put", context="c", text=f"needle {number}", type="error", meta={"k": "v"})
+    for contexts in (["c"], ["c", "d"], []):
+        tail = await client.tail(contexts=contexts, after=0, type="error", meta={"k": "v"}, events=events)
+        found = [event for event in await tail.replayed() if "unit" in event]
+        assert unit_texts(found) == ["needle 0", "needle 1", "needle 2"]
+
+
 async def test_contexts_are_merged_in_the_order_of_the_log(server: Server, autojump_clock: MockClock) -> None:
     client = await server.connect()
     several = await client.tail(contexts=["a", "b", "a"], after=0, follow=True)
