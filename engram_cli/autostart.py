@@ -40,8 +40,11 @@ def listening(path: str) -> bool:
     import socket
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
         try:
             probe.connect(path)
+        except (TimeoutError, BlockingIOError):
+            return True  # its backlog is full
         except OSError:
             return False
         return True

@@ -13,6 +13,7 @@ A `Client` is for one thread. Every method raises EngramError, whose `code` is o
 from __future__ import annotations
 
 import builtins
+import itertools
 import os
 import select
 import socket as sockets
@@ -35,7 +36,7 @@ from . import LOST, settings
 
 __all__ = ["Client", "EngramError", "Event", "PutResult", "Relationship", "Tail", "Unit"]
 
-ANSWER_SECONDS = 2.0  # a daemon that does not greet within this is reported
+ANSWER_SECONDS = 1.5  # a daemon that does not greet within this is reported
 STARTING_SECONDS = 5.0  # how long a connection that is closed before the greeting is tried again: a daemon is being replaced
 RETRY_SECONDS = 0.05
 _READ_BYTES = 256 * 1024
@@ -104,6 +105,9 @@ class Client:
         self._answers: dict[Id, Answer] = {}
         self._streams: dict[Id, deque[Item]] = {}
         self._arrived: builtins.list[Answer | Item] = []
+        self._awaited: set[Id] = set()
+        self._broken: EngramError | None = None  # what ended the connection, once all that came before it is used
+        self._ids = itertools.count(1)
         self._was_connected = False
         self._resumes = False
 
@@ -146,14 +150,19 @@ class Client:
         self._was_connected = self._resumes = True
 
     def close(self) -> None:
-        """Hang up. The client may be used again; it connects anew."""
+        """Hang up, and forget what has not been asked for yet. The client may be used again; it connects anew."""
+        self._hang_up()
+        self._answers.clear()
+        self._arrived = []
+
+    def _hang_up(self) -> None:
+        """The connection is over. What has arrived stays: an answer counts, however the connection ended."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         self._connection = ClientConnection(frame_limit(MAX_PAYLOAD))
-        self._answers.clear()
         self._streams.clear()
-        self._arrived = []
+        self._broken = None
 
     def fileno(self) -> int:
         """The socket's file descriptor, to wait on it beside others.
@@ -200,6 +209,7 @@ class Client:
             hello = {"agent": self.agent, "client": f"engram {__version__}"}
             if session := os.environ.get("ENGRAM_SESSION"):
                 hello["session"] = session
+            self._awaited.add(0)
             self._send(self._connection.hello(hello))
             answer = self._wait(0, time.monotonic() + ANSWER_SECONDS)
         except _Lost:
@@ -252,9 +262,20 @@ class Client:
             time.sleep(RETRY_SECONDS)
 
     def send(self, op: str, fields: Mapping[str, Any], request_id: Id | None = None) -> Id:
-        """Send a request without waiting for its answer, and return its id; `receive` gives what comes back."""
+        """Send a request without waiting for its answer, and return its id; `receive` gives what comes back.
+
+        Raises:
+            EngramError: `too_large` for a request that the daemon would take no byte of; and as `connect`.
+        """
         self.connect()
-        request_id, frame = self._connection.request(op, fields, request_id)
+        request_id = next(self._ids) if request_id is None else request_id
+        _, frame = self._connection.request(op, fields, request_id)
+        limit = self.server["limits"]["max_frame"]
+        if len(frame) - 4 > limit:
+            raise EngramError(
+                "too_large", f"the request is {len(frame) - 4} bytes, more than the {limit} that the daemon takes", limit=limit
+            )
+        self._awaited.add(request_id)
         self._send(frame)
         return request_id
 
@@ -285,20 +306,31 @@ class Client:
 
         A connection that breaks is noticed when it is read: what the daemon said before it hung up matters more than that it did.
         """
-        assert self._socket is not None
+        if self._socket is None:
+            return
         self._socket.setblocking(False)
+        ready = select.poll()
+        ready.register(self._socket, select.POLLIN | select.POLLOUT)
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[self._socket.send(rest, getattr(sockets, "MSG_NOSIGNAL", 0)) :]
             except BlockingIOError:
-                readable, writable, _ = select.select([self._socket], [self._socket], [], self.timeout)
-                if not readable and not writable:
+                events = ready.poll(None if self.timeout is None else self.timeout * 1000)
+                if not events:
                     raise EngramError("timeout", "the daemon does not take what is sent") from None
-                if readable:
-                    self._arrived += self._take(0)
+                if events[0][1] & ~select.POLLOUT:
+                    try:
+                        self._arrived += self._take(0)
+                    except _Lost:
+                        return
             except OSError:
                 return
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._socket is not None
 
     def arrived(self) -> bool:
         """Whether messages are at hand that `receive` gives without waiting."""
@@ -314,7 +346,12 @@ class Client:
         return self._take(left)
 
     def _take(self, timeout: float | None) -> builtins.list[Answer | Item]:
-        assert self._socket is not None
+        if self._broken is not None:
+            error = self._broken
+            self._hang_up()
+            raise error
+        if self._socket is None:
+            raise _Lost
         try:
             self._socket.settimeout(timeout)
             data = self._socket.recv(_READ_BYTES)
@@ -323,15 +360,24 @@ class Client:
         except OSError:
             data = b""
         if not data:
-            self.close()
+            self._hang_up()
             raise _Lost
-        return list(self._connection.receive(data))
+        messages: builtins.list[Answer | Item] = []
+        try:
+            messages.extend(self._connection.receive(data))
+        except EngramError as error:
+            self._broken = error
+            return messages or self._take(timeout)
+        return messages
 
     def _wait(self, request_id: Id, deadline: float | None) -> dict[str, Any]:
         """The result of a request; what arrives for others is kept for them."""
-        while request_id not in self._answers:
-            for message in self._read(deadline):
-                self._keep(message)
+        try:
+            while request_id not in self._answers:
+                for message in self._read(deadline):
+                    self._keep(message)
+        finally:
+            self._awaited.discard(request_id)
         answer = self._answers.pop(request_id)
         if answer.error is not None:
             raise answer.error
@@ -339,7 +385,8 @@ class Client:
 
     def _keep(self, message: Answer | Item) -> None:
         if isinstance(message, Answer):
-            self._answers[message.id] = message
+            if message.id in self._awaited:
+                self._answers[message.id] = message
         elif message.id in self._streams:
             self._streams[message.id].append(message)
 
@@ -576,6 +623,7 @@ class Tail:
     def close(self) -> None:
         """End the stream. The daemon is told, and the connection stays."""
         request_id, self._id = self._id, None
+        self._client._awaited.discard(request_id or 0)
         if request_id is not None and self._client._streams.pop(request_id, None) is not None:
             self._client.notify(request_id, "cancel")
 

@@ -254,9 +254,10 @@ class Connection:
         self._socket.settimeout(patience)
         try:
             self._socket.connect(_setting(lambda: socket_path(values["socket"] or settings.socket())))
-            credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
-            if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
-                raise GiveUp
+            if hasattr(_socket, "SO_PEERCRED"):
+                credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+                if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
+                    raise GiveUp
             self._send(hello)
             greeting = self.receive()
             if not greeting.get("ok"):
@@ -295,7 +296,7 @@ class Connection:
     def _send(self, message: dict[str, Any]) -> None:
         body = encode(message)
         try:
-            self._socket.sendall(len(body).to_bytes(4, "big") + body, _socket.MSG_NOSIGNAL)
+            self._socket.sendall(len(body).to_bytes(4, "big") + body, getattr(_socket, "MSG_NOSIGNAL", 0))
         except BrokenPipeError:
             pass  # what the daemon said before it hung up matters more
 

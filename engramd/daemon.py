@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -15,12 +16,15 @@ from .protocol.address import private_dir
 from .protocol.errors import EngramError
 from .ready import Ready
 from .service.engine import Engine
+from .service.peer import Peer
+from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
 from .storage.log import Log
 from .transport.listeners import UnixListener
 
 logger = logging.getLogger("engramd")
 
+SPARE_FILES = 64  # for all but clients and the store
 STOP_SECONDS = 5.0  # how long clients may take to read their last answers
 
 
@@ -60,6 +64,7 @@ async def _lock(directory: Path, wait: float) -> DataLock:
 
 
 async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready) -> None:
+    max_connections = _room_for(config.max_connections)
     engine = Engine(log, config.max_payload, {"socket": listener.address, "data_dir": str(config.data_path())})
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -67,7 +72,7 @@ async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready) -
             nursery.start_soon(_commit, engine)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
-                    accepting.start_soon(listener.serve, engine, config.max_connections, sessions)
+                    accepting.start_soon(listener.serve, engine, max_connections, sessions)
                     logger.info(
                         "engramd %s (pid %d) listens at %s, log at seq %d", __version__, os.getpid(), listener.address, log.last_seq
                     )
@@ -80,6 +85,21 @@ async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready) -
             nursery.cancel_scope.cancel()
     if engine.committer.failed is not None:
         raise engine.committer.failed
+
+
+def _room_for(connections: int) -> int:
+    """How many connections the limit on open files leaves room for, raised as far as it may be. The store's own files come first: running
+    out of them would end the daemon."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + MAX_OPEN_FILES + SPARE_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft >= wanted:
+        return connections
+    left = max(1, soft - MAX_OPEN_FILES - SPARE_FILES)
+    logger.warning("only %d of %d connections fit the limit of %d open files", left, connections, soft)
+    return left
 
 
 async def _commit(engine: Engine) -> None:
@@ -99,6 +119,12 @@ async def _watch(signals: object, engine: Engine) -> None:
 async def _finish(engine: Engine) -> None:
     """Let what is in flight reach the disk, and its answers their clients."""
     await engine.committer.drained()
+
+    async def finish(peer: Peer) -> None:
+        await peer.finish()
+        await peer.outbox.drained()
+
     with trio.move_on_after(STOP_SECONDS):
-        for peer in list(engine.peers):
-            await peer.outbox.drained()
+        async with trio.open_nursery() as nursery:
+            for peer in list(engine.peers):
+                nursery.start_soon(finish, peer)

@@ -39,13 +39,17 @@ TABLE = {
     "__main__": _arrows("daemon config logs ready protocol"),
     "__init__": _arrows(),
     "engram_cli": _arrows("protocol", "cbor2 rich trio typer"),
+    # Not part of the program: they make files from both command lines. Nothing may import them.
+    "generate": _arrows("protocol config engram_cli"),
 }
 FILES = sorted(path for package in ("engramd", "engram_cli") for path in (ROOT / package).rglob("*.py"))
 
 
 def _room(module: str) -> str:
-    """The room of a module of ours: `engramd.state.view` is in `state`, everything of `engram_cli` in `engram_cli`."""
+    """The room of a module of ours: `engramd.state.view` is in `state`, of `engram_cli` only the makers of files are apart."""
     package, *inner = module.split(".")
+    if module.startswith(("engram_cli.generate.man", "engram_cli.generate.__main__")):
+        return "generate"
     return package if package == "engram_cli" else inner[0] if inner else "__init__"
 
 

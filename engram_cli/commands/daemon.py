@@ -31,11 +31,12 @@ def run(common: Common, arguments: list[str]) -> None:
 def start(common: Common) -> None:
     """Start the daemon unless it runs."""
     where = path(common)
-    if autostart.listening(where):
-        note(f"engramd runs at {where}")
-        return
-    autostart.start(where)
-    note(f"engramd started at {where}")
+    running = autostart.listening(where)
+    if not running:
+        autostart.start(where)
+    with common.client(autostart=False) as client:
+        client.connect()  # a daemon that accepts but does not answer is reported
+    note(f"engramd {'runs' if running else 'started'} at {where}")
 
 
 def stop(common: Common) -> None:

@@ -44,11 +44,13 @@ class Pipe:
         """Serve until stdin has ended and every request is answered."""
         client = self._client
         selector = selectors.DefaultSelector()
-        selector.register(client.fileno(), selectors.EVENT_READ)
+        daemon = client.fileno()
+        selector.register(daemon, selectors.EVENT_READ)
         stdin_open = self._watch_stdin(selector)
         while stdin_open or self._under_way:
-            ready = {key.fd for key, _ in selector.select(0 if client.arrived() else None)}
-            if client.arrived() or client.fileno() in ready:
+            at_hand = client.arrived() or not client.connected
+            ready = {key.fd for key, _ in selector.select(0 if at_hand else None)}
+            if at_hand or daemon in ready:
                 self._receive()
             if 0 in ready and stdin_open:
                 data = os.read(0, _READ_BYTES)
@@ -62,9 +64,9 @@ class Pipe:
         try:
             for message in self._client.receive():
                 self._show(message)
-        except EngramError as error:
+        except EngramError:
             for request_id, op in self._under_way.items():
-                self._refuse(request_id, lost(op) if error.code == "unavailable" else error)
+                self._refuse(request_id, lost(op))
             raise
         sys.stdout.flush()
 
@@ -148,10 +150,12 @@ class Pipe:
         if request_id in self._under_way:
             raise EngramError("invalid", f"id: {request_id!r} is in use by a request under way")
         OPERATIONS[op].request.check(fields)
+        if not self._client.connected:
+            raise lost(op)
+        self._client.send(op, fields, request_id)
         self._under_way[request_id] = op
         if fields.get("follow"):
             self._endless.add(request_id)
-        self._client.send(op, fields, request_id)
 
     # Answers
 

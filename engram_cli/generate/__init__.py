@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import completions, man, table
+from . import completions, table
 from .table import HOT
 
 __all__ = ["HOT", "ROOT", "files", "main", "stale"]
@@ -21,6 +21,8 @@ _ONLY_MADE = ("completions", "man")  # directories that hold nothing else
 
 def files() -> dict[Path, str]:
     """Every generated file and what it must hold."""
+    from . import man  # knows the daemon's options, which `engram completion` must not load
+
     made = {Path("engram_cli/table.py"): table.source()}
     made |= {Path("completions") / name: text for name, text in completions.files().items()}
     made |= {Path("man") / name: text for name, text in man.files().items()}

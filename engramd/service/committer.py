@@ -200,15 +200,16 @@ class Committer:
         group = self._flying = self._forming
         self._forming = _Group(self._log)
         self._room.set()
-        group.batch.seal()
-        if group.batch.events:
-            try:
+        try:
+            group.batch.seal()
+            if group.batch.events:
                 with trio.CancelScope(shield=True):
                     await self._write(group.batch)
-            except EngramError as error:
-                self._fail(error)
-                raise
-        group.batch.settle()
+            group.batch.settle()
+        except Exception as error:
+            failure = error if isinstance(error, EngramError) else EngramError("internal", f"a write failed: {error!r}")
+            self._fail(failure)
+            raise failure from error
         self._flying = None
         for done, result in group.done:
             done(result)

@@ -10,14 +10,14 @@ import cbor2
 
 from ..protocol.connection import Id
 from ..protocol.errors import EngramError
+from ..protocol.framing import encode, encode_array, encode_map
+from ..protocol.messages import PAGE_BYTES
 from ..state.contexts import CreateContext, SetContext, SetMember, SetPins, SetPlaces
 from ..state.machine import Command
-from ..state.outcome import Refused, Seen
 from ..state.view import AGENTS, CONTEXTS, MEMBERS, PINS, Agent, Context, Table, is_open
 from ..storage import keys
 from .peer import Peer
 from .refs import unit_id
-from .units import refusal
 
 if TYPE_CHECKING:
     from .committer import Result
@@ -72,15 +72,10 @@ def places(present: bool) -> Callable[[Engine, Peer, Id, dict[str, Any]], None]:
 
 
 def _submit(engine: Engine, peer: Peer, request_id: Id, command: Command, answer: Callable[[bool], dict[str, Any]]) -> None:
-    def done(result: Result | EngramError) -> None:
-        if isinstance(result, EngramError):
-            peer.fail(request_id, result)
-        elif isinstance(result, Refused):
-            peer.fail(request_id, refusal(result))
-        else:
-            engine.answer(peer, request_id, lambda: peer.answer(request_id, answer(not isinstance(result, Seen) and bool(result))))
+    def done(result: Result) -> None:
+        peer.answer(request_id, answer(bool(result)))
 
-    engine.committer.submit(command, engine.committer.now(), done)
+    engine.submit(peer, request_id, command, engine.committer.now(), done)
 
 
 def show(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
@@ -90,15 +85,17 @@ def show(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> 
 
 def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Describe a page of contexts, by name."""
-    limit = min(fields.get("limit", PAGE), PAGE)
-    found: list[dict[str, Any]] = []
-    after = fields.get("after")
+    limit, size = min(fields.get("limit", PAGE), PAGE), 0
+    found: list[bytes] = []
+    name, after = "", fields.get("after")
     for key, row in engine.log.durable.scan(CONTEXTS, after=None if after is None else after.encode()):
-        if len(found) == limit:
-            peer.answer(request_id, {"contexts": found, "next": found[-1]["id"]})
+        if len(found) == limit or size > PAGE_BYTES:
+            peer.answer_encoded(request_id, encode_map({"contexts": encode_array(found), "next": encode(name)}))
             return
-        found.append(_describe(engine, key.decode(), row))
-    peer.answer(request_id, {"contexts": found, "next": None})
+        name = key.decode()
+        found.append(encode(_describe(engine, name, row)))
+        size += len(found[-1])
+    peer.answer_encoded(request_id, encode_map({"contexts": encode_array(found), "next": encode(None)}))
 
 
 def describe(engine: Engine, name: str) -> dict[str, Any]:

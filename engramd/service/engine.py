@@ -15,10 +15,12 @@ from .. import __version__
 from ..protocol.connection import Id, Request
 from ..protocol.errors import EngramError
 from ..protocol.messages import MAX_UNITS, VERSION, frame_limit
+from ..state.machine import Command
+from ..state.outcome import Refused
 from ..storage.log import Batch, Log
 from ..storage.records import Record
 from . import contexts, status, subscriptions, units
-from .committer import Committer, wall_clock
+from .committer import Committer, Result, wall_clock
 from .fanout import Fanout
 from .peer import Flusher, Peer
 
@@ -105,14 +107,45 @@ class Engine:
         except EngramError as error:
             self.fail(peer, request_id, error)
         except Exception:
-            logger.exception("an operation failed")
-            peer.fail(request_id, EngramError("internal", "the daemon failed at this; its log has the details"))
+            self._bug(peer, request_id)
+
+    def submit(self, peer: Peer, request_id: Id, command: Command, now: int, answer: Callable[[Result], None]) -> None:
+        """Have a command decided. `answer` gets what came of it when that is on disk; refusals and failures are answered here."""
+
+        def done(result: Result | EngramError) -> None:
+            if isinstance(result, EngramError):
+                peer.fail(request_id, result)
+            elif isinstance(result, Refused):
+                peer.fail(request_id, EngramError(result.code, result.message, **result.details))
+            else:
+                self.answer(peer, request_id, lambda: answer(result))
+
+        self.committer.submit(command, now, done)
+
+    def spawn(self, peer: Peer, request_id: Id, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task that answers the request, as long as the connection lives; what it raises becomes the answer."""
+
+        async def run() -> None:
+            try:
+                await task()
+            except EngramError as error:
+                self.fail(peer, request_id, error)
+            except Exception:
+                self._bug(peer, request_id)
+            peer.outbox.flush()
+
+        peer.spawn(run)
 
     def fail(self, peer: Peer, request_id: Id, error: EngramError) -> None:
         """Answer with an error. A damaged store that a read comes upon also ends writing."""
         if error.code == "storage":
             self.committer.refuse_writes(error)
         peer.fail(request_id, error)
+
+    @staticmethod
+    def _bug(peer: Peer, request_id: Id) -> None:
+        logger.exception("an operation failed")
+        peer.fail(request_id, EngramError("internal", "the daemon failed at this; its log has the details"))
 
     @staticmethod
     def context_of(record: Record) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..protocol.cursor import parse_cursor
+from ..protocol.errors import EngramError
 from ..protocol.times import parse_instant
 from ..state.filters import Filter
 from .refs import unit_id
@@ -25,6 +27,20 @@ def read_filter(engine: Engine, fields: dict[str, Any]) -> Filter:
         meta=tuple(fields.get("meta", {}).items()),
         related_to=None if related is None else unit_id(engine.log, related),
     )
+
+
+def read_after(engine: Engine, fields: dict[str, Any]) -> int | None:
+    """The seq that `after` stands for.
+
+    Raises:
+        EngramError: `invalid` when it is no cursor, `cursor` when it is of another history or beyond the end of the log.
+    """
+    if "after" not in fields:
+        return None
+    after, last = parse_cursor(fields["after"], engine.log.history), engine.fanout.durable_seq
+    if after > last:
+        raise EngramError("cursor", f"the log ends at {last}; nothing stands at {after}", last=last)
+    return after
 
 
 def _set(value: str | list[str] | None) -> frozenset[str]:

@@ -108,6 +108,12 @@ class Peer:
             await self._fewer.wait()
         self._most = -1
 
+    async def finish(self) -> None:
+        """End the streams, and wait until every other request is answered."""
+        for stream in list(self.streams.values()):
+            stream.cancel()
+        await self.settled(0)
+
     def _finish(self, request_id: Id) -> None:
         self._connection.finish(request_id)
         if self.in_flight <= self._most:

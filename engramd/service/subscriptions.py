@@ -6,20 +6,21 @@ outbox is full, it falls back to its cursor and rereads the log, so a slow reade
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ..protocol.connection import Id, item_frame
-from ..protocol.cursor import format_cursor, parse_cursor
+from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
 from ..protocol.messages import DEFAULT_CREDIT, MAX_CREDIT
 from ..state.filters import Filter
-from ..storage.query import Range, step
+from ..storage.query import Range, entry_of, step
 from ..storage.records import ENTRIES
 from .fanout import Published, entry_item, event_item, mark_item
-from .filters import read_filter, read_instant
+from .filters import read_after, read_filter, read_instant
 from .peer import Peer
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def tail(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> 
     """Start a stream; it runs as a task of its connection."""
     subscription = Subscription(engine, peer, request_id, fields)
     peer.streams[request_id] = subscription
-    peer.spawn(subscription.run)
+    engine.spawn(peer, request_id, subscription.run)
 
 
 class Subscription:
@@ -126,30 +127,32 @@ class Subscription:
                 await self._listen()
                 await self._catch_up()
             self._peer.answer(self._id, {"cursor": format_cursor(fanout.history, self.cursor)})
-        except EngramError as error:
-            self._engine.fail(self._peer, self._id, error)
         finally:
             fanout.remove(self)
             self.live = False
             self._peer.streams.pop(self._id, None)
-        self._peer.outbox.flush()
 
     async def _listen(self) -> None:
         """Be live, with a heartbeat after each silence, until there is a reason to look at the log again."""
-        fanout = self._engine.fanout
         self._wake = trio.Event()
         self.live = True
         while self.live and not self._cancelled:
             self._peer.outbox.flush()
-            with trio.move_on_at(self._last_sent + HEARTBEAT):
+            with trio.move_on_at(min(self._last_sent + HEARTBEAT, trio.current_time() + self._seconds_left())):
                 await self._wake.wait()
                 if self.live:
                     self._wake = trio.Event()
-            if self.live and trio.current_time() >= self._last_sent + HEARTBEAT:
+            if self._seconds_left() <= 0:
+                self._cancelled = True
+            elif self.live and trio.current_time() >= self._last_sent + HEARTBEAT:
                 self._heartbeat()
         if self.live:
             self.live = False
-            self.cursor = fanout.durable_seq
+            self.cursor = self._end()
+
+    def _seconds_left(self) -> float:
+        """Until no entry can be wanted any more."""
+        return math.inf if self._until is None else (self._until - self._engine.committer.now()) / 1e6
 
     def _heartbeat(self) -> None:
         self._last_sent = trio.current_time()
@@ -195,12 +198,11 @@ class Subscription:
         for seq, record in log.records(first, min(last, first + STEP_EVENTS)):
             if self._credit <= 0 or self._peer.outbox.pending > FULL:
                 return
-            if record.code in ENTRIES:
-                wanted = Range(self.contexts, self._filter, seq, seq)
-                for entry in step(log, wanted).entries:
+            if contexts is None or self._engine.context_of(record) in contexts:
+                if record.code not in ENTRIES:
+                    self._send(event_item(history, seq, record))
+                elif (entry := entry_of(log, seq, record, self._filter)) is not None:
                     self._send(entry_item(history, entry))
-            elif contexts is None or self._engine.context_of(record) in contexts:
-                self._send(event_item(history, seq, record))
             self.cursor = seq
 
     def _starting_point(self, fields: dict[str, Any]) -> int:
@@ -209,12 +211,8 @@ class Subscription:
         given = [name for name in ("last", "since", "after") if name in fields]
         if len(given) > 1:
             raise EngramError("invalid", f"{' and '.join(given)}: only one of these may be given", field=given[0])
-        if "after" in fields:
-            after = parse_cursor(fields["after"], engine.log.history)
-            if after > engine.fanout.durable_seq:
-                raise EngramError(
-                    "cursor", f"the log ends at {engine.fanout.durable_seq}; nothing stands at {after}", last=engine.fanout.durable_seq
-                )
+        after = read_after(engine, fields)
+        if after is not None:
             return after
         since = read_instant(engine, fields, "since")
         if since is not None:

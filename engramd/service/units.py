@@ -8,7 +8,7 @@ import cbor2
 import trio
 
 from ..protocol.connection import Id
-from ..protocol.cursor import format_cursor, parse_cursor
+from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import MAX_UNITS, PAGE_BYTES
@@ -17,7 +17,7 @@ from ..protocol.unit import new_id
 from ..state.outcome import Refused, Seen
 from ..state.units import Draft, Edge, Put, UnitPut
 from ..storage.query import Entry, Range, step
-from .filters import read_filter, read_instant
+from .filters import read_after, read_filter, read_instant
 from .forms import written
 from .peer import Peer
 from .refs import find_unit, unit_id
@@ -43,24 +43,18 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
         drafts = (_draft(engine, fields, now, ""),)
     command = Put(fields["context"], fields.get("agent", peer.agent), drafts, fields.get("dedupe"), fields.get("expect_seq"))
 
-    def done(result: Result | EngramError) -> None:
-        if isinstance(result, EngramError):
-            return peer.fail(request_id, result)
-        if isinstance(result, Refused):
-            return peer.fail(request_id, refusal(result))
+    def answer(result: Result) -> None:
         if isinstance(result, Seen):
             first, count = result.units
-            try:
-                units = [cbor2.loads(find_unit(engine.log, seq)) for seq in range(first, first + count)]
-            except EngramError as error:
-                return peer.fail(request_id, error)
-            answer = _answer([unit["id"] for unit in units], units[-1]["seq"], units[-1]["ts"], True, several)
+            units = [cbor2.loads(find_unit(engine.log, seq)) for seq in range(first, first + count)]
+            made = _answer([unit["id"] for unit in units], units[-1]["seq"], units[-1]["ts"], True, several)
         else:
+            assert not isinstance(result, Refused), "refusals are answered for us"
             ids = [event.event.id for event in result if isinstance(event.event, UnitPut)]
-            answer = _answer(ids, result[-1].seq, now, False, several)
-        peer.answer(request_id, answer)
+            made = _answer(ids, result[-1].seq, now, False, several)
+        peer.answer(request_id, made)
 
-    engine.committer.submit(command, now, done)
+    engine.submit(peer, request_id, command, now, answer)
 
 
 def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draft:
@@ -98,11 +92,6 @@ def _answer(ids: list[bytes], seq: int, ts: int, deduped: bool, several: bool) -
     return {**answer, "ids": ids} if several else answer
 
 
-def refusal(refused: Refused) -> EngramError:
-    """A decision's refusal as the error that travels."""
-    return EngramError(refused.code, refused.message, **refused.details)
-
-
 def get(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Answer with units in the order asked, or fail if one is missing."""
     units = [find_unit(engine.log, ref) for ref in fields["ids"]]
@@ -125,15 +114,11 @@ def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
         return
 
     async def go_on() -> None:
-        try:
-            while not page.advance():
-                await trio.lowlevel.checkpoint()
-            peer.answer_encoded(request_id, page.encoded())
-        except EngramError as error:
-            engine.fail(peer, request_id, error)
-        peer.outbox.flush()
+        while not page.advance():
+            await trio.lowlevel.checkpoint()
+        peer.answer_encoded(request_id, page.encoded())
 
-    peer.spawn(go_on)
+    engine.spawn(peer, request_id, go_on)
 
 
 class _Page:
@@ -152,8 +137,8 @@ class _Page:
             first = log.first_at(since)
         if until is not None:
             last = log.first_at(until) - 1
-        if "after" in fields:
-            after = parse_cursor(fields["after"], log.history)
+        after = read_after(engine, fields)
+        if after is not None:
             if reverse:
                 last = min(last, after - 1)
             else:

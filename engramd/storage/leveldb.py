@@ -19,6 +19,7 @@ else:
 
 WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart replays
 BLOOM_BITS = 10
+MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 
 
 class Store:
@@ -37,6 +38,7 @@ class Store:
                 paranoid_checks=True,
                 write_buffer_size=WRITE_BUFFER,
                 bloom_filter_bits=BLOOM_BITS,
+                max_open_files=MAX_OPEN_FILES,
             )
         except Error as error:
             raise self._damaged(error) from error
@@ -95,7 +97,7 @@ class Store:
         try:
             batch.write()
         except Error as error:
-            raise EngramError("storage", f"the disk refused a write to {self.directory}: {error}") from error
+            raise EngramError("storage", f"the disk refused a write to {self.directory}: {_reason(error)}") from error
 
     def size(self) -> int:
         """Bytes that the files take."""
@@ -110,9 +112,15 @@ class Store:
     def _damaged(self, error: Exception) -> EngramError:
         return EngramError(
             "storage",
-            f"the store in {self.directory} cannot be used: {error}. Nothing was changed; if the disk is full or read-only, mend that "
+            f"the store in {self.directory} cannot be used: {_reason(error)}. Nothing was changed; if the disk is full or read-only, mend that "
             "and start again, else keep a copy of the directory before trying anything",
         )
+
+
+def _reason(error: Exception) -> str:
+    """What LevelDB said; the binding hands its words on as bytes."""
+    said = error.args[0] if error.args else error
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
 
 
 def _beyond(prefix: bytes) -> bytes:

@@ -14,7 +14,8 @@ from . import keys, records
 from .log import Log
 
 STEP_ROWS = 512  # a step examines at most so many rows
-STEP_BYTES = 256 * 1024  # and ends after the entry that passes this
+STEP_BYTES = 256 * 1024  # and ends after the unit that passes this, wanted or not
+MAX_SCANS = 16  # where more keys would have to be scanned at once for a context, its entries are read instead
 
 
 class Entry(NamedTuple):
@@ -49,18 +50,18 @@ class Range(NamedTuple):
 
 
 def step(log: Log, wanted: Range, limit: int = STEP_ROWS, rows: int = STEP_ROWS, size: int = STEP_BYTES) -> Step:
-    """Read on, until `limit` entries are found, `rows` rows are examined, or the entries pass `size` bytes."""
+    """Read on, until `limit` entries are found, or `rows` rows or more than `size` bytes are examined."""
     if wanted.contexts is not None and len(wanted.contexts) == 1 and wanted.filter.is_empty():
         context = wanted.contexts[0]
         if not (wanted.present and _has_removals(log, context)):
             return _plain_step(log, context, wanted, min(limit, rows), size)
     found: list[Entry] = []
     reached = wanted.first - 1 if not wanted.reverse else wanted.last + 1
-    for examined, (seq, entry) in enumerate(_walk(log, wanted), 1):
+    for examined, (seq, cost, entry) in enumerate(_walk(log, wanted), 1):
         reached = seq
+        size -= cost
         if entry is not None:
             found.append(entry)
-            size -= len(entry.unit)
         if len(found) >= limit or examined >= rows or size <= 0:
             return Step(found, reached)
     return Step(found, wanted.first if wanted.reverse else wanted.last)
@@ -92,8 +93,11 @@ def _elsewhere(log: Log, context: str, seq: int, at: int) -> Entry | None:
     return Entry(seq, context, "unit_put", unit) if at == seq else Entry(seq, context, "unit_added", with_entry(unit, seq, context))
 
 
-def _walk(log: Log, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
-    """Every row examined, with its entry if it fits."""
+_Examined = tuple[int, int, Entry | None]  # a row's seq, the bytes that it cost to look at, and its entry if it is wanted
+
+
+def _walk(log: Log, wanted: Range) -> Iterator[_Examined]:
+    """Every row examined."""
     if wanted.contexts is None:
         yield from _walk_log(log, wanted)
         return
@@ -104,15 +108,16 @@ def _walk(log: Log, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
         yield from merge(*sources, key=lambda row: row[0], reverse=wanted.reverse)
 
 
-def _walk_log(log: Log, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
+def _walk_log(log: Log, wanted: Range) -> Iterator[_Examined]:
     for seq, record in log.records(wanted.first, wanted.last, wanted.reverse):
-        entry = _read_logged(log, seq, record, wanted.filter)
+        entry = entry_of(log, seq, record, wanted.filter)
         if entry is not None and wanted.present and log.is_gone(entry.context, seq):
             entry = None
-        yield seq, entry
+        yield seq, len(entry.unit if entry else record.body), entry
 
 
-def _read_logged(log: Log, seq: int, record: records.Record, want: Filter) -> Entry | None:
+def entry_of(log: Log, seq: int, record: records.Record, want: Filter) -> Entry | None:
+    """The entry that an event of the log is, if it is one and fits."""
     if record.code == records.UNIT_PUT:
         decoded = cbor2.loads(record.body)
         return Entry(seq, decoded["context"], record.kind, record.body) if want.matches(decoded) else None
@@ -124,14 +129,15 @@ def _read_logged(log: Log, seq: int, record: records.Record, want: Filter) -> En
     return None
 
 
-def _walk_context(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, Entry | None]]:
+def _walk_context(log: Log, context: str, wanted: Range) -> Iterator[_Examined]:
     hide = wanted.present and _has_removals(log, context)
     for seq, at in _rows(log, context, wanted):
         entry = Entry(seq, context, "unit_put", at) if isinstance(at, bytes) else _elsewhere(log, context, seq, at)
+        cost = len(entry.unit) if entry else 0
         if entry is None or not wanted.filter.matches(cbor2.loads(entry.unit)) or (hide and log.is_gone(context, seq)):
-            yield seq, None
+            yield seq, cost, None
         else:
-            yield seq, entry
+            yield seq, cost, entry
 
 
 def _has_removals(log: Log, context: str) -> bool:
@@ -150,6 +156,8 @@ def _rows(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, bytes | 
     elif want.types:
         prefixes = [keys.by_type(context, type) for type in sorted(want.types)]
     else:
+        prefixes = []
+    if not 0 < len(prefixes) <= MAX_SCANS:
         for key, value in log.scan(keys.entries(context), wanted.first, wanted.last, wanted.reverse):
             yield keys.seq_of(key), records.read_entry(value)
         return

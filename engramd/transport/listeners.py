@@ -23,7 +23,6 @@ logger = logging.getLogger("engramd.listeners")
 BACKLOG = 1024
 OVERFLOW_UID = 65534  # what the kernel shows for a uid that this user namespace does not map
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
-_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class UnixListener:
@@ -140,7 +139,7 @@ async def serve(
         try:
             accepted, _ = await listener.accept()
         except OSError as error:
-            if error.errno not in _OUT_OF_FILES:
+            if error.errno == errno.EBADF:
                 raise
             logger.error("cannot accept connections for now: %s", error)
             await trio.sleep(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ class Session:
         self._connection = ServerConnection(engine.max_frame)
         self.outbox = StreamOutbox(stream, engine.flusher, send_now)
         self._peer: Peer | None = None
+        self._patience = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve until the client hangs up, breaks the protocol, or the task is cancelled. Does not raise for what a client does."""
@@ -71,7 +73,7 @@ class Session:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         engine = self._engine
-        with trio.move_on_after(HELLO_SECONDS):
+        with trio.move_on_after(HELLO_SECONDS) as self._patience:
             while self._peer is None:
                 if not await self._receive(nursery):
                     return
@@ -110,6 +112,7 @@ class Session:
         def spawn(task: Callable[[], Awaitable[Any]]) -> None:
             nursery.start_soon(task)
 
+        self._patience.deadline = math.inf  # requests that came with hello may take their time
         self._peer = Peer(hello.fields["agent"], self._connection, self.outbox, spawn)
         self._engine.peers.add(self._peer)
         self.outbox.write(answer_frame(hello.id, encode(self._engine.greeting())))
@@ -132,9 +135,6 @@ class Session:
 
     async def _end_requests(self) -> None:
         """End the streams, and let the other requests be answered."""
-        if self._peer is None:
-            return
-        for stream in list(self._peer.streams.values()):
-            stream.cancel()
-        with trio.move_on_after(LINGER_SECONDS):
-            await self._peer.settled(0)
+        if self._peer is not None:
+            with trio.move_on_after(LINGER_SECONDS):
+                await self._peer.finish()

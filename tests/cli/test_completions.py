@@ -209,6 +209,13 @@ def test_completion_prints_the_file_of_each_shell(alone: Shell) -> None:
     assert not alone.data.exists(), "that takes no daemon"
 
 
+def test_nothing_of_the_daemon_is_loaded_to_print_completions(alone: Shell) -> None:
+    program = "import sys; from engram_cli.generate.completions import SHELLS; SHELLS['bash'](); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], env=alone.env, capture_output=True, text=True, check=True)
+    daemon = {"engramd.config", "engramd.daemon", "engramd.service", "engramd.storage", "engramd.state", "trio"}
+    assert not daemon & set(done.stdout.split())
+
+
 def test_another_shell_is_a_usage_error_that_names_the_three(alone: Shell) -> None:
     said = alone.fails(2, "completion", "tcsh")
     assert "tcsh" in said
@@ -503,10 +510,10 @@ def test_zsh_offers_again_what_may_be_repeated(named: Shell) -> None:
 
 
 @needs("zsh")
-@pytest.mark.parametrize("quotes", ["bare", "single", "double"])
-def test_zsh_completes_any_name_at_a_tab(named: Shell, quotes: str) -> None:
-    lines = [after for _, after in zsh_tabs(named, [f"engram list {quoted_starts(name)[quotes]}" for name in HOSTILE])]
-    assert [words[-1] for words in arguments_of("zsh", lines)] == list(HOSTILE), lines
+def test_zsh_completes_any_name_at_a_tab(named: Shell) -> None:
+    starts = [quoted_starts(name)[quotes] for name in HOSTILE for quotes in ("bare", "single", "double")]
+    lines = [after for _, after in zsh_tabs(named, [f"engram list {start}" for start in starts])]
+    assert [words[-1] for words in arguments_of("zsh", lines)] == [name for name in HOSTILE for _ in range(3)], lines
     assert all(line.endswith(" ") for line in lines)
 
 
