@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from conftest import Serve
 from trio.testing import MockClock
 from wire import Client, Gate, Server
 
@@ -61,7 +62,7 @@ async def test_what_fits_no_request_is_refused(server: Server, autojump_clock: M
     assert await names(client, "contexts") == [], "the connection goes on"
 
 
-async def test_only_what_is_on_disk_is_found(serve: Serve, autojump_clock: MockClock) -> None:
+async def test_only_what_is_on_disk_is_found(serve: Callable[..., Server], autojump_clock: MockClock) -> None:
     gate = Gate()
     client = await serve(gate=gate).connect()
     put = await client.send("put", context="c", text="x")
