@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,16 +59,20 @@ def test_a_failed_sync_ends_the_daemon_and_acknowledges_nothing(daemon: Daemon, 
         tail = listener.send("tail", follow=True)
         kept = [client.ask("put", context="c", text=f"kept {number}", dedupe=f"kept {number}") for number in range(20)]
         trigger.touch()
-        requests = [client.send("put", context="c", text=f"lost {number}") for number in range(5)]
+        requests = []
+        with suppress(ConnectionError):  # the daemon may be gone before the last of them is sent
+            for number in range(5):
+                requests.append(client.send("put", context="c", text=f"lost {number}"))
+        assert requests
         for request in requests:
             with pytest.raises((EngramError, ConnectionError)) as failed:
                 client.answer(request)
             if isinstance(failed.value, EngramError):
                 assert failed.value.code in ("outcome_unknown", "storage", "unavailable")
         assert daemon.wait() == 1
-        with pytest.raises((EngramError, ConnectionError)):
+        with suppress(EngramError, ConnectionError):
             listener.answer(tail)
-        shown = [item.event for item in listener.items.get(tail, []) if "unit" in item.event]
+        shown = [item.event for item in listener.items[tail] if "unit" in item.event]
         assert [event["unit"]["text"] for event in shown] == [f"kept {number}" for number in range(20)], "nothing unsafe was published"
     assert "the disk refused a write" in daemon.said()
     assert "Input/output error" in daemon.said()
