@@ -17,7 +17,8 @@ from .output import note, report
 def main() -> NoReturn:
     """Run this process's command line and exit."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         end(version)
@@ -115,6 +116,9 @@ def guarded(action: Callable[[], object]) -> int:
         return report(error)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+    except UnicodeEncodeError as error:
+        note(f"engram: {error.object!r} is not UTF-8, as names, labels and options must be; only a payload may be any bytes")
+        return 2
     except OSError as error:
         note(f"engram: {error}")
         return 1

@@ -101,6 +101,8 @@ def _epilog(examples: Examples) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for comment, example in examples for line in (f"# {comment}", example))])
 
 
+MOST = 10**18 - 1  # of any number on the command line
+
 ContextArg = Annotated[str, typer.Argument(metavar="CONTEXT", help="The context; . stands for $ENGRAM_CONTEXT.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids or seqs of units.")]
 Meta = Annotated[list[str] | None, typer.Option("--meta", metavar="K=V", help="A label. May be repeated.")]
@@ -151,7 +153,9 @@ def put(
     ] = None,
     expect_seq: Annotated[
         int | None,
-        typer.Option("--expect-seq", metavar="N", min=0, help="Fail (exit 3) unless the context's last entry is N; 0 means none."),
+        typer.Option(
+            "--expect-seq", metavar="N", min=0, max=MOST, help="Fail (exit 3) unless the context's last entry is N; 0 means none."
+        ),
     ] = None,
 ) -> None:
     """Append a unit to a context and print its id. It is on disk when this returns."""
@@ -191,7 +195,7 @@ def list_(
     until: Until = None,
     after: After = None,
     related_to: RelatedTo = None,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="At most N units.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, max=MOST, help="At most N units.")] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Newest first.")] = False,
 ) -> None:
     """List the units of a context, oldest first. For the next page: --after the last line's seq."""
@@ -212,7 +216,7 @@ def tail(
     common: Common,
     contexts: Annotated[list[str] | None, typer.Argument(metavar="CONTEXT", help="The contexts; none means all.")] = None,
     number: Annotated[
-        int | None, typer.Option("-n", metavar="N", min=0, help="Start with the last N units [10, unless --since or --after].")
+        int | None, typer.Option("-n", metavar="N", min=0, max=MOST, help="Start with the last N units [10, unless --since or --after].")
     ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new units as they become durable.")] = False,
     agent: ByAgent = None,

@@ -6,11 +6,13 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 
 from engramd.protocol.address import socket_dir
 from engramd.protocol.errors import EngramError
 
 LOCK_WAIT = "15s"  # how long the new daemon waits for one that is still stopping
+STARTER_SECONDS = 10.0  # how long to wait for another command that is starting a daemon
 _started: list[subprocess.Popen[bytes]] = []  # kept, so that in a long-lived program those that have ended are reaped some time
 
 
@@ -28,11 +30,29 @@ def start(path: str) -> None:
     except OSError as error:
         raise EngramError("unavailable", f"no daemon runs, and none can be started: {path}.lock: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _take(lock, path)
         if not listening(path):
             _spawn(path)
     finally:
         os.close(lock)
+
+
+def _take(lock: int, path: str) -> None:
+    """Take the starters' lock. One that was stopped in the middle must not block the others for ever."""
+    deadline = time.monotonic() + STARTER_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise EngramError(
+                    "unavailable",
+                    f"another command has been starting a daemon for {STARTER_SECONDS:g} s and holds {path}.lock; it may be stopped: "
+                    "look for it with ps, continue or kill it, or run: engram daemon run",
+                ) from None
+        if listening(path):
+            return None
+        time.sleep(0.01)
 
 
 def listening(path: str) -> bool:

@@ -270,14 +270,23 @@ class Client:
         self.connect()
         request_id = next(self._ids) if request_id is None else request_id
         _, frame = self._connection.request(op, fields, request_id)
-        limit = self.server["limits"]["max_frame"]
-        if len(frame) - 4 > limit:
-            raise EngramError(
-                "too_large", f"the request is {len(frame) - 4} bytes, more than the {limit} that the daemon takes", limit=limit
-            )
+        self._check_size(fields, len(frame))
         self._awaited.add(request_id)
         self._send(frame)
         return request_id
+
+    def _check_size(self, fields: Mapping[str, Any], frame: int) -> None:
+        """Refuse what the daemon would, before sending a frame that it cannot even read."""
+        limits, payload = self.server["limits"], fields.get("payload", b"")
+        for size, limit, what in ((len(payload), limits["max_payload"], "payload"), (frame - 4, limits["max_frame"], "request")):
+            if size > limit:
+                raise EngramError(
+                    "too_large",
+                    f"{what}: {size} bytes are over the daemon's limit of {limit}; put a reference to a file instead, or raise "
+                    "max_payload in its configuration",
+                    limit=limit,
+                    size=size,
+                )
 
     def notify(self, request_id: Id, op: str, **fields: Any) -> None:
         """Send `credit` or `cancel` for a stream."""
@@ -433,23 +442,9 @@ class Client:
             fields["dedupe"] = dedupe
         if expect_seq is not None:
             fields["expect_seq"] = expect_seq
-        self._check_size(fields)
         made = self.request("put", fields)
         ids = tuple(format_id(unit) for unit in made.get("ids", [made["id"]]))
         return PutResult(ids[-1], made["seq"], made["ts"], made["deduped"], ids)
-
-    def _check_size(self, fields: Mapping[str, Any]) -> None:
-        """Refuse a payload that the daemon would, before sending a frame that it cannot even read."""
-        self.connect()
-        limit, size = self.server["limits"]["max_payload"], len(fields.get("payload", b""))
-        if size > limit:
-            raise EngramError(
-                "too_large",
-                f"payload: {size} bytes are over the daemon's limit of {limit}; put a reference to a file instead, or raise max_payload in "
-                "its configuration",
-                limit=limit,
-                size=size,
-            )
 
     def get(self, *ids: str | int) -> builtins.list[Unit]:
         """The units with these ids or seqs, in this order; `not_found` if one is missing."""

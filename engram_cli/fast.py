@@ -44,7 +44,8 @@ class Failed(Exception):
 def main() -> None:
     """Run one command line and exit."""
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:  # a job in the background keeps ignoring it
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _hold_standard_streams()
     if sys.argv[1:2] == ["__complete"]:
         leave(complete(sys.argv[2:]))
@@ -151,7 +152,7 @@ def _option(word: str, rest: Any, options: dict[str, tuple[str, str, int]], valu
         if value[:1] == "-":
             return False
     if kind == "int":
-        if not (value.isascii() and value.isdigit() and int(value) >= least):
+        if not (value.isascii() and value.isdigit() and len(value) < 19 and int(value) >= least):
             return False
         values[target] = int(value)
     elif kind == "list":

@@ -42,7 +42,7 @@ def serve(config: Config, ready: Ready) -> None:
         try:
             listener = UnixListener(config.socket_path())
             try:
-                trio.run(_run, config, log, listener, ready)
+                trio.run(_run, config, log, listener, ready, lock)
             finally:
                 listener.close()
         finally:
@@ -57,13 +57,13 @@ async def _lock(directory: Path, wait: float) -> DataLock:
     while True:
         try:
             return DataLock(directory)
-        except EngramError:
-            if trio.current_time() >= deadline:
+        except EngramError as error:
+            if trio.current_time() >= deadline or not error.details["stopping"]:
                 raise
         await trio.sleep(0.02)
 
 
-async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready) -> None:
+async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready, lock: DataLock) -> None:
     max_connections = _room_for(config.max_connections)
     engine = Engine(log, config.max_payload, {"socket": listener.address, "data_dir": str(config.data_path())})
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -78,6 +78,7 @@ async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready) -
                     )
                     ready.say("ready")
                     await engine.stopping.wait()
+                    lock.stopping()
                     accepting.cancel_scope.cancel()
                 listener.close()
                 await _finish(engine)
@@ -120,8 +121,10 @@ async def _finish(engine: Engine) -> None:
     """Let what is in flight reach the disk, and its answers their clients."""
     await engine.committer.drained()
 
+    stopping = EngramError("unavailable", "the daemon is stopping")
+
     async def finish(peer: Peer) -> None:
-        await peer.finish()
+        await peer.finish(stopping)
         await peer.outbox.drained()
 
     with trio.move_on_after(STOP_SECONDS):

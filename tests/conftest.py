@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from daemons import Daemon
-from wire import Server
+from wire import Serve, Server
 
 from engramd.storage.log import Log
-
-Serve = Callable[..., Server]
 
 
 @pytest.fixture

@@ -279,3 +279,6 @@ def texts(units: list[dict[str, Any]]) -> list[str]:
 def unit_texts(events: list[Event]) -> list[str]:
     """The payloads of stream items."""
     return texts([event["unit"] for event in events])
+
+
+Serve = Callable[..., Server]

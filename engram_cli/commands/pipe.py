@@ -118,6 +118,8 @@ class Pipe:
             self._request(request_id, request)
         except RecursionError:
             self._refuse(request_id, EngramError("invalid", f"line {self._number}: nested too deep", line=self._number))
+        except UnicodeEncodeError:
+            self._refuse(None, EngramError("invalid", f"line {self._number}: a text is not valid Unicode", line=self._number))
         except EngramError as error:
             error.details["line"] = self._number
             error.message = f"line {self._number}: {error.message}"

@@ -32,6 +32,7 @@ TRANSITIONS: Mapping[str, Mapping[tuple[State, str], State]] = {
 }
 
 MAX_IN_FLIGHT = 1024  # requests of one connection without an answer; then no more are read for a while
+MAX_HELLO = 64 * 1024  # bytes of a first frame: nobody has said who they are yet
 MAX_STREAMS = 256  # of them, streams; one more is refused
 Id = int | str
 _ID, _OK, _RESULT, _ERROR, _EVENT = (encode(key) for key in ("id", "ok", "result", "error", "event"))
@@ -120,7 +121,8 @@ class ServerConnection(_Connection):
     role = "server"
 
     def __init__(self, max_frame: int) -> None:
-        super().__init__(max_frame)
+        super().__init__(min(max_frame, MAX_HELLO))
+        self._max_frame = max_frame
         self.in_flight: set[Id] = set()
         self.streams: set[Id] = set()
 
@@ -160,6 +162,7 @@ class ServerConnection(_Connection):
         # A newer client of the same major version may say more about itself; that is no reason to refuse it.
         known = {key: value for key, value in message.items() if key in HELLO.fields}
         HELLO.check(known)
+        self._frames.max_frame = self._max_frame
         return Hello(request_id, known)
 
     def _notice(self, request_id: Id, op: str, message: dict[str, Any]) -> Notice:

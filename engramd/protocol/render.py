@@ -13,6 +13,7 @@ _TIMES = frozenset({"ts", "created_at", "updated_at", "first_seen", "last_seen",
 
 # C0 and C1 controls and DEL, line and paragraph separators, and what reorders or hides text: Unicode's Bidi_Control and friends.
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
+_UNSAFE += "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\U000e0000-\U000e0fff"  # and what shows as nothing at all
 _ON_TERMINAL = re.compile(f"[{_UNSAFE}]")
 _IN_LINE = re.compile(f"[{_UNSAFE}\t\n\\\\]")
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
@@ -21,7 +22,7 @@ _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
 def _escape(match: re.Match[str]) -> str:
     char = match[0]
     code = ord(char)
-    return _SHORT.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+    return _SHORT.get(char) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
 
 
 def for_terminal(text: str) -> str:
@@ -74,4 +75,4 @@ def plain(value: Any, key: str = "") -> Any:
 def json_line(value: Any) -> str:
     """One JSON object on one line. JSON escapes control characters itself; the others that could trouble a terminal are escaped too."""
     text = json.dumps(value, ensure_ascii=False)
-    return _ON_TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _ON_TERMINAL.sub(lambda match: json.dumps(match[0])[1:-1], text)

@@ -53,8 +53,8 @@ class Stream(Protocol):
     def grant(self, credit: int) -> None:
         """The client can take `credit` more bytes."""
 
-    def cancel(self) -> None:
-        """The client wants no more; the stream answers and ends."""
+    def cancel(self, because: EngramError | None = None) -> None:
+        """The client wants no more, or there is a reason why it gets no more; the stream answers and ends."""
 
 
 class Peer:
@@ -108,10 +108,10 @@ class Peer:
             await self._fewer.wait()
         self._most = -1
 
-    async def finish(self) -> None:
-        """End the streams, and wait until every other request is answered."""
+    async def finish(self, because: EngramError | None = None) -> None:
+        """End the streams, for a reason if there is one, and wait until every request is answered."""
         for stream in list(self.streams.values()):
-            stream.cancel()
+            stream.cancel(because)
         await self.settled(0)
 
     def _finish(self, request_id: Id) -> None:

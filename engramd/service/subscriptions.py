@@ -57,9 +57,11 @@ class Subscription:
         self._follow: bool = fields.get("follow", False)
         self._filter: Filter = read_filter(engine, fields)
         self._until = read_instant(engine, fields, "until")
+        self._asked_at = engine.fanout.durable_seq
         self._credit: int = fields.get("credit", DEFAULT_CREDIT)
         self._wake = trio.Event()
         self._cancelled = False
+        self._failure: EngramError | None = None
         self._last_sent = trio.current_time()
         self._last: int | None = fields.get("last")
         self._form: str | None = fields.get("form")
@@ -96,9 +98,9 @@ class Subscription:
         self._credit = min(self._credit + credit, MAX_CREDIT)
         self._wake.set()
 
-    def cancel(self) -> None:
-        """End the stream at the next step."""
-        self._cancelled = True
+    def cancel(self, because: EngramError | None = None) -> None:
+        """End the stream at the next step, with an error if there is one."""
+        self._cancelled, self._failure = True, because
         self._wake.set()
 
     def _wants(self, published: Published) -> bool:
@@ -126,6 +128,8 @@ class Subscription:
             while self._follow and not self._cancelled:
                 await self._listen()
                 await self._catch_up()
+            if self._failure is not None:
+                raise self._failure
             self._peer.answer(self._id, {"cursor": format_cursor(fanout.history, self.cursor)})
         finally:
             fanout.remove(self)
@@ -169,12 +173,12 @@ class Subscription:
             self._peer.outbox.flush()
             if self.cursor < end:
                 await trio.lowlevel.checkpoint()
-        if self._end() < self._engine.fanout.durable_seq:
-            self._cancelled = True  # the log is past `until`
+        if self._until is not None and self._end() < self._engine.fanout.durable_seq:
+            self._cancelled = True  # the log is past it
 
     def _end(self) -> int:
-        """The last seq that is wanted of what is durable now."""
-        durable = self._engine.fanout.durable_seq
+        """The last seq that is wanted of what is durable now; without `follow`, of what was durable at first."""
+        durable = self._engine.fanout.durable_seq if self._follow else self._asked_at
         return durable if self._until is None else min(durable, self._engine.log.first_at(self._until) - 1)
 
     async def _may_send(self) -> None:

@@ -94,10 +94,15 @@ def _answer(ids: list[bytes], seq: int, ts: int, deduped: bool, several: bool) -
 
 def get(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Answer with units in the order asked, or fail if one is missing."""
-    units = [find_unit(engine.log, ref) for ref in fields["ids"]]
-    size = sum(map(len, units))
-    if len(units) > 1 and size > engine.max_frame - 1024:
-        raise EngramError("too_large", f"these {len(units)} units are {size} bytes, more than an answer holds; ask for fewer", size=size)
+    units: list[bytes] = []
+    left = engine.max_frame - 1024
+    for ref in fields["ids"]:
+        units.append(find_unit(engine.log, ref))
+        left -= len(units[-1])
+        if left < 0 and len(units) > 1:
+            raise EngramError(
+                "too_large", f"the first {len(units)} of these units are more than an answer holds; ask for fewer", units=len(units)
+            )
     peer.answer_encoded(request_id, encode_map(shown(units, fields.get("form"))))
 
 

@@ -25,16 +25,24 @@ MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 class Store:
     """An open LevelDB.
 
+    Args:
+        directory: where its files are. They are never made as a side effect of opening: LevelDB takes files without their `CURRENT` for
+            rubbish, and deletes them.
+        new: make an empty one.
+
     Raises:
         EngramError: `storage`, here and from every method, when the files are damaged or the disk fails.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, new: bool = False) -> None:
         self.directory = directory
+        if not new and not (directory / "CURRENT").exists():
+            raise self._damaged(FileNotFoundError("its file CURRENT is missing"))
         try:
             self._db = DB(
                 str(directory),
-                create_if_missing=True,
+                create_if_missing=new,
+                error_if_exists=new,
                 paranoid_checks=True,
                 write_buffer_size=WRITE_BUFFER,
                 bloom_filter_bits=BLOOM_BITS,
@@ -112,8 +120,8 @@ class Store:
     def _damaged(self, error: Exception) -> EngramError:
         return EngramError(
             "storage",
-            f"the store in {self.directory} cannot be used: {_reason(error)}. Nothing was changed; if the disk is full or read-only, mend that "
-            "and start again, else keep a copy of the directory before trying anything",
+            f"the store in {self.directory} cannot be used: {_reason(error)}. Nothing was changed; if the disk is full or read-only, "
+            "mend that and start again, else keep a copy of the directory before trying anything",
         )
 
 

@@ -22,15 +22,24 @@ class DataLock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            holder, _, state = os.pread(self._fd, 32, 0).decode(errors="replace").strip().partition(" ")
             os.close(self._fd)
             raise EngramError(
                 "busy",
-                f"another engramd (pid {holder}) uses the data directory {directory}; stop it, or give this one another --data-dir",
+                f"another engramd (pid {holder or 'unknown'}) uses the data directory {directory}; if nothing answers at its socket, "
+                f"stop it with: kill {holder or 'PID'}. Or give this one another --data-dir",
                 pid=holder,
+                stopping=state != "running",
             ) from None
+        self._say("running")
+
+    def stopping(self) -> None:
+        """Tell who waits for the directory that it will be free soon."""
+        self._say("stopping")
+
+    def _say(self, state: str) -> None:
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(self._fd, f"{os.getpid()} {state}\n".encode(), 0)
 
     def release(self) -> None:
         """Let another daemon have the directory."""

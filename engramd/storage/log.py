@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +49,8 @@ class Log:
     """
 
     def __init__(self, directory: Path) -> None:
+        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+            _make(directory)
         self._store = Store(directory)
         try:
             self.history = self._open_format(directory)
@@ -137,14 +141,9 @@ class Log:
     def _open_format(self, directory: Path) -> str:
         stored = self._store.get(keys.FORMAT)
         if stored is None:
-            if next(self._store.scan(b"", b"\xff" * 8), None) is not None:
-                raise EngramError("storage", f"{directory} holds a LevelDB that is not Engram's; choose another --data-dir")
-            history = secrets.token_hex(6)
-            batch = self._store.batch()
-            batch.put(keys.FORMAT, b"%d" % FORMAT)
-            batch.put(keys.HISTORY, history.encode())
-            self._store.write(batch)
-            return history
+            empty = next(self._store.scan(b"", b"\xff" * 8), None) is None
+            what = "has lost all that was in it; it is damaged" if empty else "is a LevelDB that is not Engram's; choose another --data-dir"
+            raise EngramError("storage", f"the store in {directory} {what}")
         if stored != b"%d" % FORMAT:
             raise EngramError(
                 "storage",
@@ -159,6 +158,26 @@ class Log:
     def _find_end(self) -> tuple[int, int]:
         last = next(self.records(0, keys.LAST_SEQ, reverse=True), None)
         return (0, 0) if last is None else (last[0], last[1].ts)
+
+
+def _make(directory: Path) -> None:
+    """Make an empty store beside its place, and move it there whole: what stands there always has its format and history."""
+    fresh = directory.with_name(f"{directory.name}.new")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700, parents=True)
+        store = Store(fresh, new=True)
+        batch = store.batch()
+        batch.put(keys.FORMAT, b"%d" % FORMAT)
+        batch.put(keys.HISTORY, secrets.token_hex(6).encode())
+        store.write(batch)
+        store.close()
+        fresh.rename(directory)
+        fd = os.open(directory.parent, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    except OSError as error:
+        raise EngramError("storage", f"no store can be made in {directory}: {error.strerror or error}") from error
 
 
 class Batch:

@@ -20,6 +20,7 @@ logger = logging.getLogger("engramd.session")
 
 READ_BYTES = 8 * 1024  # what one client may have done before others get their turn: about thirty puts
 HELLO_SECONDS = 5.0
+FRAME_SECONDS = 30.0  # between two pieces of one frame
 LINGER_SECONDS = 5.0  # a client that has hung up may take so long to read its last answers
 
 
@@ -87,10 +88,14 @@ class Session:
         await self._finish()
 
     async def _receive(self, nursery: trio.Nursery) -> bool:
-        data = await self._stream.receive_some(READ_BYTES)
+        data = b""
+        with trio.move_on_after(FRAME_SECONDS if self._connection.partial else math.inf) as waited:
+            data = bytes(await self._stream.receive_some(READ_BYTES))
+        if waited.cancelled_caught:
+            raise EngramError("timeout", f"the rest of a frame did not come within {FRAME_SECONDS:g} s")
         if not data:
             return False
-        for message in self._connection.receive(bytes(data)):
+        for message in self._connection.receive(data):
             self._take(message, nursery)
             if self.outbox.pending > LOW:  # one chunk can ask for more than memory holds
                 await self.outbox.room()

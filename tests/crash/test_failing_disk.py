@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from daemons import Daemon
 
+from engramd.protocol.connection import Id
 from engramd.protocol.errors import EngramError
 
 # Interposes the C library's syncs; they fail as soon as the file named by the environment exists.
@@ -59,10 +60,9 @@ def test_a_failed_sync_ends_the_daemon_and_acknowledges_nothing(daemon: Daemon, 
         tail = listener.send("tail", follow=True)
         kept = [client.ask("put", context="c", text=f"kept {number}", dedupe=f"kept {number}") for number in range(20)]
         trigger.touch()
-        requests = []
+        requests: list[Id] = []
         with suppress(ConnectionError):  # the daemon may be gone before the last of them is sent
-            for number in range(5):
-                requests.append(client.send("put", context="c", text=f"lost {number}"))
+            requests.extend(client.send("put", context="c", text=f"lost {number}") for number in range(5))
         assert requests
         for request in requests:
             with pytest.raises((EngramError, ConnectionError)) as failed:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import pytest
@@ -38,8 +39,12 @@ def texts(stream: Iterator[Event], count: int) -> list[str]:
     return [event.unit.text for event in islice((event for event in stream if event.unit is not None), count) if event.unit is not None]
 
 
-def refused(code: str) -> pytest.RaisesExc[EngramError]:
-    return pytest.RaisesExc(EngramError, check=lambda error: error.code == code)
+@contextmanager
+def refused(code: str) -> Iterator[None]:
+    """Expect an error with this code."""
+    with pytest.raises(EngramError) as caught:
+        yield
+    assert caught.value.code == code, caught.value
 
 
 def test_put_and_get(client: Client) -> None:
@@ -206,7 +211,7 @@ def test_a_tail_gives_up_after_its_timeout(served: Shell) -> None:
 
 
 def test_what_cannot_be_reached_in_the_first_place_is_said_at_once(alone: Shell) -> None:
-    client = alone.client(timeout=None)
+    client = alone.client(timeout=5)
     for ask in (client.status, lambda: next(iter(client.tail("c"))), lambda: client.put("c", "x", dedupe="k")):
         began = time.monotonic()
         with refused("unavailable"):

@@ -32,7 +32,9 @@ def _read_back(text: str) -> str:
     """The inverse of `in_line`, by the words of its documentation."""
     short = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
     return re.sub(
-        r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|(.))", lambda found: short[found[3]] if found[3] else chr(int(found[1] or found[2], 16)), text
+        r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))",
+        lambda found: short[found[4]] if found[4] else chr(int(found[1] or found[2] or found[3], 16)),
+        text,
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import trio
-from conftest import Serve
 from trio.testing import MockClock, wait_all_tasks_blocked
-from wire import Client, Gate, Server, texts, unit_texts
+from wire import Client, Gate, Serve, Server, texts, unit_texts
 
 from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MIB

@@ -5,9 +5,8 @@ from __future__ import annotations
 import cbor2
 import pytest
 import trio
-from conftest import Serve
 from trio.testing import MockClock
-from wire import EPOCH, Client, Server, texts
+from wire import EPOCH, Client, Serve, Server, texts
 
 from engramd.protocol.messages import MAX_CREDIT, MIB, PAGE_BYTES
 from engramd.protocol.unit import format_id

@@ -6,9 +6,8 @@ import random
 
 import pytest
 import trio
-from conftest import Serve
 from trio.testing import MockClock, wait_all_tasks_blocked
-from wire import EPOCH, Client, Gate, Server, Tail, unit_texts
+from wire import EPOCH, Client, Gate, Serve, Server, Tail, unit_texts
 
 from engramd.protocol.cursor import format_cursor
 from engramd.protocol.errors import EngramError

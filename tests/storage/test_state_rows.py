@@ -40,7 +40,7 @@ WRITES = st.one_of(*(st.tuples(st.just(table), key, row) for table, key, row in 
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Store]:
-    with closing(Store(tmp_path / "rows")) as store:
+    with closing(Store(tmp_path / "rows", new=True)) as store:
         yield store
 
 
@@ -64,7 +64,7 @@ def test_every_table_has_a_strategy_here() -> None:
 @settings(deadline=None)
 @given(st.lists(WRITES, max_size=20))
 def test_rows_survive_the_store(writes: list[Write]) -> None:
-    with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory))) as db:
+    with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory), new=True)) as db:
         pending = PendingRows(DurableRows(db))
         for table, key, row in writes:
             pending.put(table, key, row)
@@ -81,7 +81,7 @@ def test_rows_survive_the_store(writes: list[Write]) -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, NAMES), max_size=12), NAMES, NAMES)
 def test_a_scan_gives_the_rows_of_one_name_beyond_a_key(pairs: list[tuple[str, str]], context: str, after: str) -> None:
-    with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory))) as db:
+    with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory), new=True)) as db:
         for number, pair in enumerate(pairs, 1):
             pending = PendingRows(DurableRows(db))
             pending.put(view.MEMBERS, pair, ((number, None),))
@@ -138,7 +138,7 @@ def test_decisions_see_the_newest_row_and_readers_the_durable_one(steps: list[An
     """Against two dictionaries. With a tiny cache, so that it starts anew often."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        closing(Store(Path(directory))) as db,
+        closing(Store(Path(directory), new=True)) as db,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(rows_module, "CACHE_ROWS", cache)

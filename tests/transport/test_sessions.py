@@ -7,9 +7,8 @@ import struct
 import cbor2
 import pytest
 import trio
-from conftest import Serve
 from trio.testing import MockClock, wait_all_tasks_blocked
-from wire import Client, Gate, HungUpError, Server, texts, unit_texts
+from wire import Client, Gate, HungUpError, Serve, Server, texts, unit_texts
 
 from engramd.protocol.connection import MAX_IN_FLIGHT, MAX_STREAMS
 from engramd.protocol.cursor import format_cursor
