@@ -204,7 +204,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item of a stream; `size` is what it costs in credit, in bytes."""
+    """One item of a stream; `size` is its body's, in bytes. It costs as much credit, and the 4 bytes of the frame's length."""
 
     id: Id
     event: dict[str, Any]
