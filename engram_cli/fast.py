@@ -222,6 +222,8 @@ def _decode(data: bytes, at: int) -> tuple[Any, int]:
     members = {}
     for _ in range(count):
         key, at = _decode(data, at)
+        if major != 5 or not isinstance(key, str):
+            raise ValueError("not an item of an answer")
         members[key], at = _decode(data, at)
     return members, at
 

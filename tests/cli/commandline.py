@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,19 @@ def until(done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> Non
     while not done():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
         time.sleep(0.01)
+
+
+@contextmanager
+def as_typed() -> Iterator[None]:
+    """Have what is started here obey Ctrl-C, as a command does that was typed, even where the tests themselves ignore it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def unescape(field: str) -> str:
@@ -84,13 +98,14 @@ class Running:
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._news = threading.Condition()
-        self.process = subprocess.Popen(
-            command,
-            env=dict(env),
-            stdin=subprocess.PIPE if pipe_stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        with as_typed():
+            self.process = subprocess.Popen(
+                command,
+                env=dict(env),
+                stdin=subprocess.PIPE if pipe_stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self._threads = [
@@ -296,8 +311,8 @@ class Shell:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            until(lambda: os.pread(lock, 32, 0).strip().isdigit(), "the daemon to write its pid", 5)
-            return int(os.pread(lock, 32, 0))
+            until(lambda: os.pread(lock, 32, 0).split()[:1] != [], "the daemon to write its pid", 5)
+            return int(os.pread(lock, 32, 0).split()[0])
         finally:
             os.close(lock)
         return None

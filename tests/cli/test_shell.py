@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
-from commandline import PATIENCE, Shell
+from commandline import PATIENCE, Shell, as_typed
 
 from engram_cli.client import Client
 
@@ -53,17 +52,17 @@ def test_output_that_cannot_be_written_is_an_error(shell: Shell, client: Client,
 
 def test_ctrl_c_stops_the_loop_around_a_command_too(shell: Shell, client: Client, name: str) -> None:
     client.put(name, "x")
-    # The tests' own process may have been told to ignore SIGINT, which a shell cannot undo.
-    as_typed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', ['bash', '-c', sys.argv[1]])"
     loop = f"for i in 1 2 3; do engram tail -f '{name}'; echo again; done; echo end"
-    with subprocess.Popen(
-        [sys.executable, "-c", as_typed, loop],
-        env=shell.env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as terminal:
+    with as_typed():
+        terminal = subprocess.Popen(
+            ["bash", "-c", loop],
+            env=shell.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    with terminal:
         assert terminal.stdout is not None
         assert terminal.stderr is not None
         try:

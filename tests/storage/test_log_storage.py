@@ -167,7 +167,7 @@ def test_a_large_unit_is_stored_once(log: Log) -> None:
     assert len(entry) < 16
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=12), st.lists(st.integers(0, 50), max_size=10))
 def test_the_first_event_at_an_instant(batches: list[tuple[int, int]], asked: list[int]) -> None:
     with temporary_log() as log:

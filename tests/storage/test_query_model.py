@@ -107,7 +107,7 @@ def read_all(log: Log, wanted: Range, limit: int, rows: int, size: int) -> list[
     return entries
 
 
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(batches, st.lists(question, min_size=1, max_size=8))
 def test_every_range_reads_as_the_model_says(steps: list[tuple[int, list[Any]]], questions: list[dict[str, Any]]) -> None:
     with temporary_log() as log:
@@ -124,7 +124,7 @@ def test_every_range_reads_as_the_model_says(steps: list[tuple[int, list[Any]]],
             assert found == (expected[::-1] if asked["reverse"] else expected)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(batches)
 def test_the_rows_are_the_fold_of_the_log(steps: list[tuple[int, list[Any]]]) -> None:
     """State rows commit with their events; folding the decoded log in memory gives the same rows."""

@@ -61,7 +61,6 @@ def test_every_table_has_a_strategy_here() -> None:
     assert set(TABLES) == {table.name for table in vars(view).values() if isinstance(table, Table)} == set(rows_module._CODECS)
 
 
-@settings(deadline=None)
 @given(st.lists(WRITES, max_size=20))
 def test_rows_survive_the_store(writes: list[Write]) -> None:
     with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory), new=True)) as db:
@@ -78,7 +77,6 @@ def test_rows_survive_the_store(writes: list[Write]) -> None:
             assert list(durable.scan(table)) == sorted(expected.items())
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, NAMES), max_size=12), NAMES, NAMES)
 def test_a_scan_gives_the_rows_of_one_name_beyond_a_key(pairs: list[tuple[str, str]], context: str, after: str) -> None:
     with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory), new=True)) as db:
@@ -132,7 +130,7 @@ def test_a_hot_row_is_not_read_twice(db: Store) -> None:
 STEPS = st.one_of(WRITES, st.sampled_from(["seal", "settle"]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(STEPS, max_size=40), st.integers(1, 3))
 def test_decisions_see_the_newest_row_and_readers_the_durable_one(steps: list[Any], cache: int) -> None:
     """Against two dictionaries. With a tiny cache, so that it starts anew often."""
