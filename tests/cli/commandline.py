@@ -203,12 +203,14 @@ class Shell:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for client in self._clients:
-            client.close()
-        for running in self._running:
-            running.end()
-        self.kill_daemon()
-        shutil.rmtree(self.home)
+        try:
+            for client in self._clients:
+                client.close()
+            for running in self._running:
+                running.end()
+        finally:
+            self._kill_strays()
+            shutil.rmtree(self.home)
 
     # Commands
 
@@ -325,6 +327,19 @@ class Shell:
             assert not environ.exists() or os.fsencode(self.data) in environ.read_bytes(), f"{pid} is not the daemon of {self.data}"
             os.kill(pid, signal.SIGKILL)
             until(lambda: self.daemon_pid() != pid, "the daemon's end")
+
+    def _kill_strays(self) -> None:
+        """End what still runs in this home, which nothing else has: daemons, and whatever a test that failed left behind."""
+        if not Path("/proc/self/environ").exists():
+            return self.kill_daemon()
+        mine = os.fsencode(f"HOME={self.home}")
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if mine in environ.read_bytes().split(b"\0"):
+                    os.kill(int(environ.parent.name), signal.SIGKILL)
+            except OSError:  # it has ended, or is somebody else's
+                pass
+        until(lambda: self.daemon_pid() is None, "the daemon's end")
 
     def reader(self, *arguments: str) -> Running:
         """Start a `tail -f`, and wait until it listens."""
