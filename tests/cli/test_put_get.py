@@ -183,11 +183,36 @@ def test_where_the_daemon_is_is_a_flag_then_the_environment_then_the_file(shell:
     assert Path(shell.ok("daemon", "socket", "--socket", "relative").out.strip()) == shell.home / "relative"
 
 
+def test_a_configuration_that_is_wrong_is_named(shell: Shell, client: Client, name: str) -> None:
+    config = shell.home / "wrong.toml"
+    client.put(name, "x")
+    for text, word in (
+        ("[client]\ncontxt = 'x'", "contxt"),
+        ("[client]\ncontext = 5", "client.context"),
+        ("[client", "client"),
+        ("client = 1", "no table"),
+    ):
+        config.write_text(text)
+        error = shell.fails(2, "list", ".", env={"ENGRAM_CONFIG": str(config)})
+        assert str(config) in error
+        assert word in error
+    config.unlink()
+    assert "does not exist" in shell.fails(2, "list", ".", env={"ENGRAM_CONFIG": str(config)})
+    # Relative, it does not count, on either side.
+    (shell.home / "relative" / "engram").mkdir(parents=True)
+    (shell.home / "relative" / "engram" / "config.toml").write_text("socket = '/wrong'")
+    env = {"XDG_CONFIG_HOME": "relative", "ENGRAM_SOCKET": "", "XDG_RUNTIME_DIR": str(shell.home)}
+    assert shell.ok("daemon", "socket", env=env).out == f"{shell.home}/engram/engramd.sock\n"
+    assert f"{shell.home}/engram/engramd.sock" in shell.ok("--check-config", program="engramd", env=env).out
+
+
 def test_the_command_line_says_what_is_wrong_with_it(shell: Shell, name: str) -> None:
     for arguments, word in (
         (["put", name, "x", "--colour", "always"], "--colour"),
         (["put", name, "x", "--color", "sometimes"], "sometimes"),
         (["put", name, "x", "--timeout", "soon"], "soon"),
+        (["put", name, "x", "--socket", ""], "--socket"),
+        (["status", "--socket", ""], "--socket"),
         (["put", name, "x", "stray"], "stray"),
         (["putt", name, "x"], "putt"),
         (["list"], "CONTEXT"),

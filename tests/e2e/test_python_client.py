@@ -176,6 +176,17 @@ def test_a_stream_left_alone_stalls_nobody(client: Client) -> None:
     stream.close()
 
 
+def test_shutdown_ends_the_daemon_and_nothing_that_was_acknowledged(alone: Shell) -> None:
+    daemon = alone.daemon()
+    client = alone.client()
+    client.put("c", "x")
+    client.shutdown()
+    assert daemon.wait() == 0
+    assert not alone.socket.exists()
+    alone.daemon()
+    assert [unit.text for unit in client.list("c")] == ["x"]
+
+
 def test_a_client_may_be_closed_and_used_again(client: Client) -> None:
     made = client.put("closed", "x")
     client.close()

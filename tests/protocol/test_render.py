@@ -52,12 +52,22 @@ def test_a_field_can_be_read_back(text: str) -> None:
     assert _read_back(in_line(text)) == text
 
 
-@given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=20))
+FILLERS = "\u115f\u1160\u3164\uffa0"  # letters, to Unicode, that show as nothing at all
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters=FILLERS), max_size=20))
 @quick
 def test_what_is_harmless_stays_as_it_is(text: str) -> None:
     assert for_terminal(text) == text
     assert in_line(text) == text.replace("\\", "\\\\")
     assert json_line(text) == json.dumps(text, ensure_ascii=False)
+
+
+def test_what_shows_as_nothing_is_shown() -> None:
+    hidden = f"{FILLERS}\u00ad\u034f\U000e0041"
+    assert for_terminal(hidden) == "\\u115f\\u1160\\u3164\\uffa0\\xad\\u034f\\U000e0041"
+    assert json.loads(json_line(hidden)) == hidden
+    assert json_line(hidden).isascii()
 
 
 @pytest.mark.parametrize(
