@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import trio
 from daemons import Daemon
+from hypothesis import settings
 from wire import Serve, Server
 
 from engramd.storage.log import Log
+
+settings.register_profile("engram", deadline=None)  # a busy machine is no failure
+settings.load_profile("engram")
 
 
 @pytest.fixture
