@@ -21,7 +21,7 @@ class Common:
     """The shared options of one command line.
 
     Raises:
-        EngramError: `invalid` for a `--color` that there is not.
+        EngramError: `invalid` for a `--color` that there is not, or an empty `--socket`.
     """
 
     json: bool = False
@@ -34,6 +34,8 @@ class Common:
     def __post_init__(self) -> None:
         if self.color not in COLORS:
             raise EngramError("invalid", f"--color {self.color!r}: must be one of {', '.join(COLORS)}")
+        if self.socket == "":
+            raise EngramError("invalid", "--socket must not be empty")
 
     def client(self, autostart: bool = True) -> Client:
         """A connection for this command."""

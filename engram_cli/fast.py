@@ -248,6 +248,8 @@ class Connection:
         agent = values["agent_name"]
         if agent is None:
             agent = _setting(settings.agent)
+        if values["socket"] == "":
+            raise GiveUp
         hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": agent, "client": "engram"}
         if session := os.environ.get("ENGRAM_SESSION"):
             hello["session"] = session

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+CLIENT = ("context", "agent")  # the options of the file's [client] table
+
 verbose = False  # set by --verbose: say more about an error
 resumed = False  # set by the quick way when it leaves the rest of a command whose connection was lost
 
@@ -64,8 +66,9 @@ def _from_file(*path: str) -> str | None:
 
 
 def _file_path() -> str:
-    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return os.environ.get("ENGRAM_CONFIG") or f"{home}/engram/config.toml"
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    base = home if os.path.isabs(home) else os.path.expanduser("~/.config")
+    return os.environ.get("ENGRAM_CONFIG") or f"{base}/engram/config.toml"
 
 
 def _file(wanted: str) -> dict[str, Any]:
@@ -75,6 +78,8 @@ def _file(wanted: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
+        if os.environ.get("ENGRAM_CONFIG"):
+            raise _invalid(f"the configuration file {path} does not exist") from None
         return {}
     except OSError as error:
         raise _invalid(f"the configuration file {path} cannot be read: {error.strerror}") from None
@@ -83,9 +88,16 @@ def _file(wanted: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(data.decode())
+        tables = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise _invalid(f"the configuration file {path} cannot be read: {error}") from None
+    client = tables.get("client", {})
+    if not isinstance(client, dict):
+        raise _invalid(f"{path}: client must be a table")
+    for name in client:
+        if name not in CLIENT:
+            raise _invalid(f"{path}: unknown option in [client]: {name!r}; known are {', '.join(CLIENT)}")
+    return tables
 
 
 def _invalid(message: str) -> Exception:
