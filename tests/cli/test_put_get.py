@@ -189,8 +189,8 @@ def test_a_configuration_that_is_wrong_is_named(shell: Shell, client: Client, na
     for text, word in (
         ("[client]\ncontxt = 'x'", "contxt"),
         ("[client]\ncontext = 5", "client.context"),
-        ("[client", "client"),
-        ("client = 1", "no table"),
+        ("[client", "cannot be read"),
+        ("client = 1", "must be a table"),
     ):
         config.write_text(text)
         error = shell.fails(2, "list", ".", env={"ENGRAM_CONFIG": str(config)})
