@@ -27,6 +27,12 @@ def invalid(name: str, problem: str) -> EngramError:
     return EngramError("invalid", f"{name}: {problem}", field=name)
 
 
+def _bound(name: str, size: int, most: int, unit: str) -> None:
+    """Raise EngramError("too_large") when there are more than `most`."""
+    if size > most:
+        raise EngramError("too_large", f"{name}: {size} {unit} are over the limit of {most}", field=name, limit=most, size=size)
+
+
 def _kind(value: object) -> str:
     names = {str: "text", bytes: "bytes", bool: "a boolean", int: "an integer", float: "a float", dict: "a map", list: "a list"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
@@ -46,10 +52,7 @@ class Text:
         size = len(value) if value.isascii() else self._size(value, name)
         if size < self.least:
             raise invalid(name, "must not be empty")
-        if size > self.most:
-            raise EngramError(
-                "too_large", f"{name}: {size} bytes are over the limit of {self.most}", field=name, limit=self.most, size=size
-            )
+        _bound(name, size, self.most, "bytes")
         if self.plain:
             if not value.isprintable():
                 raise invalid(name, "must not contain control or invisible characters")
@@ -79,14 +82,7 @@ class Bytes:
             raise invalid(name, f"must be bytes, not {_kind(value)}")
         if len(value) < self.least:
             raise invalid(name, f"must be at least {self.least} bytes")
-        if len(value) > self.most:
-            raise EngramError(
-                "too_large",
-                f"{name}: {len(value)} bytes are over the limit of {self.most}",
-                field=name,
-                limit=self.most,
-                size=len(value),
-            )
+        _bound(name, len(value), self.most, "bytes")
 
     def cddl(self) -> str:
         return f"bstr .size ({self.least}..{self.most})"
@@ -174,14 +170,7 @@ class ListOf:
             raise invalid(name, f"must be a list, not {_kind(value)}")
         if len(value) < self.least:
             raise invalid(name, "must not be empty")
-        if len(value) > self.most:
-            raise EngramError(
-                "too_large",
-                f"{name}: {len(value)} items are over the limit of {self.most}",
-                field=name,
-                limit=self.most,
-                size=len(value),
-            )
+        _bound(name, len(value), self.most, "items")
         for index, item in enumerate(value):
             self.item.check(item, f"{name}[{index}]")
 
@@ -200,14 +189,7 @@ class MapOf:
     def check(self, value: object, name: str) -> None:
         if type(value) is not dict:
             raise invalid(name, f"must be a map, not {_kind(value)}")
-        if len(value) > self.most:
-            raise EngramError(
-                "too_large",
-                f"{name}: {len(value)} entries are over the limit of {self.most}",
-                field=name,
-                limit=self.most,
-                size=len(value),
-            )
+        _bound(name, len(value), self.most, "entries")
         for key, item in value.items():
             self.key.check(key, f"{name}, a key")
             self.value.check(item, f"{name}.{key}")
