@@ -302,7 +302,8 @@ labels = {{ * tstr => tstr }}
 
 context-info = {{
   id: tstr, display_name: tstr, meta: labels, agents: [* tstr], pinned: [* bstr .size 16],
-  units: uint, last_seq: uint, created_at: uint, updated_at: uint
+  units: uint, last_seq: uint, created_at: uint, updated_at: uint,
+  ? more: true   ; there are more agents or pinned units than are shown
 }}
 agent-info = {{ id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, ? since: uint }}   ; nil: never put one
 

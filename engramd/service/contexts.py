@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 PAGE = 100
+SHOWN = 256  # members and pins in the description of a context; `agents` lists all members
 
 
 def create(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
@@ -111,20 +113,21 @@ def describe(engine: Engine, name: str) -> dict[str, Any]:
 
 
 def _describe(engine: Engine, name: str, row: Context) -> dict[str, Any]:
-    rows = engine.log.durable
-    prefix = keys.name(name)
-    pinned = [keys.seq_of(key) for key, intervals in rows.scan(PINS, prefix) if is_open(intervals)]
-    return {
+    rows, prefix = engine.log.durable, keys.name(name)
+    pins = list(islice((keys.seq_of(key) for key, intervals in rows.scan(PINS, prefix) if is_open(intervals)), SHOWN + 1))
+    members = list(islice((key.decode() for key, intervals in rows.scan(MEMBERS, prefix) if is_open(intervals)), SHOWN + 1))
+    shown = {
         "id": name,
         "display_name": row.display_name,
         "meta": row.meta,
-        "agents": [key.decode() for key, intervals in rows.scan(MEMBERS, prefix) if is_open(intervals)],
-        "pinned": [cbor2.loads(unit)["id"] for seq in pinned if (unit := engine.log.unit(seq)) is not None],
+        "agents": members[:SHOWN],
+        "pinned": [cbor2.loads(unit)["id"] for seq in pins[:SHOWN] if (unit := engine.log.unit(seq)) is not None],
         "units": row.entries,
         "last_seq": row.last_entry,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }
+    return {**shown, "more": True} if max(len(pins), len(members)) > SHOWN else shown
 
 
 def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
