@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import cbor2
