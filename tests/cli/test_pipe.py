@@ -88,6 +88,7 @@ def test_streams_and_requests_share_the_connection(shell: Shell, client: Client,
     follow(pipe, 7, contexts=[name], type="error")
     for number in range(5):
         pipe.say({"id": 10 + number, "op": "put", "context": name, "text": str(number), "type": "error" if number % 2 else "message"})
+    pipe.expect(lambda got: any('"id": 14, "ok": true' in line for line in got), "the last answer")
     client.put(name, "by another")
     pipe.expect(lambda _: events(pipe, "all of it")[5:] != [], "six units")
     assert events(pipe, "all of it") == ["0", "1", "2", "3", "4", "by another"]
