@@ -75,7 +75,7 @@ def _spawn(path: str) -> None:
     ready, told = os.pipe()
     try:
         command = [sys.executable, "-P", "-m", "engramd", "--socket", path, "--ready-fd", str(told)]
-        command += ["--lock-wait", LOCK_WAIT, "--log-file", "auto"]
+        command += ["--lock-wait", LOCK_WAIT]
         try:
             daemon = subprocess.Popen(
                 command,

@@ -97,7 +97,10 @@ class Config:
         _one_of("auto", "human", "json"), "human, json, or auto: human on a terminal and json otherwise.", '"auto"', "auto"
     )
     log_file: str | None = _option(
-        _text, "Append log messages to this file instead of stderr; auto means engramd.log in the data directory.", '"auto"'
+        _text,
+        "Append log messages to this file instead of stderr; auto means engramd.log in the data directory, which is also the "
+        "default of a daemon that a command starts.",
+        '"auto"',
     )
     lock_wait: float = _option(
         _within(_seconds, 0, 3600),
@@ -119,7 +122,7 @@ class Config:
 
     def log_path(self) -> Path | None:
         """Where log messages go; None means stderr."""
-        if self.log_file == "auto":
+        if self.log_file == "auto" or (self.log_file is None and self.ready_fd is not None):
             return self.data_path() / "engramd.log"
         return None if self.log_file is None else Path(self.log_file)
 

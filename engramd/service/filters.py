@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import cbor2
+
 from ..protocol.cursor import parse_cursor
 from ..protocol.errors import EngramError
 from ..protocol.times import parse_instant
 from ..state.filters import Filter
-from .refs import unit_id
+from .refs import find_unit
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -25,7 +27,7 @@ def read_filter(engine: Engine, fields: dict[str, Any]) -> Filter:
         agents=_set(fields.get("agent")),
         types=_set(fields.get("type")),
         meta=tuple(fields.get("meta", {}).items()),
-        related_to=None if related is None else unit_id(engine.log, related),
+        related_to=None if related is None else cbor2.loads(find_unit(engine.log, related))["id"],
     )
 
 

@@ -65,7 +65,7 @@ def test_what_is_harmless_stays_as_it_is(text: str) -> None:
 
 def test_what_shows_as_nothing_is_shown() -> None:
     hidden = f"{FILLERS}\u00ad\u034f\U000e0041"
-    assert for_terminal(hidden) == "\\u115f\\u1160\\u3164\\uffa0\\xad\\u034f\\U000e0041"
+    assert for_terminal(hidden) == "\\u115f\\u1160\\u3164\\uffa0\\u00ad\\u034f\\U000e0041"
     assert json.loads(json_line(hidden)) == hidden
     assert json_line(hidden).isascii()
 
@@ -77,7 +77,7 @@ def test_what_shows_as_nothing_is_shown() -> None:
         ("a\\b", "a\\b", "a\\\\b"),
         ("\x1b[2J", "\\x1b[2J", "\\x1b[2J"),
         ("a\rb", "a\\rb", "a\\rb"),
-        ("\x00\x7f\x9b", "\\x00\\x7f\\x9b", "\\x00\\x7f\\x9b"),
+        ("\x00\x7f\x9b", "\\x00\\x7f\\u009b", "\\x00\\x7f\\u009b"),
         ("a\u202eb\u2028", "a\\u202eb\\u2028", "a\\u202eb\\u2028"),
         ("é😀", "é😀", "é😀"),
     ],
