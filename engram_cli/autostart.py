@@ -76,6 +76,8 @@ def _spawn(path: str) -> None:
     try:
         command = [sys.executable, "-P", "-m", "engramd", "--socket", path, "--ready-fd", str(told)]
         command += ["--lock-wait", LOCK_WAIT]
+        if "ENGRAM_LOG_FILE" not in os.environ:
+            command += ["--log-file", "auto"]
         try:
             daemon = subprocess.Popen(
                 command,

@@ -98,8 +98,7 @@ class Config:
     )
     log_file: str | None = _option(
         _text,
-        "Append log messages to this file instead of stderr; auto means engramd.log in the data directory, which is also the "
-        "default of a daemon that a command starts.",
+        "Append log messages to this file instead of stderr; auto means engramd.log in the data directory.",
         '"auto"',
     )
     lock_wait: float = _option(
@@ -122,7 +121,7 @@ class Config:
 
     def log_path(self) -> Path | None:
         """Where log messages go; None means stderr."""
-        if self.log_file == "auto" or (self.log_file is None and self.ready_fd is not None):
+        if self.log_file == "auto":
             return self.data_path() / "engramd.log"
         return None if self.log_file is None else Path(self.log_file)
 
