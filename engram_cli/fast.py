@@ -318,6 +318,16 @@ class Connection:
                 raise EOFError
             self._buffer += data
 
+    def wait(self) -> None:
+        """Wait for more to arrive. When whoever reads the output has gone, die of SIGPIPE at once, as `tail -f` does."""
+        import select
+
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(1, 0)
+        if any(fd == 1 and events & select.POLLERR for fd, events in poll.poll()):
+            os.kill(os.getpid(), _signal.SIGPIPE)
+
     def at_hand(self) -> bool:
         """Whether a whole frame has arrived already."""
         return len(self._buffer) >= 4 and len(self._buffer) - 4 >= int.from_bytes(self._buffer[:4], "big")
@@ -452,6 +462,8 @@ def _stream(connection: Connection, values: dict[str, Any]) -> int:
         if not connection.at_hand():
             write(b"".join(texts))
             texts.clear()
+            if values["follow"]:
+                connection.wait()
         if connection.received > CREDIT_STEP:
             connection.send("credit", {"bytes": connection.received})
             connection.received = 0

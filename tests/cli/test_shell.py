@@ -40,6 +40,12 @@ def test_a_reader_that_leaves_early_is_no_error(shell: Shell, client: Client, na
     assert (done.lines[0][-1], done.lines[1], done.err) == ("x", "141", "")
 
 
+def test_a_follower_whose_reader_leaves_ends_at_once(shell: Shell, client: Client, name: str) -> None:
+    client.put(name, "one")
+    done = shell.script(f"timeout 20 engram tail -f '{name}' | head -n 1; echo ${{PIPESTATUS[0]}}")
+    assert (done.lines[0][-3:], done.lines[1], done.err) == ("one", "141", "")
+
+
 @pytest.mark.parametrize("verb", ["list", "get", "put"])
 def test_output_that_cannot_be_written_is_an_error(shell: Shell, client: Client, name: str, verb: str) -> None:
     made = client.put(name, "x")
