@@ -1,4 +1,4 @@
-"""Group commit: decide in arrival order on the pending head, one synced batch, publish, answer."""
+"""Group commit: decide in arrival order on the pending head, one synced batch, answer, publish."""
 
 from __future__ import annotations
 
@@ -125,7 +125,8 @@ class Committer:
 
         Args:
             now: what `now()` gave, in the same step of the loop.
-            done: must not raise or wait.
+            done: gets the events, `Refused` or `Seen`, or an EngramError: `storage` when writes are refused, `outcome_unknown` when the
+                disk refused this one. It must not raise or wait.
         """
         if self.failed is not None:
             done(self.failed)

@@ -88,10 +88,7 @@ class Subscription:
             self.cursor = published.seq - 1
             self._wake.set()
             return
-        frame = published.frame(self._id, self._form)
-        self._credit -= len(frame)
-        self._last_sent = published.at
-        self._peer.outbox.write(frame)
+        self._write(published.frame(self._id, self._form), published.at)
 
     def grant(self, credit: int) -> None:
         """Take more credit; at most MAX_CREDIT is remembered."""
@@ -109,9 +106,11 @@ class Subscription:
         return self._filter.is_empty() or self._filter.matches(published.unit)
 
     def _send(self, item: bytes) -> None:
-        frame = item_frame(self._id, item)
+        self._write(item_frame(self._id, item), trio.current_time())
+
+    def _write(self, frame: bytes, now: float) -> None:
         self._credit -= len(frame)
-        self._last_sent = trio.current_time()
+        self._last_sent = now
         self._peer.outbox.write(frame)
 
     # The task
