@@ -48,7 +48,7 @@ class Published:
     def __init__(self, history: str, appended: Appended) -> None:
         self.seq = appended.seq
         self.ts = appended.record.ts
-        self.context = appended.event.context
+        self.context: str | None = appended.event.context
         self.is_entry = appended.unit is not None
         self._history = history
         self._appended = appended
@@ -74,8 +74,9 @@ class Published:
         record, unit = self._appended.record, self._appended.unit
         if unit is None:
             return event_item(self._history, self.seq, record)
-        sent = with_entry(unit, self.seq, self.context) if record.code == UNIT_ADDED else unit
-        return entry_item(self._history, Entry(self.seq, self.context, record.kind, sent), form)
+        context = self._appended.event.context
+        sent = with_entry(unit, self.seq, context) if record.code == UNIT_ADDED else unit
+        return entry_item(self._history, Entry(self.seq, context, record.kind, sent), form)
 
 
 class Subscriber(Protocol):
@@ -129,7 +130,7 @@ class Fanout:
         """Offer durable events, in order, to the live subscriptions that could want them."""
         for appended in events:
             published = Published(self.history, appended)
-            for group in (self._by_context.get(published.context), self._everything):
+            for group in (self._by_context.get(published.context or ""), self._everything):
                 for subscriber in group or ():
                     if subscriber.live:
                         subscriber.offer(published)

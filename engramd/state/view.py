@@ -80,6 +80,9 @@ class State(View, Protocol):
     def put(self, table: Table[K, V], key: K, row: V) -> None:
         """Write or replace the row."""
 
+    def delete(self, table: Table[K, Any], key: K) -> None:
+        """Remove the row; nothing happens where there is none."""
+
 
 class MemoryState:
     """The state in a dictionary: for tests, and for folding a log without a store."""
@@ -93,6 +96,9 @@ class MemoryState:
 
     def put(self, table: Table[K, V], key: K, row: V) -> None:
         self.rows[table.name, key] = row
+
+    def delete(self, table: Table[K, Any], key: K) -> None:
+        self.rows.pop((table.name, key), None)
 
 
 def is_open(intervals: Intervals | None) -> bool:

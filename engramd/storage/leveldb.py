@@ -97,7 +97,7 @@ class Store:
         return (key for key, _ in self.prefixed(prefix))
 
     def batch(self) -> Any:
-        """A batch of puts, to be given to `write`."""
+        """A batch of puts and deletes, to be given to `write`."""
         return self._db.write_batch(sync=True)
 
     def write(self, batch: Any) -> None:

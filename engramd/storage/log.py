@@ -216,7 +216,10 @@ class Batch:
     def seal(self) -> None:
         """Add the state rows; nothing can be appended after this."""
         for key, value in self._log._pending.seal():
-            self._batch.put(key, value)
+            if value is None:
+                self._batch.delete(key)
+            else:
+                self._batch.put(key, value)
 
     def commit(self) -> None:
         """Write and sync; blocks for the disk. Raises EngramError("storage") when either fails: the outcome is then unknown."""

@@ -89,7 +89,7 @@ def decode_event(record: Record) -> Event:
             tuple(Edge(edge["type"], edge["target"], edge["meta"]) for edge in members["relationships"]),
             **extra,
         )
-    event: Event = _CODES[record.code][1](**members)
+    event: Event = _CODES[record.code][1](**{name: tuple(value) if type(value) is list else value for name, value in members.items()})
     return event
 
 

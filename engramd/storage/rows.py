@@ -87,7 +87,8 @@ class DurableRows:
 class PendingRows:
     """The rows as they will be once everything decided so far is on disk: what decisions see.
 
-    Three layers over the disk: rows of the forming batch, rows of the batch that is being written, and a cache of hot tables.
+    Three layers over the disk: rows of the forming batch, rows of the batch that is being written, and a cache of hot tables. In the
+    first two, None stands for a row that was removed.
     """
 
     def __init__(self, durable: DurableRows) -> None:
@@ -113,17 +114,24 @@ class PendingRows:
         """Write or replace the row in the forming batch."""
         self._forming[table.name, key] = row
 
-    def seal(self) -> Iterator[tuple[bytes, bytes]]:
-        """Close the forming batch and yield its rows as keys and values; the next one starts empty."""
+    def delete(self, table: Table[K, Any], key: K) -> None:
+        """Remove the row in the forming batch."""
+        self._forming[table.name, key] = None
+
+    def seal(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """Close the forming batch and yield its rows as keys and values, None for one to remove; the next one starts empty."""
         self._flying, self._forming = self._forming, {}
         for (table, key), row in self._flying.items():
             codec = _CODECS[table]
-            yield codec.prefix + codec.key(key), cbor2.dumps(row)
+            yield codec.prefix + codec.key(key), None if row is None else cbor2.dumps(row)
 
     def settle(self) -> None:
         """The sealed batch is on disk."""
         for at, row in self._flying.items():
-            self._keep(at, row)
+            if row is None:
+                self._cache.pop(at, None)
+            else:
+                self._keep(at, row)
         self._flying = {}
 
     def _keep(self, at: tuple[str, Any], row: Any) -> None:

@@ -44,11 +44,14 @@ def db(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def put_all(db: Store, pairs: Iterable[tuple[bytes, bytes]]) -> None:
-    """Put keys on disk."""
+def put_all(db: Store, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+    """Put keys on disk, and remove those without a value."""
     batch = db.batch()
     for key, value in pairs:
-        batch.put(key, value)
+        if value is None:
+            batch.delete(key)
+        else:
+            batch.put(key, value)
     db.write(batch)
 
 
@@ -127,11 +130,13 @@ def test_a_hot_row_is_not_read_twice(db: Store) -> None:
     assert pending.get(view.AGENTS, "a") == view.Agent(1, 2, 3)
 
 
-STEPS = st.one_of(WRITES, st.sampled_from(["seal", "settle"]))
+def steps_over(writes: list[Write]) -> st.SearchStrategy[Any]:
+    """Writing rows, removing the same ones (a row of None), sealing and settling."""
+    return st.sampled_from([*writes, *((table, key, None) for table, key, _ in writes), "seal", "settle"])
 
 
 @settings(max_examples=50)
-@given(st.lists(STEPS, max_size=40), st.integers(1, 3))
+@given(st.lists(WRITES, min_size=1, max_size=8).flatmap(lambda writes: st.lists(steps_over(writes), max_size=40)), st.integers(1, 3))
 def test_decisions_see_the_newest_row_and_readers_the_durable_one(steps: list[Any], cache: int) -> None:
     """Against two dictionaries. With a tiny cache, so that it starts anew often."""
     with (
@@ -144,7 +149,7 @@ def test_decisions_see_the_newest_row_and_readers_the_durable_one(steps: list[An
         pending = PendingRows(durable)
         newest: dict[tuple[str, Any], Any] = {}
         on_disk: dict[tuple[str, Any], Any] = {}
-        flying: tuple[list[tuple[bytes, bytes]], dict[tuple[str, Any], Any]] | None = None
+        flying: tuple[list[tuple[bytes, bytes | None]], dict[tuple[str, Any], Any]] | None = None
         for step in steps:
             if step == "seal" and flying is None:
                 flying = list(pending.seal()), dict(newest)
@@ -154,7 +159,10 @@ def test_decisions_see_the_newest_row_and_readers_the_durable_one(steps: list[An
                 on_disk, flying = flying[1], None
             elif not isinstance(step, str):
                 table, key, row = step
-                pending.put(table, key, row)
+                if row is None:
+                    pending.delete(table, key)
+                else:
+                    pending.put(table, key, row)
                 newest[table.name, key] = row
             for table, key, _ in (step for step in steps if not isinstance(step, str)):
                 assert pending.get(table, key) == newest.get((table.name, key))
