@@ -217,6 +217,7 @@ _engram_values() {
         shells*) _engram_offer bash zsh fish ;;
         contexts*) _engram_names contexts ;;
         agents*) _engram_names agents ;;
+        locks*) _engram_names locks ;;
         verbs*) _engram_help ;;
         files*) compopt -o default 2>/dev/null ;;
     esac

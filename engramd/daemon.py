@@ -70,6 +70,7 @@ async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready, l
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, signals, engine)
             nursery.start_soon(_commit, engine)
+            nursery.start_soon(engine.leases.run)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(listener.serve, engine, max_connections, sessions)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
-from engramd.state import contexts
+from engramd.state import contexts, locks
+from engramd.state import view as state_view
 from engramd.state.machine import Event
 from engramd.state.units import Edge, UnitPut
 
@@ -20,6 +21,13 @@ PAYLOADS = st.text(max_size=50) | st.binary(max_size=50)
 EDGES = st.builds(Edge, st.sampled_from(RELATIONSHIPS), IDS, LABELS)
 
 
+RESOURCES = st.lists(st.sampled_from(["/", "/a", "/a/b", "/a/*", "/**/b", "@x"]), min_size=1, max_size=3, unique=True).map(tuple)
+CLAIMS = st.one_of(
+    st.builds(state_view.Claim, RESOURCES, st.sampled_from(["exclusive", "shared"])),
+    st.builds(state_view.Claim, RESOURCES, st.just("slots"), st.integers(1, 3)),
+)
+
+
 def _puts(dedupe: st.SearchStrategy[str | None], count: st.SearchStrategy[int]) -> st.SearchStrategy[UnitPut]:
     return st.builds(
         UnitPut,
@@ -32,6 +40,7 @@ def _puts(dedupe: st.SearchStrategy[str | None], count: st.SearchStrategy[int]) 
         relationships=st.lists(EDGES, max_size=3).map(tuple),
         dedupe=dedupe,
         dedupe_count=count,
+        fences=st.lists(SEQS, max_size=2).map(tuple),
     )
 
 
@@ -49,4 +58,18 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     contexts.UnitUnpinned: st.builds(contexts.UnitUnpinned, NAMES, NAMES, SEQS),
     contexts.UnitAdded: st.builds(contexts.UnitAdded, NAMES, NAMES, SEQS, NAMES),
     contexts.UnitRemoved: st.builds(contexts.UnitRemoved, NAMES, NAMES, SEQS, SEQS),
+    locks.LockGranted: st.builds(
+        locks.LockGranted,
+        agent=NAMES,
+        resources=RESOURCES,
+        mode=st.sampled_from(["exclusive", "shared", "slots"]),
+        slots=st.integers(0, 5),
+        ttl=TIMES,
+        session=st.none() | NAMES,
+        bound=st.booleans(),
+        reason=TEXTS,
+    ),
+    locks.LockReleased: st.builds(locks.LockReleased, NAMES, SEQS, RESOURCES, TEXTS),
+    locks.LockExpired: st.builds(locks.LockExpired, NAMES, SEQS, RESOURCES, st.integers(0, 9)),
+    locks.LockStolen: st.builds(locks.LockStolen, NAMES, SEQS, RESOURCES, NAMES),
 }

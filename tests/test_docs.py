@@ -22,12 +22,15 @@ import typer
 
 from engram_cli.app import app
 from engramd import config
-from engramd.protocol import connection, framing, messages
+from engramd.protocol import connection, framing, messages, resources
 from engramd.protocol.connection import Answer, ClientConnection, Hello, Request, ServerConnection, answer_frame
 from engramd.protocol.errors import CODES
+from engramd.service import leases
+from engramd.service import locks as locks_service
 from engramd.service import units as units_service
-from engramd.state import contexts, units
+from engramd.state import contexts, locks, units
 from engramd.state.machine import Command, decide
+from engramd.state.view import Claim
 from engramd.storage import records
 from engramd.storage.log import Log
 
@@ -66,7 +69,8 @@ def test_the_table_of_error_codes_is_the_codes() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     shown = {name: int(value) for name, value, _ in rows(section(PROTOCOL, "## Limits"))}
-    rooms = {**vars(framing), **vars(connection), **vars(units_service), **vars(messages)}
+    modules = (framing, connection, units_service, messages, resources, leases, locks_service)
+    rooms = {name: value for module in modules for name, value in vars(module).items()}
     assert shown == {name: rooms[name] for name in shown}
     declared = {name for name in vars(messages) if re.fullmatch(r"(MAX|DEFAULT|PAGE)_[A-Z_]+", name)}
     assert set(shown) >= declared
@@ -177,6 +181,7 @@ WRITES: Sequence[Command] = (
     contexts.SetPlaces("a", "me", (OTHER,), True),
     contexts.SetPins("a", "me", (FIRST,), True),
     contexts.SetPlaces("a", "me", (FIRST,), False),
+    locks.Acquire("me", Claim(("/src",), "exclusive"), 60 * SECOND, None, False, ""),
 )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, OneOf, Record, Text, Type
+from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, OneOf, Record, Resource, Text, Type
 from .unit import RELATIONSHIPS, TYPES
 
 VERSION = (1, 0)  # major, minor: a major step breaks old peers, a minor one adds
@@ -23,6 +24,8 @@ MAX_META_VALUE = 4096
 MAX_RELATIONSHIPS = 64
 MAX_UNITS = 1000  # in one put, one get, or one page
 MAX_CONTEXTS = 256  # in one tail
+MAX_RESOURCES = 1000  # of one lease
+MAX_SLOTS = 10_000
 MAX_CREDIT = 64 * MIB
 DEFAULT_CREDIT = MIB
 PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
@@ -41,6 +44,7 @@ class Operation:
 
     Attributes:
         stream: whether items precede the answer.
+        waits: the member that makes the request wait for others, as long as they take.
     """
 
     permission: str
@@ -48,6 +52,11 @@ class Operation:
     request: Record
     result: Record
     stream: bool = False
+    waits: str = ""
+
+    def lasts(self, request: Mapping[str, Any]) -> bool:
+        """Whether the request is under way until someone ends it; `cancel` does. A connection may have fewer of these."""
+        return self.stream or request.get(self.waits) is True
 
 
 NAME = Text(MAX_NAME, least=1, plain=True)
@@ -86,13 +95,23 @@ FILTERS: Mapping[str, Field] = {
     "related_to": Field(REF, "units with a relationship to this one"),
     "until": Field(TIME, "units put before this instant"),
 }
+MODES = ("exclusive", "shared", "slots")
+TOKEN = Int(1)
+DURATION = OneOf(((str, Text(64, least=1)), (int, Int(0))))
+RESOURCES = ListOf(Resource(), MAX_RESOURCES, least=1)
+FENCE = Record(
+    {
+        "resource": Field(Resource(), "what the write touches", required=True),
+        "token": Field(TOKEN, "the token of the lease that covers it", required=True),
+    }
+)
 CONTEXT = {"context": Field(NAME, "the context", required=True)}
 UNITS = Any_("[* unit]")
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
 SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
 CONTEXT_INFO = Any_("context-info")
-NAMED = ("contexts", "agents")  # what `names` lists
+NAMED = ("contexts", "agents", "locks")  # what `names` lists
 CHANGED = Record({"changed": Field(Bool(), "false if it was so already", required=True)})
 NOTHING = Record({})
 
@@ -101,6 +120,7 @@ HELLO = Record(
         "version": Field(ListOf(Int(0, 2**16), 2, least=2), "major and minor version of the protocol", required=True),
         "agent": Field(NAME, "who acts on this connection", required=True),
         "session": Field(NAME, "the session it belongs to"),
+        "owner": Field(Bool(), "the session lasts as long as this connection, or another owner's"),
         "token": Field(Text(1024, least=1), "proof of identity, where the daemon asks for one"),
         "client": Field(Text(MAX_NAME), "name and version of the program, for logs"),
     }
@@ -119,6 +139,20 @@ NOTICES: Mapping[str, Record] = {
     "cancel": Record({}),
 }
 
+LEASE = Record(
+    {
+        "token": Field(TOKEN, "the fencing token: the seq of the grant", required=True),
+        "resources": Field(RESOURCES, "what it is on", required=True),
+        "mode": Field(Choice(MODES), "how", required=True),
+        "ttl": Field(Int(), "its time in microseconds", required=True),
+        "expires_at": Field(
+            OneOf(((int, Int()), (type(None), Null()))),
+            "when it ends unless renewed, by the wall clock; null: with its session",
+            required=True,
+        ),
+    }
+)
+
 _MEMBER = {**CONTEXT, "agent": Field(NAME, "the agent; the caller unless said otherwise")}
 _UNITS_OF = {**CONTEXT, "ids": Field(ListOf(REF, MAX_UNITS, least=1), "the units", required=True)}
 _LABELS = MapOf(Text(MAX_META_KEY, least=1, plain=True), OneOf(((str, Text(MAX_META_VALUE)), (type(None), Null()))), MAX_META)
@@ -135,6 +169,8 @@ OPERATIONS: Mapping[str, Operation] = {
                 "units": Field(ListOf(Record(DRAFT), MAX_UNITS, least=1), "several units, all or none"),
                 "dedupe": Field(DEDUPE, "a key: a put seen before in this context answers with the first one's units"),
                 "expect_seq": Field(Int(), "refuse unless this is the seq of the context's last entry (0: none)"),
+                "fences": Field(ListOf(FENCE, 64), "refuse unless each token is that of a current lease which covers the resource"),
+                "release": Field(Bool(), "release the leases of fences in the same batch"),
             }
         ),
         Record(
@@ -231,6 +267,60 @@ OPERATIONS: Mapping[str, Operation] = {
     "context_unpin": Operation("write", "Unpin units.", Record(_UNITS_OF), CHANGED),
     "context_add": Operation("write", "Add units of other contexts; they arrive as new entries.", Record(_UNITS_OF), CHANGED),
     "context_remove": Operation("write", "Remove units from the context; they stay in the log.", Record(_UNITS_OF), CHANGED),
+    "lock": Operation(
+        "lock",
+        "Take a lease on resources, all or none.",
+        Record(
+            {
+                "resources": Field(RESOURCES, "absolute, normalised paths, globs over them, or @names", required=True),
+                "mode": Field(Choice(MODES), "exclusive unless said otherwise"),
+                "slots": Field(Int(1, MAX_SLOTS), "with mode slots: how many may hold one of the resources at a time"),
+                "ttl": Field(
+                    DURATION, "how long it lasts unless it is renewed, as text such as 90s or in microseconds; a minute by default"
+                ),
+                "session": Field(Bool(), "it ends with the connection's session, and needs no renewal while that lasts"),
+                "reason": Field(Text(1024), "what for; told to whoever it keeps waiting"),
+                "wait": Field(Bool(), "wait in the queue; without it, an error at once"),
+                "timeout": Field(DURATION, "how long to wait at most"),
+            }
+        ),
+        LEASE,
+        waits="wait",
+    ),
+    "renew": Operation(
+        "lock", "Let a lease last its full time from now on.", Record({"token": Field(TOKEN, "the lease", required=True)}), LEASE
+    ),
+    "unlock": Operation(
+        "lock",
+        "Release a lease; or, with force, take leases from those who hold them.",
+        Record(
+            {
+                "token": Field(TOKEN, "the lease"),
+                "resources": Field(RESOURCES, "with force: every lease that keeps one of these locked"),
+                "force": Field(Bool(), "take it away from whoever holds it"),
+            }
+        ),
+        Record({"released": Field(ListOf(Int(1), 100_000), "the tokens of the leases that ended", required=True)}),
+    ),
+    "locks": Operation(
+        "read",
+        "List the leases that are held, by token, and on the last page those who wait, in order.",
+        Record(
+            {
+                "resources": Field(RESOURCES, "only what has to do with these"),
+                "explain": Field(Bool(), "with the last units of each holder since the grant; needs resources"),
+                "after": Field(TOKEN, "leases with a higher token"),
+                "limit": Field(Int(1, MAX_UNITS), "the most leases"),
+            }
+        ),
+        Record(
+            {
+                "locks": Field(Any_("[* lock-info]"), "the leases", required=True),
+                "waiters": Field(Any_("[* waiter-info]"), "who waits", required=True),
+                "next": Field(OneOf(((int, TOKEN), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
     "agents": Operation(
         "read",
         "List the agents that have acted, or a context's members.",
@@ -306,6 +396,16 @@ context-info = {{
   ? more: true   ; there are more agents or pinned units than are shown
 }}
 agent-info = {{ id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, ? since: uint }}   ; nil: never put one
+
+lock-info = {{
+  token: uint, resources: [+ tstr], mode: tstr, ? slots: uint, holder: tstr, ? session: tstr, reason: tstr, ttl: uint, granted_at: uint,
+  age: uint, remaining: uint / nil, renewals: uint,   ; microseconds; remaining nil: as long as its session
+  ? units: [* unit]   ; with "explain": the holder's last units since the grant
+}}
+waiter-info = {{
+  number: uint, resources: [+ tstr], mode: tstr, ? slots: uint, agent: tstr, ? session: tstr, reason: tstr, waited: uint,
+  behind: [* uint]   ; the tokens of the leases in the way; none: earlier waiters are
+}}
 
 hello = {{ id: id, op: "hello", {hello} }}
 """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .errors import EngramError
+from .resources import MAX_BYTES, problem
 
 
 class Type(Protocol):
@@ -68,6 +69,20 @@ class Text:
 
     def cddl(self) -> str:
         return f"tstr .size ({self.least}..{self.most})"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource in normal form: an absolute path, a glob over such paths, or `@name`."""
+
+    def check(self, value: object, name: str) -> None:
+        Text(MAX_BYTES, least=1).check(value, name)
+        wrong = problem(str(value))
+        if wrong is not None:
+            raise invalid(name, wrong)
+
+    def cddl(self) -> str:
+        return f"tstr .size (1..{MAX_BYTES})"
 
 
 @dataclass(frozen=True, slots=True)

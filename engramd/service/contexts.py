@@ -153,10 +153,15 @@ def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
 
 
 def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
-    """List the names of contexts, or of agents that have put a unit, that start with a prefix."""
+    """List the names of contexts, of agents that have put a unit, or the tokens of leases, that start with a prefix."""
+    prefix, limit = fields.get("prefix", ""), fields.get("limit", PAGE)
+    if fields["kind"] == "locks":
+        tokens = (name for token in engine.log.pending.held.tokens if (name := str(token)).startswith(prefix))
+        peer.answer(request_id, {"names": list(islice(tokens, limit))})
+        return
     table: Table[str, Any] = CONTEXTS if fields["kind"] == "contexts" else AGENTS
-    found = engine.log.durable.keys(table, fields.get("prefix", "").encode())
-    peer.answer(request_id, {"names": [name.decode() for name in islice(found, fields.get("limit", PAGE))]})
+    found = engine.log.durable.keys(table, prefix.encode())
+    peer.answer(request_id, {"names": [name.decode() for name in islice(found, limit)]})
 
 
 def _agent(engine: Engine, name: str, row: Agent | None, joined: int | None) -> dict[str, Any]:

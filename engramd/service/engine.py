@@ -19,9 +19,10 @@ from ..state.machine import Command
 from ..state.outcome import Refused
 from ..storage.log import Batch, Log
 from ..storage.records import Record
-from . import contexts, status, subscriptions, units
+from . import contexts, locks, status, subscriptions, units
 from .committer import Committer, Result, wall_clock
 from .fanout import Fanout
+from .leases import Leases, elapsed
 from .peer import Flusher, Peer
 
 logger = logging.getLogger("engramd.engine")
@@ -43,6 +44,10 @@ _HANDLERS: Mapping[str, Handler] = {
     "context_unpin": contexts.pins(False),
     "context_add": contexts.places(True),
     "context_remove": contexts.places(False),
+    "lock": locks.lock,
+    "renew": locks.renew,
+    "unlock": locks.unlock,
+    "locks": locks.locks,
     "agents": contexts.agents,
     "names": contexts.names,
     "status": status.status,
@@ -57,6 +62,8 @@ class Engine:
         log: the open store.
         max_payload: bytes a unit's payload may have.
         facts: what `status` should say besides what the engine knows (socket, data directory).
+        clock, elapsed: the wall clock in microseconds; and the seconds by which leases expire.
+        write: how a batch is synced.
 
     Attributes:
         peers: who is connected.
@@ -70,6 +77,7 @@ class Engine:
         facts: Mapping[str, Any] | None = None,
         clock: Callable[[], int] = wall_clock,
         write: Callable[[Batch], Awaitable[None]] | None = None,
+        elapsed: Callable[[], float] = elapsed,
     ) -> None:
         self.log = log
         self.max_payload = max_payload
@@ -78,6 +86,7 @@ class Engine:
         self.fanout = Fanout(log)
         self.flusher = Flusher()
         self.committer = Committer(log, self.fanout.publish, self.flusher.flush, clock, write)
+        self.leases = Leases(self, elapsed)
         self.peers: set[Peer] = set()
         self.stopping = trio.Event()
         self.started_at = clock()
@@ -109,18 +118,45 @@ class Engine:
         except Exception:
             self._bug(peer, request_id)
 
-    def submit(self, peer: Peer, request_id: Id, command: Command, now: int, answer: Callable[[Result], None]) -> None:
-        """Have a command decided. `answer` gets what came of it when that is on disk; refusals and failures are answered here."""
+    def welcome(self, peer: Peer) -> None:
+        """A connection was greeted."""
+        self.peers.add(peer)
+        self.leases.arrived(peer)
+
+    def farewell(self, peer: Peer) -> None:
+        """A connection has ended."""
+        peer.gone = True
+        self.peers.discard(peer)
+        self.leases.left(peer)
+
+    def submit(
+        self,
+        peer: Peer,
+        request_id: Id,
+        command: Command,
+        now: int,
+        answer: Callable[[Result], None],
+        refusal: Callable[[], EngramError] | None = None,
+    ) -> None:
+        """Have a command decided. `answer` gets what came of it when that is on disk; refusals and failures are answered here.
+
+        Args:
+            refusal: what to answer in place of the decision's own words.
+        """
 
         def done(result: Result | EngramError) -> None:
             if isinstance(result, EngramError):
                 peer.fail(request_id, result)
             elif isinstance(result, Refused):
-                peer.fail(request_id, EngramError(result.code, result.message, **result.details))
+                peer.fail(request_id, refusal() if refusal else EngramError(result.code, result.message, **result.details))
             else:
                 self.answer(peer, request_id, lambda: answer(result))
 
-        self.committer.submit(command, now, done)
+        self.leases.follow(self.committer.submit(command, now, done))
+
+    def carry_out(self, command: Command) -> None:
+        """Have a command of the daemon's own decided. If it fails, the daemon takes no more writes at all."""
+        self.leases.follow(self.committer.submit(command, self.committer.now(), lambda _: None))
 
     def spawn(self, peer: Peer, request_id: Id, task: Callable[[], Awaitable[None]]) -> None:
         """Run a task that answers the request, as long as the connection lives; what it raises becomes the answer."""

@@ -12,6 +12,7 @@ from ..protocol.connection import Id, item_frame
 from ..protocol.cursor import format_cursor
 from ..protocol.framing import encode, encode_map
 from ..protocol.unit import with_entry
+from ..state.machine import context_of
 from ..storage.log import Appended, Log
 from ..storage.query import Entry
 from ..storage.records import UNIT_ADDED, Record
@@ -48,7 +49,7 @@ class Published:
     def __init__(self, history: str, appended: Appended) -> None:
         self.seq = appended.seq
         self.ts = appended.record.ts
-        self.context: str | None = appended.event.context
+        self.context = context_of(appended.event)
         self.is_entry = appended.unit is not None
         self._history = history
         self._appended = appended
@@ -74,7 +75,7 @@ class Published:
         record, unit = self._appended.record, self._appended.unit
         if unit is None:
             return event_item(self._history, self.seq, record)
-        context = self._appended.event.context
+        context = self.context or ""
         sent = with_entry(unit, self.seq, context) if record.code == UNIT_ADDED else unit
         return entry_item(self._history, Entry(self.seq, context, record.kind, sent), form)
 

@@ -26,6 +26,8 @@ def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
         "uptime": round(time.monotonic() - engine.started, 3),
         "connections": len(engine.peers),
         "subscriptions": len(engine.fanout),
+        "leases": len(engine.log.pending.held.tokens),
+        "waiters": engine.leases.waiting,
         "lag": max((subscriber.lag for subscriber in engine.fanout.subscribers()), default=0),
         "store_bytes": engine.log.size(),
         "memory_bytes": memory(),

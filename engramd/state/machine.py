@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import contexts, units
+from . import contexts, locks, units
 from .outcome import Decision
 from .view import State, View
 
@@ -20,6 +20,11 @@ _DECIDE: Mapping[type, Callable[[View, Any], Decision]] = {
     contexts.SetMember: contexts.decide_member,
     contexts.SetPins: contexts.decide_pins,
     contexts.SetPlaces: contexts.decide_places,
+    locks.Acquire: locks.decide_acquire,
+    locks.Release: locks.decide_release,
+    locks.Steal: locks.decide_steal,
+    locks.Renew: locks.decide_renew,
+    locks.Expire: locks.decide_expire,
 }
 _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     units.UnitPut: units.apply_unit_put,
@@ -31,9 +36,25 @@ _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     contexts.UnitUnpinned: contexts.apply_unpinned,
     contexts.UnitAdded: contexts.apply_added,
     contexts.UnitRemoved: contexts.apply_removed,
+    locks.LockGranted: locks.apply_granted,
+    locks.LockReleased: locks.apply_ended,
+    locks.LockExpired: locks.apply_ended,
+    locks.LockStolen: locks.apply_ended,
 }
 
-Command = units.Put | contexts.CreateContext | contexts.SetContext | contexts.SetMember | contexts.SetPins | contexts.SetPlaces
+Command = (
+    units.Put
+    | contexts.CreateContext
+    | contexts.SetContext
+    | contexts.SetMember
+    | contexts.SetPins
+    | contexts.SetPlaces
+    | locks.Acquire
+    | locks.Release
+    | locks.Steal
+    | locks.Renew
+    | locks.Expire
+)
 Event = (
     units.UnitPut
     | contexts.ContextCreated
@@ -44,12 +65,22 @@ Event = (
     | contexts.UnitUnpinned
     | contexts.UnitAdded
     | contexts.UnitRemoved
+    | locks.LockGranted
+    | locks.LockReleased
+    | locks.LockExpired
+    | locks.LockStolen
 )
 
 
 def decide(view: View, command: Command) -> Decision:
     """The events that the command leads to on this view, or `Refused`, or `Seen`."""
     return _DECIDE[type(command)](view, command)
+
+
+def context_of(event: Event) -> str | None:
+    """The context that an event belongs to; a lock belongs to none."""
+    context: str | None = getattr(event, "context", None)
+    return context
 
 
 def apply(state: State, seq: int, ts: int, event: Event) -> None:

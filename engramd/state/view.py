@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from .resources import Index
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -55,6 +58,76 @@ class Deduped(NamedTuple):
     units: int
 
 
+class Claim(NamedTuple):
+    """What a lease is for: all of the resources, in a mode.
+
+    Attributes:
+        mode: `exclusive`, `shared`, or `slots`.
+        slots: how many may have one of them at a time; 0 in the other modes.
+    """
+
+    resources: tuple[str, ...]
+    mode: str
+    slots: int = 0
+
+
+class Lease(NamedTuple):
+    """A lease that is held.
+
+    Attributes:
+        ttl: microseconds that it lasts without a renewal.
+        session: that of the connection which asked for it, if it had one.
+        bound: whether it ends with that session, and lasts while the session does.
+        granted_at: microseconds since the epoch.
+    """
+
+    holder: str
+    claim: Claim
+    ttl: int
+    session: str | None
+    bound: bool
+    reason: str
+    granted_at: int
+
+
+# Who holds or waits, where it matters who waits for whom: the session, or the agent where there is none.
+Party: TypeAlias = tuple[str, str]
+
+
+def party(agent: str, session: str | None) -> Party:
+    """The party that acts."""
+    return ("agent", agent) if session is None else ("session", session)
+
+
+class Holdings(Index[int]):
+    """The tokens of the leases that are held, by what they are on.
+
+    Attributes:
+        tokens: all of them, rising.
+        parties: how many leases each party holds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: dict[int, None] = {}
+        self.parties: Counter[Party] = Counter()
+
+    def begin(self, token: int, lease: Lease) -> None:
+        """A lease is held from now on."""
+        self.add(token, lease.claim.resources)
+        self.tokens[token] = None
+        self.parties[party(lease.holder, lease.session)] += 1
+
+    def end(self, token: int, lease: Lease) -> None:
+        """It is no longer held."""
+        self.remove(token, lease.claim.resources)
+        del self.tokens[token]
+        who = party(lease.holder, lease.session)
+        self.parties[who] -= 1
+        if not self.parties[who]:
+            del self.parties[who]
+
+
 # (added_seq, removed_seq or None), oldest first: a pin or a membership through time.
 Intervals = tuple[tuple[int, int | None], ...]
 
@@ -65,10 +138,13 @@ MEMBERS: Table[tuple[str, str], Intervals] = Table("members")
 PINS: Table[tuple[str, int], Intervals] = Table("pins")
 PLACES: Table[tuple[str, int], Intervals] = Table("places")
 DEDUPE: Table[tuple[str, str], Deduped] = Table("dedupe")
+LEASES: Table[int, Lease] = Table("leases")  # by token
 
 
 class View(Protocol):
     """Point reads over the state."""
+
+    held: Holdings  # of the rows in LEASES; only `apply` changes it
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row, or None."""
@@ -89,6 +165,7 @@ class MemoryState:
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, Any], Any] = {}
+        self.held = Holdings()
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         row: V | None = self.rows.get((table.name, key))

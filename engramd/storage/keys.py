@@ -28,6 +28,7 @@ MEMBERS = b"M"  # context NUL agent -> row
 PINS = b"P"  # context NUL seq -> row
 PLACES = b"W"  # context NUL seq -> row
 DEDUPE = b"D"  # context NUL key -> row
+LEASES = b"L"  # seq of the grant -> row
 
 _SEQ = struct.Struct(">Q")
 pack_seq = _SEQ.pack

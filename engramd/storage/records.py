@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import cbor2
 
 from ..protocol.unit import encode_unit
-from ..state import contexts
+from ..state import contexts, locks
 from ..state.machine import Event
 from ..state.units import Edge, UnitPut
 from . import keys
@@ -29,6 +29,10 @@ _CODES: dict[int, tuple[str, type]] = {
     7: ("unit_unpinned", contexts.UnitUnpinned),
     8: ("unit_added", contexts.UnitAdded),
     9: ("unit_removed", contexts.UnitRemoved),
+    16: ("lock_granted", locks.LockGranted),
+    17: ("lock_released", locks.LockReleased),
+    18: ("lock_expired", locks.LockExpired),
+    19: ("lock_stolen", locks.LockStolen),
 }
 UNIT_ADDED = 8
 _CODE_OF = {event_type: code for code, (_, event_type) in _CODES.items()}
@@ -57,8 +61,10 @@ def encode_event(seq: int, ts: int, event: Event) -> Record:
     code = _CODE_OF[type(event)]
     if isinstance(event, UnitPut):
         unit = encode_unit(event.id, seq, ts, event.context, event.agent, event.type, event.meta, event.payload, event.relationships)
-        extra = b"" if event.dedupe is None else cbor2.dumps({"dedupe": event.dedupe, "dedupe_count": event.dedupe_count})
-        return Record(code, ts, extra, unit)
+        extra: dict[str, Any] = {} if event.dedupe is None else {"dedupe": event.dedupe, "dedupe_count": event.dedupe_count}
+        if event.fences:
+            extra["fences"] = event.fences
+        return Record(code, ts, cbor2.dumps(extra) if extra else b"", unit)
     return Record(code, ts, b"", cbor2.dumps(event._asdict()))
 
 
@@ -76,9 +82,9 @@ def unpack(value: bytes) -> Record:
 
 def decode_event(record: Record) -> Event:
     """The event that a record holds."""
-    members: dict[str, Any] = cbor2.loads(record.body)
+    members = _members(record.body)
     if record.code == UNIT_PUT:
-        extra = cbor2.loads(record.extra) if record.extra else {}
+        extra = _members(record.extra) if record.extra else {}
         return UnitPut(
             members["context"],
             members["agent"],
@@ -89,8 +95,12 @@ def decode_event(record: Record) -> Event:
             tuple(Edge(edge["type"], edge["target"], edge["meta"]) for edge in members["relationships"]),
             **extra,
         )
-    event: Event = _CODES[record.code][1](**{name: tuple(value) if type(value) is list else value for name, value in members.items()})
+    event: Event = _CODES[record.code][1](**members)
     return event
+
+
+def _members(encoded: bytes) -> dict[str, Any]:
+    return {name: tuple(value) if type(value) is list else value for name, value in cbor2.loads(encoded).items()}
 
 
 Pairs = list[tuple[bytes, bytes]]

@@ -33,6 +33,11 @@ def _numbered(key: tuple[str, int]) -> bytes:
     return keys.name(key[0]) + keys.pack_seq(key[1])
 
 
+def _lease(row: list[Any]) -> view.Lease:
+    holder, (resources, mode, slots), *rest = row
+    return view.Lease(holder, view.Claim(tuple(resources), mode, slots), *rest)
+
+
 def _intervals(row: list[list[int | None]]) -> view.Intervals:
     return tuple((added or 0, removed) for added, removed in row)
 
@@ -45,6 +50,7 @@ _CODECS: dict[str, _Codec] = {
     view.PINS.name: _Codec(keys.PINS, _numbered, _intervals),
     view.PLACES.name: _Codec(keys.PLACES, _numbered, _intervals),
     view.DEDUPE.name: _Codec(keys.DEDUPE, _pair, lambda row: view.Deduped(*row)),
+    view.LEASES.name: _Codec(keys.LEASES, keys.pack_seq, _lease, cached=True),
 }
 
 
@@ -96,6 +102,9 @@ class PendingRows:
         self._forming: dict[tuple[str, Any], Any] = {}
         self._flying: dict[tuple[str, Any], Any] = {}
         self._cache: dict[tuple[str, Any], Any] = {}
+        self.held = view.Holdings()
+        for key, lease in durable.scan(view.LEASES):
+            self.held.begin(keys.seq_of(key), lease)
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row, or None."""

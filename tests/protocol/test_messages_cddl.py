@@ -86,9 +86,10 @@ def test_every_rule_is_defined_once_and_used() -> None:
 def test_every_operation_has_the_permission_that_is_meant() -> None:
     """Said twice on purpose: a new operation must not get its permission by accident."""
     meant = {
-        "read": {"get", "list", "tail", "context_show", "context_list", "agents", "names", "status"},
+        "read": {"get", "list", "tail", "context_show", "context_list", "agents", "names", "status", "locks"},
         "write": {"put", "context_create", "context_set", "context_join", "context_leave"}
         | {"context_pin", "context_unpin", "context_add", "context_remove"},
+        "lock": {"lock", "renew", "unlock"},
         "admin": {"shutdown"},
     }
     assert {name: operation.permission for name, operation in OPERATIONS.items()} == {
@@ -96,6 +97,7 @@ def test_every_operation_has_the_permission_that_is_meant() -> None:
     }
     assert {operation.permission for operation in OPERATIONS.values()} <= set(PERMISSIONS)
     assert [name for name, operation in OPERATIONS.items() if operation.stream] == ["tail"]
+    assert {name: operation.waits for name, operation in OPERATIONS.items() if operation.waits} == {"lock": "wait"}
     assert OPERATIONS.keys().isdisjoint({*NOTICES, "hello"})
 
 

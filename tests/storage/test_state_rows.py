@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import IDS, LABELS, NAMES, SEQS, TEXTS, TIMES
+from strategies import CLAIMS, IDS, LABELS, NAMES, SEQS, TEXTS, TIMES
 
 from engramd.state import view
 from engramd.state.view import Table
@@ -32,6 +32,11 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], st.SearchStrate
     "units": (view.UNITS, IDS, st.builds(view.UnitHead, SEQS, NAMES)),
     "pins": (view.PINS, st.tuples(NAMES, SEQS), INTERVALS),
     "places": (view.PLACES, st.tuples(NAMES, SEQS), INTERVALS),
+    "leases": (
+        view.LEASES,
+        SEQS,
+        st.builds(view.Lease, NAMES, CLAIMS, TIMES, st.none() | NAMES, st.booleans(), TEXTS, TIMES),
+    ),
     "dedupe": (view.DEDUPE, st.tuples(NAMES, TEXTS), st.builds(view.Deduped, SEQS, COUNTS)),
 }
 Write = tuple[Table[Any, Any], Any, Any]
