@@ -6,6 +6,7 @@ connection by connection. Nothing here knows how the daemon works.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,3 +195,84 @@ def check(history: History) -> None:
     """Hold every guarantee against a history."""
     for guarantee in GUARANTEES:
         guarantee(history)
+
+
+# Locks
+
+
+@dataclass
+class Held:
+    """A lease in a history."""
+
+    token: int
+    holder: str
+    resources: Sequence[str]
+    mode: str
+    slots: int
+
+
+def exclusive(events: Iterable[dict[str, Any]], token_label: str = "token") -> dict[int, Held]:
+    """No two conflicting leases at any point, tokens rise, and no unit under a token that is not held.
+
+    Args:
+        events: every event of the log in order, as a stream of events gives them: `{seq, kind, data}`, or `{kind, unit}`.
+        token_label: the label in which a unit names the token it was written under.
+
+    Returns:
+        The leases that are held at the end.
+    """
+    held: dict[int, Held] = {}
+    highest = 0
+    for event in events:
+        kind = event["kind"]
+        if kind == "lock_granted":
+            data, token = event["data"], event["seq"]
+            lease = Held(token, data["agent"], data["resources"], data["mode"], data["slots"])
+            if token <= highest:
+                raise BrokenError(f"token {token} after {highest}")
+            highest = token
+            _check_conflicts(lease, held.values())
+            held[token] = lease
+        elif kind in ("lock_released", "lock_expired", "lock_stolen"):
+            if held.pop(event["data"]["token"], None) is None:
+                raise BrokenError(f"{kind} at {event['seq']} of a lease that was not held")
+        elif "unit" in event and token_label in event["unit"]["meta"]:
+            token = int(event["unit"]["meta"][token_label])
+            if token not in held:
+                raise BrokenError(f"unit {event['unit']['seq']} was written under token {token}, which was not held")
+    return held
+
+
+def _check_conflicts(new: Held, held: Iterable[Held]) -> None:
+    others = [lease for lease in held if any(_meet(a, b) for a in new.resources for b in lease.resources)]
+    for lease in others:
+        if new.mode != lease.mode or new.mode == "exclusive":
+            raise BrokenError(f"token {new.token} was granted beside {lease}: {new}")
+    if new.mode == "slots":
+        for resource in new.resources:
+            here = [lease for lease in others if any(_meet(resource, other) for other in lease.resources)]
+            if len(here) >= min([new.slots, *(lease.slots for lease in here)]):
+                raise BrokenError(f"token {new.token} has no slot left on {resource}: {here}")
+
+
+def _meet(a: str, b: str) -> bool:
+    """Whether two resources can be the same file, or one beneath the other; where both have wildcards in one component, yes is assumed."""
+    if a.startswith("@") or b.startswith("@"):
+        return a == b
+    return _walk([part for part in a.split("/") if part], [part for part in b.split("/") if part])
+
+
+def _walk(a: list[str], b: list[str]) -> bool:
+    if not a or not b:
+        return True
+    if a[0] == "**" or b[0] == "**":
+        return _walk(a[1:], b) or _walk(a, b[1:])
+    return _same(a[0], b[0]) and _walk(a[1:], b[1:])
+
+
+def _same(a: str, b: str) -> bool:
+    wild_a, wild_b = "*" in a or "?" in a, "*" in b or "?" in b
+    if wild_a and wild_b:
+        return True
+    pattern, text = (a, b) if wild_a else (b, a)
+    return re.fullmatch("".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern), text) is not None

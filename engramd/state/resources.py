@@ -165,7 +165,10 @@ class Index(Generic[K]):
             way = [self._root]
             for part in resource.parts[: resource.fixed]:
                 way.append(way[-1].children[part])
-            way[-1].here.pop(key, None)
+            filed = way[-1].here[key]
+            filed.remove(resource)
+            if not filed:
+                del way[-1].here[key]
             for depth in range(len(way) - 1, 0, -1):
                 if way[depth].here or way[depth].children:
                     break
