@@ -192,6 +192,7 @@ class Server:
         gate: what its writes wait for, if anything.
         sessions: one for each connection, in order.
         failed: with what the committer ended, if it did.
+        running: what to cancel before another server takes over the log.
     """
 
     def __init__(
@@ -206,8 +207,9 @@ class Server:
         self.engine = Engine(log, max_payload, {"socket": "none"}, self.clock, write if gate is None else gate.write, trio.current_time)
         self.sessions: list[Session] = []
         self.failed: EngramError | None = None
+        self.running = trio.CancelScope()
         nursery.start_soon(self._commit)
-        nursery.start_soon(self.engine.leases.run)
+        nursery.start_soon(self._expire)
 
     def clock(self) -> int:
         """The wall clock, in microseconds; `skew` moves it."""
@@ -218,6 +220,10 @@ class Server:
             await self.engine.committer.run()
         except EngramError as error:
             self.failed = error
+
+    async def _expire(self) -> None:
+        with self.running:
+            await self.engine.leases.run()
 
     def open(self, lockstep: bool = False) -> Client:
         """A connection on which nothing was said yet.
