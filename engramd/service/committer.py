@@ -146,11 +146,7 @@ class Committer:
         decision = decide(self._log.pending, command)
         group = self._forming
         if isinstance(decision, (Refused, Seen)) or not decision:
-            result: Result = decision if isinstance(decision, (Refused, Seen)) else ()
-            if self._idle.is_set():
-                done(result)
-            else:
-                group.done.append((done, result))
+            self._when_durable(done, decision if isinstance(decision, (Refused, Seen)) else ())
             return ()
         appended = [group.batch.append(now, event) for event in decision]
         self._last_ts = now
@@ -161,6 +157,19 @@ class Committer:
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._wake.set()
         return appended
+
+    def settled(self, done: Done) -> None:
+        """Call `done`, with no events, when everything that was decided so far is on disk, which may be at once; or with why it is not."""
+        if self.failed is not None:
+            done(self.failed)
+        else:
+            self._when_durable(done, ())
+
+    def _when_durable(self, done: Done, result: Result) -> None:
+        if self._idle.is_set():
+            done(result)
+        else:
+            self._forming.done.append((done, result))
 
     def refuse_writes(self, error: EngramError) -> EngramError:
         """Take no more writes, because the store is damaged. What was not yet handed to the disk is refused; reads go on.

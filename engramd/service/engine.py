@@ -20,7 +20,7 @@ from ..state.outcome import Refused
 from ..storage.log import Batch, Log
 from ..storage.records import Record
 from . import contexts, locks, status, subscriptions, units
-from .committer import Committer, Result, wall_clock
+from .committer import Committer, Done, Result, wall_clock
 from .fanout import Fanout
 from .leases import Leases, elapsed
 from .peer import Flusher, Peer
@@ -136,23 +136,24 @@ class Engine:
         command: Command,
         now: int,
         answer: Callable[[Result], None],
-        refusal: Callable[[], EngramError] | None = None,
     ) -> None:
-        """Have a command decided. `answer` gets what came of it when that is on disk; refusals and failures are answered here.
+        """Have a command decided. `answer` gets what came of it when that is on disk; refusals and failures are answered here."""
+        self.leases.follow(self.committer.submit(command, now, self._done(peer, request_id, answer)))
 
-        Args:
-            refusal: what to answer in place of the decision's own words.
-        """
+    def settled(self, peer: Peer, request_id: Id, answer: Callable[[], None]) -> None:
+        """Answer when everything that was decided so far is on disk: for what rests on it and is no write."""
+        self.committer.settled(self._done(peer, request_id, lambda _: answer()))
 
+    def _done(self, peer: Peer, request_id: Id, answer: Callable[[Result], None]) -> Done:
         def done(result: Result | EngramError) -> None:
             if isinstance(result, EngramError):
                 peer.fail(request_id, result)
             elif isinstance(result, Refused):
-                peer.fail(request_id, refusal() if refusal else EngramError(result.code, result.message, **result.details))
+                peer.fail(request_id, EngramError(result.code, result.message, **result.details))
             else:
                 self.answer(peer, request_id, lambda: answer(result))
 
-        self.leases.follow(self.committer.submit(command, now, done))
+        return done
 
     def carry_out(self, command: Command) -> None:
         """Have a command of the daemon's own decided. If it fails, the daemon takes no more writes at all."""

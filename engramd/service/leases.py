@@ -153,10 +153,12 @@ class Leases:
         """Grant, refuse, or queue for at most `timeout` seconds."""
         self.expire()
         obstacles = self._waiters.obstacles(self._view, command.claim)
-        if not wait and obstacles and not any(obstacle.holds for obstacle in obstacles):
-            raise self.locked(command.claim, obstacles[0])
-        if not wait or not obstacles:
-            self._grant(peer, request_id, command, obstacles)
+        if not obstacles:
+            self._grant(peer, request_id, command)
+            return
+        if not wait:
+            refusal = self.locked(command.claim, obstacles[0])
+            self._engine.settled(peer, request_id, lambda: peer.fail(request_id, refusal))
             return
         if self._engine.committer.failed is not None:
             raise self._engine.committer.failed
@@ -172,8 +174,8 @@ class Leases:
         peer.streams[request_id] = waiting
         self._engine.spawn(peer, request_id, lambda: waiting.run(timeout))
 
-    def _grant(self, peer: Peer, request_id: Id, command: Acquire, obstacles: Sequence[Obstacle] = ()) -> None:
-        if len(self._view.held.tokens) >= MAX_LEASES and not obstacles:
+    def _grant(self, peer: Peer, request_id: Id, command: Acquire) -> None:
+        if len(self._view.held.tokens) >= MAX_LEASES:
             peer.fail(request_id, EngramError("busy", f"{MAX_LEASES} leases are held already; release some first", limit=MAX_LEASES))
             return
 
@@ -185,9 +187,7 @@ class Leases:
             else:
                 peer.answer(request_id, self.answer(token, command.claim, command.ttl))
 
-        self._engine.submit(
-            peer, request_id, command, self._engine.committer.now(), answer, lambda: self.locked(command.claim, obstacles[0])
-        )
+        self._engine.submit(peer, request_id, command, self._engine.committer.now(), answer)
 
     def renew(self, token: int) -> None:
         """Give a lease its full time from now on, if it is held and has a deadline."""

@@ -101,7 +101,7 @@ def locks(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     leases = [_lease_info(engine, token, lease) for token, lease in held]
     waiters = _waiters(engine, wanted) if following is None else []
 
-    def answer(_: Result) -> None:
+    def answer() -> None:
         if explain:
             engine.spawn(peer, request_id, go_on)
         else:
@@ -115,8 +115,7 @@ def locks(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
         shown = {"locks": encode_array(explained), "waiters": encode(waiters), "next": encode(following)}
         peer.answer_encoded(request_id, encode_map(shown))
 
-    # A release of nothing: it is answered when all that the list rests on is on disk.
-    engine.submit(peer, request_id, Release(peer.agent, (), "released", strict=False), engine.committer.now(), answer)
+    engine.settled(peer, request_id, answer)
 
 
 def _lease_info(engine: Engine, token: int, lease: Lease) -> dict[str, Any]:

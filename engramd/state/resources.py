@@ -135,17 +135,19 @@ def _meets(a: str, b: str) -> bool:
 
 
 class _Node(Generic[K]):
+    """What ends at one path: keys, by how the first component with a wildcard starts ('' where there is none)."""
+
     __slots__ = ("children", "here")
 
     def __init__(self) -> None:
         self.children: dict[str, _Node[K]] = {}
-        self.here: dict[K, list[Resource]] = {}
+        self.here: dict[str, dict[K, list[Resource]]] = {}
 
 
 class Index(Generic[K]):
     """Keys by their resources: a tree over the components before the first wildcard.
 
-    What can overlap a resource stands on the way to it, or beneath it; only globs need a closer look.
+    What can overlap a resource stands on the way to it, or beneath it; only globs that start as it goes on need a closer look.
     """
 
     def __init__(self) -> None:
@@ -157,7 +159,7 @@ class Index(Generic[K]):
             node = self._root
             for part in resource.parts[: resource.fixed]:
                 node = node.children.setdefault(part, _Node())
-            node.here.setdefault(key, []).append(resource)
+            node.here.setdefault(_start(resource), {}).setdefault(key, []).append(resource)
 
     def remove(self, key: K, resources: Iterable[str]) -> None:
         """Take a key out again; `resources` as they were added."""
@@ -165,10 +167,12 @@ class Index(Generic[K]):
             way = [self._root]
             for part in resource.parts[: resource.fixed]:
                 way.append(way[-1].children[part])
-            filed = way[-1].here[key]
-            filed.remove(resource)
-            if not filed:
-                del way[-1].here[key]
+            here, start = way[-1].here, _start(resource)
+            here[start][key].remove(resource)
+            if not here[start][key]:
+                del here[start][key]
+            if not here[start]:
+                del here[start]
             for depth in range(len(way) - 1, 0, -1):
                 if way[depth].here or way[depth].children:
                     break
@@ -179,7 +183,8 @@ class Index(Generic[K]):
         resource = parse(text)
         node = self._root
         for part in resource.parts[: resource.fixed]:
-            yield from self._candidates(node, resource)
+            for end in range(len(part) + 1) if node.here else ():
+                yield from _overlapping(node.here.get(part[:end]), resource)
             below = node.children.get(part)
             if below is None:
                 return
@@ -187,11 +192,20 @@ class Index(Generic[K]):
         beneath = [node]
         while beneath:
             node = beneath.pop()
-            yield from self._candidates(node, resource)
+            for filed in node.here.values():
+                yield from _overlapping(filed, resource)
             beneath += node.children.values()
 
-    @staticmethod
-    def _candidates(node: _Node[K], resource: Resource) -> Iterator[K]:
-        for key, filed in node.here.items():
-            if any(_overlap(one, resource) for one in filed):
-                yield key
+
+def _overlapping(filed: dict[K, list[Resource]] | None, resource: Resource) -> Iterator[K]:
+    for key, theirs in filed.items() if filed else ():
+        if any(_overlap(one, resource) for one in theirs):
+            yield key
+
+
+def _start(resource: Resource) -> str:
+    """What is fixed of the first component with a wildcard."""
+    if resource.is_literal:
+        return ""
+    part = resource.parts[resource.fixed]
+    return part[: next(at for at, char in enumerate(part) if char in "*?")]
