@@ -62,7 +62,7 @@ function __engram_names --argument-names kind
 end
 
 set -g __engram_groups context daemon
-set -g __engram_takes '^(--(after|agent|as|color|dedupe|display-name|expect-seq|file|limit|meta|rel|related-to|reply-to|since|socket|timeout|type|unset|until)|-[fhv]*[n])$'
+set -g __engram_takes '^(--(after|agent|as|color|dedupe|display-name|expect-seq|file|kind|limit|meta|rel|related-to|reply-to|since|socket|timeout|type|unset|until)|-[fhv]*[n])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
@@ -132,6 +132,7 @@ complete -c engram -n "__engram_at 'tail'" -l until -x -d 'Before this time'
 complete -c engram -n "__engram_at 'tail'" -l after -x -d 'Beyond this cursor or seq'
 complete -c engram -n "__engram_at 'tail'" -l related-to -x -d 'Only units with a relationship to this one'
 complete -c engram -n "__engram_at 'tail'" -l events -d 'Every event of the log, not only the units'
+complete -c engram -n "__engram_at 'tail'" -l kind -x -a 'unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed' -d 'Only events of this kind'
 complete -c engram -n "__engram_at 'tail' 0 +" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'agents' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'help' 0" -a put -d 'Append a unit to a context and print its id'

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from engramd.protocol.messages import KINDS
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from . import settings
@@ -211,6 +212,7 @@ def list_(
     ("Follow all contexts, from ten minutes ago on", "engram tail -f --since 10m"),
     ("Go on where a reader stopped, at seq 4", "engram tail -f work --after 4"),
     ("Print every event of the log so far", "engram tail --events --json --after 0"),
+    ("Print how the last contexts came to be", "engram tail --kind context_created --json"),
 )
 def tail(
     common: Common,
@@ -227,11 +229,15 @@ def tail(
     after: After = None,
     related_to: RelatedTo = None,
     events: Annotated[bool, typer.Option("--events", help="Every event of the log, not only the units.")] = False,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", metavar="KIND", help=f"Only events of this kind. May be repeated. Kinds: {', '.join(KINDS)}."),
+    ] = None,
 ) -> None:
     """Print the last units of contexts, and with -f what follows. A daemon that restarts is waited for; nothing is missed or repeated."""
     from .commands import tail as command
 
-    command.run(common, contexts or [], number, follow, events, filters(agent, type, meta, since, until, after, related_to))
+    command.run(common, contexts or [], number, follow, events, kind, filters(agent, type, meta, since, until, after, related_to))
 
 
 @leaf(

@@ -427,7 +427,7 @@ def _list(values: dict[str, Any]) -> int:
 
 
 def _tail(values: dict[str, Any]) -> int:
-    if values["events"]:
+    if values["events"] or values["kind"]:
         raise GiveUp
     if not values["json"]:
         _need_pipe(values)

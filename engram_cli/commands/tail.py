@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from engramd.protocol.errors import EngramError
+from engramd.protocol.messages import ENTRY_KINDS
 
 from .. import common as c
 
 LAST = 10
 
 
-def run(common: c.Common, contexts: list[str], number: int | None, follow: bool, events: bool, filters: dict[str, Any]) -> None:
+def run(
+    common: c.Common,
+    contexts: list[str],
+    number: int | None,
+    follow: bool,
+    events: bool,
+    kinds: list[str] | None,
+    filters: dict[str, Any],
+) -> None:
     """Print the stream; whatever is at hand is flushed before waiting for more."""
     out = common.output()
     names = [c.context(name) for name in contexts]
@@ -22,6 +31,9 @@ def run(common: c.Common, contexts: list[str], number: int | None, follow: bool,
         raise EngramError("invalid", f"{' and '.join(starts)}: give only one place to start")
     if number is not None or not starts:
         filters["last"] = LAST if number is None else number
+    if kinds:
+        filters["kinds"] = kinds
+        events = events or not set(kinds).issubset(ENTRY_KINDS)
     if events:
         filters["events"] = True
     with common.client() as client:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engramd.protocol.messages import NAMED
+from engramd.protocol.messages import KINDS, NAMED
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from ..common import COLORS
@@ -15,6 +15,7 @@ SOURCES = {
     "CONTEXT": "contexts",
     "AGENT": "agents",
     "TYPE": "types",
+    "KIND": "kinds",
     "TYPE:ID": "relationships",
     "WHEN": "colors",
     "F": "files",
@@ -26,6 +27,7 @@ FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "
 
 WORDS: dict[str, tuple[str, ...]] = {
     "types": TYPES,
+    "kinds": KINDS,
     "relationships": tuple(f"{kind}:" for kind in RELATIONSHIPS),
     "colors": COLORS,
     "shells": SHELLS,

@@ -107,6 +107,18 @@ FENCE = Record(
 )
 CONTEXT = {"context": Field(NAME, "the context", required=True)}
 UNITS = Any_("[* unit]")
+ENTRY_KINDS = ("unit_put", "unit_added")
+KINDS = (  # of events, in the order of their codes
+    "unit_put",
+    "context_created",
+    "context_changed",
+    "agent_joined",
+    "agent_left",
+    "unit_pinned",
+    "unit_unpinned",
+    "unit_added",
+    "unit_removed",
+)
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
 SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
@@ -225,6 +237,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 "after": Field(CURSOR, "start beyond this cursor"),
                 "follow": Field(Bool(), "go on with live entries"),
                 "events": Field(Bool(), "every event, not only the entries"),
+                "kinds": Field(ListOf(Choice(KINDS), len(KINDS), least=1), "only events of these kinds, whether entries or others"),
                 "credit": Field(Int(0, MAX_CREDIT), f"how many bytes may be sent at first ({DEFAULT_CREDIT} unless said otherwise)"),
                 "form": FORM,
             }

@@ -51,6 +51,7 @@ class Published:
         self.ts = appended.record.ts
         self.context = context_of(appended.event)
         self.is_entry = appended.unit is not None
+        self.kind = appended.record.kind
         self._history = history
         self._appended = appended
         self._unit: dict[str, Any] | None = None
