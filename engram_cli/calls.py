@@ -1,0 +1,246 @@
+"""Every operation as a client method sees it, declared once: what it asks, and what it makes of the answer. No I/O.
+
+The blocking and the trio client turn each into a method of the same name, arguments and documentation.
+"""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from engramd.protocol.messages import MAX_UNITS
+from engramd.protocol.unit import Relationship, Unit, format_id
+
+T = TypeVar("T")
+
+
+class Call(NamedTuple, Generic[T]):
+    """One request, and how its result is read."""
+
+    op: str
+    fields: dict[str, Any]
+    read: Callable[[dict[str, Any]], T]
+
+
+class Pages(Generic[T]):
+    """Requests that go on until they have given all there is, or `limit` of it.
+
+    Args:
+        member: of each answer, what it lists; its `next` is where the following request goes on.
+        limited: whether the operation takes `limit`.
+    """
+
+    def __init__(
+        self, op: str, member: str, fields: Mapping[str, Any], read: Callable[[Any], T], limit: int | None = None, limited: bool = False
+    ) -> None:
+        self.op = op
+        self._member = member
+        self._fields = dict(fields)
+        self._read = read
+        self._left = limit
+        self._limited = limited
+        self._done = limit == 0
+
+    def fields(self) -> dict[str, Any] | None:
+        """The members of the next request; None when there is none."""
+        if self._done:
+            return None
+        if self._left is None or not self._limited:
+            return self._fields
+        return {**self._fields, "limit": min(self._left, MAX_UNITS)}
+
+    def take(self, result: Mapping[str, Any]) -> builtins.list[T]:
+        """What an answer lists."""
+        found = result[self._member]
+        if self._left is not None:
+            found = found[: self._left]
+            self._left -= len(found)
+        self._done = result["next"] is None or self._left == 0
+        self._fields["after"] = result["next"]
+        return [self._read(one) for one in found]
+
+
+def as_method(method: Any, declared: Callable[..., Any]) -> None:
+    """Give a client's method the name, the documentation and the arguments of what is declared here."""
+    method.__name__ = declared.__name__.rstrip("_")
+    method.__doc__ = declared.__doc__
+    signature = inspect.signature(declared)
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = signature.replace(parameters=[itself, *signature.parameters.values()])
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """What a put made, or found.
+
+    Attributes:
+        id, seq: of the unit; of several, the last one's.
+        ts: microseconds since the Unix epoch.
+        deduped: whether an earlier put with the same dedupe key is answered.
+        ids: all ids, in order.
+    """
+
+    id: str
+    seq: int
+    ts: int
+    deduped: bool
+    ids: tuple[str, ...]
+
+
+def put(
+    context: str,
+    payload: str | bytes,
+    *,
+    type: str = "message",
+    meta: Mapping[str, str] | None = None,
+    relationships: Iterable[Relationship] = (),
+    dedupe: str | None = None,
+    expect_seq: int | None = None,
+) -> Call[PutResult]:
+    """Append a unit; returns when it is on disk.
+
+    Args:
+        payload: text, or bytes that are kept as they are.
+        dedupe: a key; a put seen before in the context is answered with its unit.
+        expect_seq: refuse with `conflict` unless the context's last entry has this seq (0: it has none).
+    """
+    fields: dict[str, Any] = {"context": context, "type": type, "text" if isinstance(payload, str) else "payload": payload}
+    if meta:
+        fields["meta"] = dict(meta)
+    edges = [{"type": edge.type, "target": edge.target, "meta": edge.meta} for edge in relationships]
+    if edges:
+        fields["relationships"] = edges
+    return _put(fields, dedupe, expect_seq)
+
+
+def put_many(
+    context: str, units: Sequence[Mapping[str, Any]], *, dedupe: str | None = None, expect_seq: int | None = None
+) -> Call[PutResult]:
+    """Append several units in one batch, all or none.
+
+    Args:
+        units: maps with `text` or `payload`, and `type`, `meta`, `relationships` if wanted.
+    """
+    return _put({"context": context, "units": [dict(unit) for unit in units]}, dedupe, expect_seq)
+
+
+def _put(fields: dict[str, Any], dedupe: str | None, expect_seq: int | None) -> Call[PutResult]:
+    if dedupe is not None:
+        fields["dedupe"] = dedupe
+    if expect_seq is not None:
+        fields["expect_seq"] = expect_seq
+    return Call("put", fields, _read_put)
+
+
+def _read_put(made: dict[str, Any]) -> PutResult:
+    ids = tuple(format_id(unit) for unit in made.get("ids", [made["id"]]))
+    return PutResult(ids[-1], made["seq"], made["ts"], made["deduped"], ids)
+
+
+def get(*ids: str | int) -> Call[builtins.list[Unit]]:
+    """The units with these ids or seqs, in this order; `not_found` if one is missing."""
+    return Call("get", {"ids": list(ids)}, lambda found: [Unit.from_wire(unit) for unit in found["units"]])
+
+
+def list_(context: str, *, limit: int | None = None, **filters: Any) -> Pages[Unit]:
+    """A context's present units, oldest first, read page by page as they are used.
+
+    Args:
+        filters: `agent`, `type` (one or a list), `meta` (a map), `since`, `until`, `after`, `related_to`, `reverse`.
+    """
+    return pages(context, limit, filters, Unit.from_wire)
+
+
+def pages(context: str, limit: int | None, filters: Mapping[str, Any], read: Callable[[Any], T]) -> Pages[T]:
+    """As `list`, with what `read` makes of each unit as it travels."""
+    return Pages("list", "units", {"context": context, **filters}, read, limit, limited=True)
+
+
+def context_create(context: str, *, display_name: str | None = None, meta: Mapping[str, str] | None = None) -> Call[dict[str, Any]]:
+    """Create a context; `exists` if there is one."""
+    return _described("context_create", context, display_name, meta)
+
+
+def context_set(context: str, *, display_name: str | None = None, meta: Mapping[str, str | None] | None = None) -> Call[dict[str, Any]]:
+    """Change a context's title and labels; a label of None is removed."""
+    return _described("context_set", context, display_name, meta)
+
+
+def context_show(context: str) -> Call[dict[str, Any]]:
+    """Describe a context; `not_found` if there is none."""
+    return _described("context_show", context, None, None)
+
+
+def _described(op: str, context: str, display_name: str | None, meta: Mapping[str, str | None] | None) -> Call[dict[str, Any]]:
+    fields: dict[str, Any] = {"context": context}
+    if display_name is not None:
+        fields["display_name"] = display_name
+    if meta:
+        fields["meta"] = dict(meta)
+    return Call(op, fields, lambda answer: dict(answer["context"]))
+
+
+def context_list() -> Pages[dict[str, Any]]:
+    """Describe every context, by name."""
+    return Pages("context_list", "contexts", {}, dict)
+
+
+def context_join(context: str, agent: str | None = None) -> Call[bool]:
+    """Make an agent (by default the client's) a member; False if it was one."""
+    return _member("context_join", context, agent)
+
+
+def context_leave(context: str, agent: str | None = None) -> Call[bool]:
+    """End an agent's membership; False if there was none."""
+    return _member("context_leave", context, agent)
+
+
+def _member(op: str, context: str, agent: str | None) -> Call[bool]:
+    return _changed(op, {"context": context} if agent is None else {"context": context, "agent": agent})
+
+
+def context_pin(context: str, *ids: str | int) -> Call[bool]:
+    """Pin units; False if all were pinned."""
+    return _changed("context_pin", {"context": context, "ids": list(ids)})
+
+
+def context_unpin(context: str, *ids: str | int) -> Call[bool]:
+    """Unpin units; False if none was pinned."""
+    return _changed("context_unpin", {"context": context, "ids": list(ids)})
+
+
+def context_add(context: str, *ids: str | int) -> Call[bool]:
+    """Add units of other contexts; False if all were there."""
+    return _changed("context_add", {"context": context, "ids": list(ids)})
+
+
+def context_remove(context: str, *ids: str | int) -> Call[bool]:
+    """Remove units from a context; False if none was there."""
+    return _changed("context_remove", {"context": context, "ids": list(ids)})
+
+
+def _changed(op: str, fields: dict[str, Any]) -> Call[bool]:
+    return Call(op, fields, lambda answer: bool(answer["changed"]))
+
+
+def agents(context: str | None = None) -> Pages[dict[str, Any]]:
+    """Every agent that has put a unit, or a context's members, by name."""
+    return Pages("agents", "agents", {} if context is None else {"context": context}, dict)
+
+
+def names(kind: str, prefix: str = "", limit: int = 1000) -> Call[builtins.list[str]]:
+    """The names of `contexts` or `agents` that start with a prefix, in order, at most `limit`."""
+    return Call("names", {"kind": kind, "prefix": prefix, "limit": limit}, lambda found: list(found["names"]))
+
+
+def status() -> Call[dict[str, Any]]:
+    """The daemon's facts about itself."""
+    return Call("status", {}, lambda answer: dict(answer["status"]))
+
+
+def shutdown() -> Call[None]:
+    """Ask the daemon to stop."""
+    return Call("shutdown", {}, lambda answer: None)
