@@ -1,0 +1,490 @@
+"""The Python client for trio: the same methods as `engram_cli.client`, to be awaited, any number at a time on one connection.
+
+    from engram_cli.trio_client import Client
+
+    async with Client(agent="builder") as engram:
+        made = await engram.put("build", "tests pass", type="task_status")
+        async for unit in engram.tail("build", after=made.seq, follow=True):
+            print(unit.seq, unit.agent, unit.text)
+
+Every method raises EngramError, whose `code` is one of engramd.protocol.errors.CODES.
+
+Cancelling: a method that is cancelled while it waits for its answer tells the daemon, which ends what can be ended. A write that was sent
+may still happen; put it with a dedupe key to be able to ask. The connection and everything else on it go on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket as sockets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+import trio
+
+from engramd.protocol.address import socket_path
+from engramd.protocol.connection import Id, Item
+from engramd.protocol.errors import EngramError
+from engramd.protocol.unit import Relationship, Unit
+
+from . import calls, core, settings
+from .calls import Call, Pages, PutResult
+from .core import ANSWER_SECONDS, RETRY_SECONDS, STARTING_SECONDS, Attempts, Bookmark, Box, Conversation, Event, Lost, Patience
+
+__all__ = ["Client", "EngramError", "Event", "PutResult", "Relationship", "Tail", "Unit"]
+
+_READ_BYTES = 64 * 1024
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _asked(declared: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], Awaitable[T]]:
+    """A method that carries out a call."""
+
+    async def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        call = declared(*args, **kwargs)
+        return call.read(await self.request(call.op, call.fields))
+
+    calls.as_method(method, declared)
+    return method
+
+
+def _paged(declared: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], AsyncIterator[T]]:
+    """A method that gives what pages list, one after the other."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        return _Each(self, declared(*args, **kwargs))
+
+    calls.as_method(method, declared)
+    return method
+
+
+class _Box(Box):
+    """A box that tasks can wait at."""
+
+    def __init__(self, request_id: Id) -> None:
+        super().__init__(request_id)
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def wake(self) -> None:
+        self._waiting.unpark_all()
+
+    async def change(self) -> None:
+        """Wait until something arrives, or the connection ends."""
+        await self._waiting.park()
+
+
+class _Link:
+    """One connection, with the task that reads from it and the one that writes to it. Asking and notifying never wait."""
+
+    def __init__(self, stream: trio.abc.Stream, ids: itertools.count[int]) -> None:
+        self.is_over = False
+        self.conversation = Conversation(ids, _Box)
+        self._stream = stream
+        self._outgoing: list[bytes] = []
+        self._more = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Move bytes until the connection ends, or is closed."""
+        try:
+            with self._scope:
+                async with self._stream, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self.is_over = True
+            self.conversation.end()
+
+    def close(self) -> None:
+        """Hang up."""
+        self.is_over = True
+        self._scope.cancel()
+
+    def greet(self, agent: str) -> Box:
+        """Send the greeting."""
+        box, data = self.conversation.greet(agent)
+        self._send(data)
+        return box
+
+    def ask(self, op: str, fields: Mapping[str, Any]) -> Box:
+        """Send a request."""
+        box, data = self.conversation.ask(op, fields)
+        self._send(data)
+        return box
+
+    def notify(self, request_id: Id, op: str, **fields: Any) -> None:
+        """Send `credit` or `cancel`."""
+        self._send(self.conversation.notice(request_id, op, **fields))
+
+    def leave(self, box: Box) -> None:
+        """Nobody waits for this any more: have the daemon end it, unless it has."""
+        if self.conversation.forget(box):
+            self.notify(box.id, "cancel")
+
+    async def wait(self, box: Box) -> dict[str, Any]:
+        """The result of a request. Cancelling leaves it."""
+        assert isinstance(box, _Box)
+        try:
+            while box.answer is None and not box.is_lost:
+                await box.change()
+        finally:
+            self.leave(box)
+        if box.answer is None and self.conversation.broken is not None:
+            raise self.conversation.broken
+        return box.result()
+
+    def _send(self, data: bytes) -> None:
+        self._outgoing.append(data)
+        self._more.set()
+
+    async def _write(self) -> None:
+        """Send what is asked. A connection that breaks is noticed when it is read: what the daemon said before matters more."""
+        try:
+            while True:
+                await self._more.wait()
+                self._more = trio.Event()
+                data, self._outgoing = b"".join(self._outgoing), []
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async def _read(self) -> None:
+        """Sort what arrives. A stream that nobody holds any more is ended."""
+        ended: set[Id] = set()
+        while True:
+            try:
+                data = bytes(await self._stream.receive_some(_READ_BYTES))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            try:
+                for message in self.conversation.receive(data):
+                    if self.conversation.keep(message):
+                        continue
+                    if not isinstance(message, Item):
+                        ended.discard(message.id)
+                    elif message.id not in ended:
+                        ended.add(message.id)
+                        self.notify(message.id, "cancel")
+            except (Lost, EngramError):
+                return
+
+
+class Client:
+    """A connection to the daemon, made at first use, for any number of tasks. It works inside `async with` only.
+
+    Args:
+        socket: path of the daemon's Unix socket; by default where every command looks for it.
+        agent: who acts; by default ENGRAM_AGENT, else the user's name.
+        autostart: whether to start a daemon when none runs. A connection that was lost is never a reason to start one.
+        timeout: seconds that one operation may take; None means no limit. For a stream it bounds each reconnect.
+    """
+
+    def __init__(
+        self, socket: str | None = None, *, agent: str | None = None, autostart: bool = True, timeout: float | None = None
+    ) -> None:
+        self.address = socket_path(socket or settings.socket())
+        self.agent = settings.agent() if agent is None else agent
+        self.autostart = autostart
+        self.timeout = timeout
+        self._ids = itertools.count(1)
+        self._link: _Link | None = None
+        self._connecting = trio.Lock()
+        self._was_connected = False
+        self._tasks: tuple[Any, trio.Nursery] | None = None
+
+    async def __aenter__(self) -> Self:
+        manager = trio.open_nursery()
+        self._tasks = manager, await manager.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Hang up. What the block raised goes on as it is, not in a group."""
+        assert self._tasks is not None
+        (manager, nursery), self._tasks, self._link = self._tasks, None, None
+        nursery.cancel_scope.cancel()
+        await manager.__aexit__(None, None, None)
+
+    # Connecting
+
+    async def connect(self) -> None:
+        """Connect and greet, if not connected. Other methods do this themselves.
+
+        Raises:
+            EngramError: `unavailable` when no daemon runs or it does not answer; `version`, `denied`, `busy` when it refuses.
+        """
+        await self._linked(self._starts)
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """What the daemon said of itself, while there is a connection."""
+        return {} if self._link is None else self._link.conversation.server
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._link is not None and not self._link.is_over
+
+    @property
+    def _starts(self) -> bool:
+        """Whether connecting may start a daemon."""
+        return self.autostart and not self._was_connected
+
+    async def _linked(self, start: bool) -> _Link:
+        """The connection; the first task that needs one makes it."""
+        if self._tasks is None:
+            raise RuntimeError("use the client inside `async with Client() as engram:`")
+        async with self._connecting:
+            deadline = trio.current_time() + STARTING_SECONDS
+            while self._link is None or self._link.is_over:
+                try:
+                    self._link = await self._greet(*await self._open(start))
+                except Lost:
+                    if trio.current_time() > deadline:
+                        raise core.abrupt(self.address) from None
+                    await trio.sleep(RETRY_SECONDS)
+            return self._link
+
+    async def _open(self, start: bool) -> tuple[trio.abc.Stream, int | None]:
+        """A stream to the daemon, and the daemon's pid."""
+        deadline = trio.current_time() + ANSWER_SECONDS
+        while True:
+            opened = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+            try:
+                opened.setblocking(False)
+                opened.connect(self.address)  # at once, or not at all: it is a Unix socket
+                pid, uid = core.peer(opened)
+                if uid not in (None, os.getuid()):
+                    raise core.foreign(self.address, uid)
+                return trio.SocketStream(trio.socket.from_stdlib_socket(opened)), pid
+            except (FileNotFoundError, ConnectionRefusedError):
+                opened.close()
+                if not start:
+                    raise core.absent(self.address) from None
+                from .autostart import start as start_daemon
+
+                await trio.to_thread.run_sync(start_daemon, self.address)
+            except BlockingIOError:
+                opened.close()
+                if trio.current_time() > deadline:
+                    raise core.deaf(self.address) from None
+                await trio.sleep(RETRY_SECONDS)
+            except OSError as error:
+                opened.close()
+                raise core.unreachable(self.address, error) from error
+            except EngramError:
+                opened.close()
+                raise
+
+    async def _greet(self, stream: trio.abc.Stream, pid: int | None) -> _Link:
+        assert self._tasks is not None
+        link = _Link(stream, self._ids)
+        self._tasks[1].start_soon(link.run)
+        try:
+            with trio.move_on_after(ANSWER_SECONDS):
+                link.conversation.server = await link.wait(link.greet(self.agent))
+                self._was_connected = True
+                return link
+        finally:
+            if not link.conversation.server:
+                link.close()
+        raise core.silent(self.address, pid)
+
+    def _retire(self, link: _Link | None) -> None:
+        """Ask nothing more on a connection; what is under way there is still answered."""
+        if link is not None and self._link is link:
+            self._link = None
+
+    # Requests
+
+    async def request(self, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out any operation of the wire and return its result as it travels.
+
+        A request that cannot have done harm (a read, a put with a dedupe key, one that the daemon refused while stopping) is sent
+        again when the connection is lost, for up to STARTING_SECONDS. So long any request waits for a daemon that has gone away.
+
+        Raises:
+            EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`.
+        """
+        was_lost = self._link is not None and self._link.is_over
+        attempts = Attempts(op, fields, self.timeout, trio.current_time(), was_lost)
+        with trio.CancelScope(deadline=attempts.deadline):
+            while True:
+                link: _Link | None = None
+                try:
+                    link = await self._linked(self._starts)
+                    return await link.wait(link.ask(op, fields))
+                except Lost:
+                    attempts.lost(trio.current_time())
+                except EngramError as error:
+                    attempts.failed(error, trio.current_time(), link is not None, self._starts)
+                    if link is not None:
+                        self._was_connected = not self.autostart
+                    self._retire(link)
+                await trio.sleep(RETRY_SECONDS)
+        raise core.late()
+
+    # Operations
+
+    put = _asked(calls.put)
+    put_many = _asked(calls.put_many)
+    get = _asked(calls.get)
+    list = _paged(calls.list_)
+    context_create = _asked(calls.context_create)
+    context_set = _asked(calls.context_set)
+    context_show = _asked(calls.context_show)
+    context_list = _paged(calls.context_list)
+    context_join = _asked(calls.context_join)
+    context_leave = _asked(calls.context_leave)
+    context_pin = _asked(calls.context_pin)
+    context_unpin = _asked(calls.context_unpin)
+    context_add = _asked(calls.context_add)
+    context_remove = _asked(calls.context_remove)
+    agents = _paged(calls.agents)
+    names = _asked(calls.names)
+    status = _asked(calls.status)
+    shutdown = _asked(calls.shutdown)
+
+    def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """As `list`, with the units as they travel."""
+        return _Each(self, calls.pages(context, limit, filters, dict))
+
+    def tail(self, *contexts: str, follow: bool = True, **options: Any) -> Tail:
+        """Stream the entries of contexts (none: of all): `async for unit in client.tail("build", last=10): ...`
+
+        Args:
+            follow: go on with new entries instead of ending where the log ends now.
+            options: where to start: `last` (a count), `since` (a time), `after` (a cursor or seq); none of these means now. Which:
+                `agent`, `type`, `meta`, `related_to`, `until`, `kinds` (of events), and `events=True` for every event.
+        """
+        return Tail(self, {"contexts": [*contexts], "follow": follow, **options})
+
+
+class _Each(AsyncIterator[T], Generic[T]):
+    """What pages list, one after the other."""
+
+    def __init__(self, client: Client, pages: Pages[T]) -> None:
+        self._client = client
+        self._pages = pages
+        self._found: deque[T] = deque()
+
+    async def __anext__(self) -> T:
+        while not self._found:
+            fields = self._pages.fields()
+            if fields is None:
+                raise StopAsyncIteration
+            self._found.extend(self._pages.take(await self._client.request(self._pages.op, fields)))
+        return self._found.popleft()
+
+
+class Tail(AsyncIterator[Unit]):
+    """A stream of entries that survives a lost connection: it reconnects and goes on after the last item, without a gap or a repeat.
+
+    Iterating gives units; `events()` gives every item. Reconnecting takes as long as it must, or the client's `timeout`; a stream that does
+    not follow waits STARTING_SECONDS at most. A daemon that cannot be reached in the first place is an error at once.
+
+    One task at a time may wait for an item; cancelling it loses none. A stream that is dropped is ended when its next item comes; `aclose`,
+    or leaving `async with client.tail(...) as stream:`, ends it at once. Iterating again takes it up where it was left.
+    """
+
+    def __init__(self, client: Client, fields: Mapping[str, Any]) -> None:
+        self._client = client
+        self._mark = Bookmark(fields)
+        self._link: _Link | None = None
+        self._box: Box | None = None
+        self._used: Item | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the stream stands: after the item that was given last. None before the first."""
+        return self._mark.cursor
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def __anext__(self) -> Unit:
+        while True:
+            event = Event.from_wire(await self._next())
+            if event.unit is not None:
+                return event.unit
+
+    def events(self) -> AsyncIterator[Event]:
+        """Every item: entries, other events if asked for, the mark `live`, heartbeats."""
+        return _Events(self)
+
+    async def aclose(self) -> None:
+        """End the stream. The daemon is told, and the connection stays."""
+        if self._box is not None and self._link is not None:
+            self._link.leave(self._box)
+        self._box = self._link = self._used = None
+        await trio.lowlevel.checkpoint()
+
+    async def _next(self) -> dict[str, Any]:
+        """The next item as it travels, from this connection or a later one. Raises StopAsyncIteration at the stream's end."""
+        self._pay()
+        while True:
+            try:
+                if self._box is None or self._link is None:
+                    self._link = await self._client._linked(self._client._starts)
+                    self._box = self._link.ask("tail", self._mark.fields())
+                item = await self._arrival(self._box)
+                if item is not None:
+                    self._used = item
+                    return self._mark.turn(item)
+                box, self._box = self._box, None
+                box.result()
+                raise StopAsyncIteration
+            except Lost:
+                pass
+            except EngramError as error:
+                if error.code != "unavailable" or not self._mark.started:
+                    raise
+                self._client._retire(self._link)
+            await self._reconnect()
+
+    async def _arrival(self, box: Box) -> Item | None:
+        """The next item of this connection, or None when there will be none."""
+        assert isinstance(box, _Box)
+        await trio.lowlevel.checkpoint()
+        while not box.items:
+            if box.answer is not None or box.is_lost:
+                return None
+            await box.change()
+        return box.items.popleft()
+
+    def _pay(self) -> None:
+        """Give back the credit of the item that was given last."""
+        used, self._used = self._used, None
+        credit = 0 if used is None else self._mark.used(used)
+        if credit and self._link is not None and self._box is not None and self._box.answer is None:
+            self._link.notify(self._box.id, "credit", bytes=credit)
+
+    async def _reconnect(self) -> None:
+        """Wait for a daemon, as long as the client's timeout allows; never start one."""
+        self._box = self._link = None
+        patience = Patience(self._client.timeout, self._mark.follows, trio.current_time())
+        while True:
+            try:
+                await self._client._linked(False)
+                return
+            except EngramError as error:
+                patience.failed(error, trio.current_time())
+            await trio.sleep(RETRY_SECONDS)
+
+
+class _Events(AsyncIterator[Event]):
+    """Every item of a stream."""
+
+    def __init__(self, tail: Tail) -> None:
+        self._tail = tail
+
+    async def __anext__(self) -> Event:
+        return Event.from_wire(await self._tail._next())
