@@ -306,13 +306,12 @@ class Client:
         """Carry out any operation of the wire and return its result as it travels.
 
         A request that cannot have done harm (a read, a put with a dedupe key, one that the daemon refused while stopping) is sent
-        again when the connection is lost, for up to STARTING_SECONDS. So long any request waits for a daemon that has gone away.
+        again when the connection is lost, for up to STARTING_SECONDS. So long any request waits for a daemon that was there before.
 
         Raises:
             EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`.
         """
-        was_lost = self._link is not None and self._link.is_over
-        attempts = Attempts(op, fields, self.timeout, trio.current_time(), was_lost)
+        attempts = Attempts(op, fields, self.timeout, trio.current_time(), self._was_connected)
         with trio.CancelScope(deadline=attempts.deadline):
             while True:
                 link: _Link | None = None

@@ -77,12 +77,12 @@ async def test_a_stop_is_survived_by_what_is_asked_meanwhile(served: Shell) -> N
         await client.put("c", "x")
         await other.connect()
         await other.shutdown()
+
+        async def put() -> None:
+            await client.put("c", "y", dedupe="y")
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                client.put,
-                "c",
-                "y",
-            )
+            nursery.start_soon(put)
             await trio.to_thread.run_sync(served.daemon)
         assert [unit.text async for unit in client.list("c")] == ["x", "y"]
 
