@@ -212,7 +212,7 @@ _engram_names() {
 _engram_values() {
     case $1 in
         types*) _engram_offer message reasoning tool_call tool_result file_change task_status error system unknown ;;
-        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed ;;
+        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
         colors*) _engram_offer auto always never ;;
         shells*) _engram_offer bash zsh fish ;;

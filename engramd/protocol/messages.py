@@ -118,6 +118,10 @@ KINDS = (  # of events, in the order of their codes
     "unit_unpinned",
     "unit_added",
     "unit_removed",
+    "lock_granted",
+    "lock_released",
+    "lock_expired",
+    "lock_stolen",
 )
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
