@@ -213,6 +213,8 @@ _engram_values() {
     case $1 in
         types*) _engram_offer message reasoning tool_call tool_result file_change task_status error system unknown ;;
         kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen ;;
+        directions*) _engram_offer in out both ;;
+        edges*) _engram_offer sequential causes depends_on references responds_to modifies replaces ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
         colors*) _engram_offer auto always never ;;
         shells*) _engram_offer bash zsh fish ;;
@@ -237,7 +239,7 @@ _engram_verbs() {
     case $1 in
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         daemon) _engram_offer run start stop restart status socket ;;
-        *) _engram_offer put get list tail agents status pipe help demo completion context daemon ;;
+        *) _engram_offer put get list tail related why agents status pipe help demo completion context daemon ;;
     esac
 }
 
@@ -288,6 +290,22 @@ _engram_declare() {
                 '--kind|often|kinds'
             )
             arguments=('contexts*')
+            ;;
+        'related')
+            options=(
+                '--direction|once|directions'
+                '--type|often|edges'
+                '--depth|once|-'
+                '--limit|once|-'
+            )
+            arguments=('-')
+            ;;
+        'why')
+            options=(
+                '--depth|once|-'
+                '--limit|once|-'
+            )
+            arguments=('files')
             ;;
         'agents')
             arguments=('contexts')

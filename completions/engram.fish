@@ -62,13 +62,15 @@ function __engram_names --argument-names kind
 end
 
 set -g __engram_groups context daemon
-set -g __engram_takes '^(--(after|agent|as|color|dedupe|display-name|expect-seq|file|kind|limit|meta|rel|related-to|reply-to|since|socket|timeout|type|unset|until)|-[fhv]*[n])$'
+set -g __engram_takes '^(--(after|agent|as|color|dedupe|depth|direction|display-name|expect-seq|file|kind|limit|meta|rel|related-to|reply-to|since|socket|timeout|type|unset|until)|-[fhv]*[n])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
 complete -c engram -n "__engram_at ''" -a get -d 'Print units\' payloads, byte for byte like cat; with --json the whole units'
 complete -c engram -n "__engram_at ''" -a list -d 'List the units of a context, oldest first'
 complete -c engram -n "__engram_at ''" -a tail -d 'Print the last units of contexts, and with -f what follows'
+complete -c engram -n "__engram_at ''" -a related -d 'Walk relationships from a unit, nearest first'
+complete -c engram -n "__engram_at ''" -a why -d 'List the changes of a file, newest first: the file_change units whose label path names it, in any context'
 complete -c engram -n "__engram_at ''" -a agents -d 'List the agents that have put units'
 complete -c engram -n "__engram_at ''" -a status -d 'Describe the daemon'
 complete -c engram -n "__engram_at ''" -a pipe -d 'Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection'
@@ -134,11 +136,20 @@ complete -c engram -n "__engram_at 'tail'" -l related-to -x -d 'Only units with 
 complete -c engram -n "__engram_at 'tail'" -l events -d 'Every event of the log, not only the units'
 complete -c engram -n "__engram_at 'tail'" -l kind -x -a 'unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen' -d 'Only events of this kind'
 complete -c engram -n "__engram_at 'tail' 0 +" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'related'" -l direction -x -a 'in out both' -d 'out: edges that a unit has; in: edges that lead to it; or both'
+complete -c engram -n "__engram_at 'related'" -l type -x -a 'sequential causes depends_on references responds_to modifies replaces' -d 'Only edges of this type'
+complete -c engram -n "__engram_at 'related'" -l depth -x -d 'At most N edges away'
+complete -c engram -n "__engram_at 'related'" -l limit -x -d 'At most N units'
+complete -c engram -n "__engram_at 'why'" -l depth -x -d 'Follow what led to a change N edges far'
+complete -c engram -n "__engram_at 'why'" -l limit -x -d 'At most N changes'
+complete -c engram -n "__engram_at 'why' 0" -F
 complete -c engram -n "__engram_at 'agents' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'help' 0" -a put -d 'Append a unit to a context and print its id'
 complete -c engram -n "__engram_at 'help' 0" -a get -d 'Print units\' payloads, byte for byte like cat; with --json the whole units'
 complete -c engram -n "__engram_at 'help' 0" -a list -d 'List the units of a context, oldest first'
 complete -c engram -n "__engram_at 'help' 0" -a tail -d 'Print the last units of contexts, and with -f what follows'
+complete -c engram -n "__engram_at 'help' 0" -a related -d 'Walk relationships from a unit, nearest first'
+complete -c engram -n "__engram_at 'help' 0" -a why -d 'List the changes of a file, newest first: the file_change units whose label path names it, in any context'
 complete -c engram -n "__engram_at 'help' 0" -a agents -d 'List the agents that have put units'
 complete -c engram -n "__engram_at 'help' 0" -a status -d 'Describe the daemon'
 complete -c engram -n "__engram_at 'help' 0" -a pipe -d 'Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection'

@@ -129,6 +129,7 @@ RelatedTo = Annotated[str | None, typer.Option("--related-to", metavar="ID", hel
     ("Put a message", "engram put work 'tests pass'"),
     ("Put a result, with a label", "engram put work '3 failed' --type tool_result --meta suite=unit"),
     ("Answer unit 2", "engram put work 'fixed' --reply-to 2"),
+    ("Note a change of a file", "engram put work 'fixed' --type file_change --meta path=parser.py"),
     ("Put what a command prints", "date | engram put work - --type system"),
     ("Put once, however often it is tried", "engram put work 'deployed 1.4' --dedupe deploy-1.4"),
     ("Put only if nobody was here before", "engram put plan 'I take the parser' --expect-seq 0"),
@@ -238,6 +239,59 @@ def tail(
     from .commands import tail as command
 
     command.run(common, contexts or [], number, follow, events, kind, filters(agent, type, meta, since, until, after, related_to))
+
+
+@leaf(
+    app,
+    "related",
+    ("See what a unit leads to, and what leads to it", "engram related 2"),
+    ("See all that came of it, for a script", "engram related 2 --direction in --depth 10 --json"),
+)
+def related(
+    common: Common,
+    id: Annotated[str, typer.Argument(metavar="ID", help="The unit's id or seq.")],
+    direction: Annotated[
+        str,
+        typer.Option("--direction", metavar="DIRECTION", help="out: edges that a unit has; in: edges that lead to it; or both."),
+    ] = "both",
+    type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", metavar="RELATIONSHIP", help=f"Only edges of this type. May be repeated. Types: {', '.join(RELATIONSHIPS)}."
+        ),
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", metavar="N", min=1, max=MOST, help="At most N edges away.")] = 1,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most N units.")] = 100,
+) -> None:
+    """Walk relationships from a unit, nearest first. Each unit is shown once, with its distance and the edge that led there.
+
+    In a pipe: distance, direction and type of the edge, then the unit as list shows it.
+    """
+    from .commands import related as command
+
+    command.run(common, id, direction, type, depth, limit)
+
+
+@leaf(
+    app,
+    "why",
+    ("See why a file is as it is", "engram why parser.py"),
+    ("See its last change only, for a script", "engram why parser.py --limit 1 --json"),
+)
+def why(
+    common: Common,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The file; it need not exist any more.")],
+    depth: Annotated[int, typer.Option("--depth", metavar="N", min=0, max=1000, help="Follow what led to a change N edges far.")] = 8,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, max=MOST, help="At most N changes.")] = None,
+) -> None:
+    """List the changes of a file, newest first: the file_change units whose label path names it, in any context.
+
+    Under each stand the leases it was made under, and what led to it (causes, responds_to, depends_on). A unit's path may be absolute, or
+    relative to where you stand or a directory above.
+    """
+    from .commands import why as command
+
+    command.run(common, path, depth, limit)
 
 
 @leaf(

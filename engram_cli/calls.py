@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from engramd.protocol import paths
 from engramd.protocol.messages import MAX_UNITS
 from engramd.protocol.unit import Relationship, Unit, format_id
 
@@ -157,6 +158,103 @@ def list_(context: str, *, limit: int | None = None, **filters: Any) -> Pages[Un
 def pages(context: str, limit: int | None, filters: Mapping[str, Any], read: Callable[[Any], T]) -> Pages[T]:
     """As `list`, with what `read` makes of each unit as it travels."""
     return Pages("list", "units", {"context": context, **filters}, read, limit, limited=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A relationship: the unit with the id `source` has it, to the one with the id `target`."""
+
+    type: str
+    source: str
+    target: str
+    meta: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """A unit that relationships lead to.
+
+    Attributes:
+        distance: how many edges away it is.
+        edge: the last one on the way to it.
+    """
+
+    unit: Unit
+    distance: int
+    edge: Edge
+
+    @classmethod
+    def from_wire(cls, item: dict[str, Any]) -> Related:
+        """Read one as it travels."""
+        edge = item["edge"]
+        there = Edge(edge["type"], format_id(edge["source"]), format_id(edge["target"]), edge["meta"])
+        return cls(Unit.from_wire(item["unit"]), item["distance"], there)
+
+
+class Relations(NamedTuple):
+    """What a walk came to, nearest first; `more` when a limit ended it."""
+
+    found: builtins.list[Related]
+    more: bool
+
+
+def related(
+    id: str | int,
+    *,
+    direction: str = "both",
+    type: str | Sequence[str] | None = None,
+    depth: int = 1,
+    limit: int = 100,
+) -> Call[Relations]:
+    """Walk relationships from a unit, nearest first; each unit is come to once.
+
+    Args:
+        direction: `out` for edges that a unit has, `in` for edges that lead to it, or `both`.
+        type: only edges of this type, or these.
+        depth: the most edges on the way.
+        limit: the most units, up to 1000.
+    """
+    fields: dict[str, Any] = {"of": id, "direction": direction, "depth": depth, "limit": limit}
+    if type is not None:
+        fields["type"] = type if isinstance(type, str) else list(type)
+    return Call("related", fields, lambda answer: Relations([Related.from_wire(item) for item in answer["related"]], answer["more"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a file.
+
+    Attributes:
+        chain: what led to it, nearest first; `more` when there is more of it.
+        leases: what is known of each lease that it was made under; always its `token`.
+    """
+
+    unit: Unit
+    chain: tuple[Related, ...]
+    more: bool
+    leases: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def from_wire(cls, change: dict[str, Any]) -> Change:
+        """Read one as it travels."""
+        chain = tuple(Related.from_wire(item) for item in change["chain"])
+        return cls(Unit.from_wire(change["unit"]), chain, change["more"], tuple(change["leases"]))
+
+
+def why(path: str, *, limit: int | None = None, depth: int = 8) -> Pages[Change]:
+    """The changes of a file in all contexts, newest first: the `file_change` units whose label `path` names it.
+
+    Args:
+        path: absolute, or relative to the working directory. A relative path in a unit counts if it is relative to that directory or one
+            above.
+        depth: the most edges from a change to what led to it.
+    """
+    return changes(path, limit, depth, Change.from_wire)
+
+
+def changes(path: str, limit: int | None, depth: int, read: Callable[[Any], T]) -> Pages[T]:
+    """As `why`, with what `read` makes of each change as it travels."""
+    return Pages("why", "changes", {"paths": paths.names(path), "depth": depth}, read, limit, limited=True)
 
 
 def context_create(context: str, *, display_name: str | None = None, meta: Mapping[str, str] | None = None) -> Call[dict[str, Any]]:

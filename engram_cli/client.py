@@ -30,10 +30,22 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
-from .calls import Call, Pages, PutResult
+from .calls import Call, Change, Pages, PutResult, Related, Relations
 from .core import ANSWER_SECONDS, RETRY_SECONDS, STARTING_SECONDS, Attempts, Bookmark, Box, Conversation, Event, Lost, Patience, lost
 
-__all__ = ["Client", "EngramError", "Event", "PutResult", "Relationship", "Tail", "Unit", "lost"]
+__all__ = [
+    "Change",
+    "Client",
+    "EngramError",
+    "Event",
+    "PutResult",
+    "Related",
+    "Relations",
+    "Relationship",
+    "Tail",
+    "Unit",
+    "lost",
+]
 
 _READ_BYTES = 256 * 1024
 
@@ -56,7 +68,7 @@ def _paged(declared: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], 
     """A method that gives what pages list, one after the other."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        return self._each(declared(*args, **kwargs))
+        return self.each(declared(*args, **kwargs))
 
     calls.as_method(method, declared)
     return method
@@ -325,6 +337,8 @@ class Client:
     put_many = _asked(calls.put_many)
     get = _asked(calls.get)
     list = _paged(calls.list_)
+    related = _asked(calls.related)
+    why = _paged(calls.why)
     context_create = _asked(calls.context_create)
     context_set = _asked(calls.context_set)
     context_show = _asked(calls.context_show)
@@ -342,9 +356,10 @@ class Client:
 
     def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """As `list`, with the units as they travel."""
-        return self._each(calls.pages(context, limit, filters, dict))
+        return self.each(calls.pages(context, limit, filters, dict))
 
-    def _each(self, pages: Pages[T]) -> Iterator[T]:
+    def each(self, pages: Pages[T]) -> Iterator[T]:
+        """What pages of `engram_cli.calls` list, one after the other, asked for as they are used."""
         while (fields := pages.fields()) is not None:
             yield from pages.take(self.request(pages.op, fields))
 

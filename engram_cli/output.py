@@ -70,6 +70,48 @@ class Output:
         else:
             self.line(render.unit_line(unit))
 
+    def related(self, item: dict[str, Any]) -> None:
+        """One unit that a relationship leads to: its distance, the edge and the unit."""
+        unit, edge, distance = item["unit"], item["edge"], item["distance"]
+        into = edge["source"] == unit["id"]
+        if self.json:
+            self.object(item)
+        elif self.human:
+            from rich.text import Text
+
+            lead = f"{'  ' * min(distance, 20)}{'←' if into else '→'} {edge['type']} "
+            self.console.print(Text.assemble((lead, "cyan"), self._for_people(unit, True)))
+        else:
+            self.line(f"{distance}\t{'in' if into else 'out'}\t{edge['type']}\t{render.unit_line(unit)}")
+
+    def change(self, change: dict[str, Any]) -> None:
+        """One change of a file, the leases it was made under, and what led to it."""
+        if self.json:
+            self.object(change)
+            return
+        unit = change["unit"]
+        if self.human:
+            self.console.print(self._for_people(unit, True))
+        else:
+            self.line(f"0\t-\tchange\t{render.unit_line(unit)}")
+        for lease in change["leases"]:
+            self._lease(lease)
+        for item in change["chain"]:
+            self.related(item)
+        if change["more"]:
+            note(f"engram: more led to unit {unit['seq']} than is shown; see: engram related {unit['seq']} --direction out --depth 99")
+
+    def _lease(self, lease: dict[str, Any]) -> None:
+        holder, mode = str(lease.get("holder", "")), str(lease.get("mode", ""))
+        text = " ".join([*lease.get("resources", ()), lease.get("reason", "")]).rstrip()
+        granted = lease.get("granted_at")
+        if self.human:
+            shown = f"  under lease {lease['token']} {render.for_terminal(holder)} {mode} {render.for_terminal(text)}"
+            self.console.print(shown.rstrip(), style="dim")
+        else:
+            moment = "" if granted is None else format_ts(granted)
+            self.line(f"0\t-\tlease\t{lease['token']}\t{moment}\t{holder}\t{mode}\t{render.in_line(text)}")
+
     def event(self, item: dict[str, Any], show_context: bool = False) -> None:
         """One item of a stream of every event."""
         if self.json:

@@ -31,10 +31,10 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
-from .calls import Call, Pages, PutResult
+from .calls import Call, Change, Pages, PutResult, Related, Relations
 from .core import ANSWER_SECONDS, RETRY_SECONDS, STARTING_SECONDS, Attempts, Bookmark, Box, Conversation, Event, Lost, Patience
 
-__all__ = ["Client", "EngramError", "Event", "PutResult", "Relationship", "Tail", "Unit"]
+__all__ = ["Change", "Client", "EngramError", "Event", "PutResult", "Related", "Relations", "Relationship", "Tail", "Unit"]
 
 _READ_BYTES = 64 * 1024
 
@@ -57,7 +57,7 @@ def _paged(declared: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], 
     """A method that gives what pages list, one after the other."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
-        return _Each(self, declared(*args, **kwargs))
+        return self.each(declared(*args, **kwargs))
 
     calls.as_method(method, declared)
     return method
@@ -334,6 +334,8 @@ class Client:
     put_many = _asked(calls.put_many)
     get = _asked(calls.get)
     list = _paged(calls.list_)
+    related = _asked(calls.related)
+    why = _paged(calls.why)
     context_create = _asked(calls.context_create)
     context_set = _asked(calls.context_set)
     context_show = _asked(calls.context_show)
@@ -351,7 +353,11 @@ class Client:
 
     def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """As `list`, with the units as they travel."""
-        return _Each(self, calls.pages(context, limit, filters, dict))
+        return self.each(calls.pages(context, limit, filters, dict))
+
+    def each(self, pages: Pages[T]) -> AsyncIterator[T]:
+        """What pages of `engram_cli.calls` list, one after the other, asked for as they are used."""
+        return _Each(self, pages)
 
     def tail(self, *contexts: str, follow: bool = True, **options: Any) -> Tail:
         """Stream the entries of contexts (none: of all): `async for unit in client.tail("build", last=10): ...`

@@ -174,7 +174,7 @@ def unit_id(ts: int, random: int) -> bytes:
     return (ts // 1000 << 80 | 7 << 76 | 0b10 << 62 | random).to_bytes(16)
 
 
-FIRST, OTHER = unit_id(START, 1), unit_id(START + SECOND, 2)
+FIRST, OTHER, CHANGE = unit_id(START, 1), unit_id(START + SECOND, 2), unit_id(START + 6 * SECOND, 3)
 WRITES: Sequence[Command] = (
     units.Put("a", "me", (units.Draft(FIRST, "message", {"k": "v"}, "hi"),), "d"),
     units.Put("b", "you", (units.Draft(OTHER, "error", {}, b"\xff", (units.Edge("responds_to", FIRST, {}),)),)),
@@ -182,6 +182,7 @@ WRITES: Sequence[Command] = (
     contexts.SetPins("a", "me", (FIRST,), True),
     contexts.SetPlaces("a", "me", (FIRST,), False),
     locks.Acquire("me", Claim(("/src",), "exclusive"), 60 * SECOND, None, False, ""),
+    units.Put("a", "me", (units.Draft(CHANGE, "file_change", {"path": "/src//x.py"}, "new"),)),
 )
 
 

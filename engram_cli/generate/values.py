@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engramd.protocol.messages import KINDS, NAMED
+from engramd.protocol.messages import DIRECTIONS, KINDS, NAMED
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from ..common import COLORS
@@ -16,6 +16,8 @@ SOURCES = {
     "AGENT": "agents",
     "TYPE": "types",
     "KIND": "kinds",
+    "DIRECTION": "directions",
+    "RELATIONSHIP": "edges",
     "TYPE:ID": "relationships",
     "WHEN": "colors",
     "F": "files",
@@ -28,6 +30,8 @@ FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "
 WORDS: dict[str, tuple[str, ...]] = {
     "types": TYPES,
     "kinds": KINDS,
+    "directions": DIRECTIONS,
+    "edges": RELATIONSHIPS,
     "relationships": tuple(f"{kind}:" for kind in RELATIONSHIPS),
     "colors": COLORS,
     "shells": SHELLS,

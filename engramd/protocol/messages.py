@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .paths import MAX_PATHS
 from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, OneOf, Record, Resource, Text, Type
 from .unit import RELATIONSHIPS, TYPES
 
@@ -29,6 +30,7 @@ MAX_SLOTS = 10_000
 MAX_CREDIT = 64 * MIB
 DEFAULT_CREDIT = MIB
 PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
+MAX_DISTANCE = 1000  # edges between a unit and those that are related to it
 
 PERMISSIONS = ("read", "write", "lock", "admin")
 
@@ -123,6 +125,7 @@ KINDS = (  # of events, in the order of their codes
     "lock_expired",
     "lock_stolen",
 )
+DIRECTIONS = ("in", "out", "both")
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
 SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
@@ -248,6 +251,45 @@ OPERATIONS: Mapping[str, Operation] = {
         ),
         Record({"cursor": Field(Text(64), "where the stream ended", required=True)}),
         stream=True,
+    ),
+    "related": Operation(
+        "read",
+        "Walk relationships from a unit, nearest first; each unit is come to once.",
+        Record(
+            {
+                "of": Field(REF, "the unit to start from", required=True),
+                "direction": Field(Choice(DIRECTIONS), "out: edges that a unit has; in: edges that lead to it; both unless said otherwise"),
+                "type": Field(_some(Choice(RELATIONSHIPS)), "only edges of these types"),
+                "depth": Field(Int(1, MAX_DISTANCE), "the most edges on the way; 1 unless said otherwise"),
+                "limit": Field(Int(1, MAX_UNITS), "the most units"),
+            }
+        ),
+        Record(
+            {
+                "related": Field(Any_("[* related]"), "the units, with the way to each", required=True),
+                "more": Field(Bool(), "whether a limit ended the walk", required=True),
+            }
+        ),
+    ),
+    "why": Operation(
+        "read",
+        "Read a page of the changes of a file in all contexts, newest first, with what led to each.",
+        Record(
+            {
+                "paths": Field(ListOf(Text(MAX_META_VALUE, least=1), MAX_PATHS, least=1), "every name the file may have", required=True),
+                "depth": Field(Int(0, MAX_DISTANCE), "the most edges from a change to what led to it"),
+                "after": Field(CURSOR, "changes before this cursor"),
+                "limit": Field(Int(1, MAX_UNITS), "the most changes in the page"),
+            }
+        ),
+        Record(
+            {
+                "changes": Field(Any_("[* change]"), "the changes", required=True),
+                "next": Field(
+                    OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on; null at the end", required=True
+                ),
+            }
+        ),
     ),
     "context_create": Operation(
         "write",
@@ -413,6 +455,16 @@ context-info = {{
   ? more: true   ; there are more agents or pinned units than are shown
 }}
 agent-info = {{ id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, ? since: uint }}   ; nil: never put one
+
+related = {{
+  unit: unit, distance: uint,
+  edge: {{ type: relationship-type, source: bstr .size 16, target: bstr .size 16, meta: labels }}   ; the last one on the way; source has it
+}}
+change = {{
+  unit: unit,
+  chain: [* related], more: bool,   ; what led to it; whether there is more of that
+  leases: [* {{ token: uint, ? holder: tstr, ? resources: [+ tstr], ? mode: tstr, ? reason: tstr, ? granted_at: uint }}]   ; held for it
+}}
 
 lock-info = {{
   token: uint, resources: [+ tstr], mode: tstr, ? slots: uint, holder: tstr, ? session: tstr, reason: tstr, ttl: uint, granted_at: uint,

@@ -19,7 +19,7 @@ from ..state.machine import Command
 from ..state.outcome import Refused
 from ..storage.log import Batch, Log
 from ..storage.records import Record
-from . import contexts, locks, status, subscriptions, units
+from . import contexts, locks, relationships, status, subscriptions, units
 from .committer import Committer, Done, Result, wall_clock
 from .fanout import Fanout
 from .leases import Leases, elapsed
@@ -34,6 +34,8 @@ _HANDLERS: Mapping[str, Handler] = {
     "get": units.get,
     "list": units.list_,
     "tail": subscriptions.tail,
+    "related": relationships.related,
+    "why": relationships.why,
     "context_create": contexts.create,
     "context_show": contexts.show,
     "context_list": contexts.list_,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import cbor2
 
+from ..protocol.paths import normal
 from ..protocol.unit import encode_unit
 from ..state import contexts, locks
 from ..state.machine import Event
@@ -35,6 +36,7 @@ _CODES: dict[int, tuple[str, type]] = {
     19: ("lock_stolen", locks.LockStolen),
 }
 UNIT_ADDED = 8
+FILE_CHANGE = "file_change"  # the type of units whose label `path` is found
 _CODE_OF = {event_type: code for code, (_, event_type) in _CODES.items()}
 ENTRIES = frozenset({UNIT_PUT, UNIT_ADDED})
 
@@ -112,6 +114,8 @@ def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Pairs:
     targets = {edge.target for edge in event.relationships}
     pairs = finding_keys(event.context, tail, event.agent, event.type, event.meta, targets, b"")
     pairs.append((keys.entries(event.context) + tail, _HERE + unit if len(unit) <= INLINE else _ELSEWHERE + tail))
+    if event.type == FILE_CHANGE and (path := normal(event.meta.get("path", ""))):
+        pairs.append((keys.by_path(path) + tail, b""))
     return pairs
 
 

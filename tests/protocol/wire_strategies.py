@@ -77,7 +77,36 @@ _waiters = st.fixed_dictionaries(
     {"number": SEQ, **_claims, "agent": NAMES, "reason": st.text(max_size=8), "waited": SEQ, "behind": st.lists(SEQ, max_size=2)},
     optional=_optional,
 )
+_related = st.fixed_dictionaries(
+    {
+        "unit": units(),
+        "distance": SEQ,
+        "edge": st.fixed_dictionaries({"type": st.sampled_from(RELATIONSHIPS), "source": UNIT_ID, "target": UNIT_ID, "meta": LABELS}),
+    }
+)
+_changes = st.fixed_dictionaries(
+    {
+        "unit": units(),
+        "chain": st.lists(_related, max_size=2),
+        "more": st.booleans(),
+        "leases": st.lists(
+            st.fixed_dictionaries(
+                {"token": SEQ},
+                optional={
+                    "holder": NAMES,
+                    "resources": st.lists(RESOURCES, min_size=1, max_size=2),
+                    "mode": st.sampled_from(MODES),
+                    "reason": st.text(max_size=8),
+                    "granted_at": SEQ,
+                },
+            ),
+            max_size=2,
+        ),
+    }
+)
 _RULES: dict[str, st.SearchStrategy[Any]] = {
+    "[* related]": st.lists(_related, max_size=3),
+    "[* change]": st.lists(_changes, max_size=3),
     "[* unit]": st.lists(units(), max_size=3),
     "context-info": _contexts,
     "[* context-info]": st.lists(_contexts, max_size=3),
