@@ -125,6 +125,15 @@ def test_a_walk_takes_steps_and_ends_at_its_limits(monkeypatch: pytest.MonkeyPat
         assert (cut.found, cut.more) == ([], True), "what is not wanted costs, too"
 
 
+@pytest.mark.parametrize("end", [b"\xff", b"\xff\xff\xff", b"\0"])
+def test_an_id_may_end_in_any_byte(end: bytes) -> None:
+    with temporary_log() as log:
+        first, second = new_id(1)[: 16 - len(end)] + end, new_id(2)
+        execute(log, 1, Put("a", "me", (Draft(first, "message", {}, "0"),)))
+        execute(log, 1, Put("a", "me", (Draft(second, "message", {}, "1", (Edge("causes", first, {}),)),)))
+        assert [cbor2.loads(one.unit)["id"] for one in walk(log, first).found] == [second]
+
+
 def change(path: str, type: str = "file_change") -> Draft:
     return Draft(new_id(1), type, {"path": path}, "x")
 
