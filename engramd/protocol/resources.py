@@ -6,7 +6,7 @@ import os
 
 MAX_BYTES = 4096
 MAX_PARTS = 128  # components of a path
-MAX_GLOB_BYTES = 1024  # globs are compared with each other
+MAX_GLOB_PARTS, MAX_GLOB_BYTES = 32, 1024  # globs are compared with each other
 
 
 def resource(typed: str) -> str:
@@ -39,8 +39,10 @@ def problem(text: str) -> str | None:
         return "a path must be normalised: no //, no . or .., no / at its end"
     if "\0" in text:
         return "a path cannot hold a NUL"
-    if len(parts) > MAX_PARTS:
-        return f"a path may have {MAX_PARTS} components, not {len(parts)}"
-    if ("*" in text or "?" in text) and len(text.encode()) > MAX_GLOB_BYTES:
+    is_glob = "*" in text or "?" in text
+    what, most = ("glob", MAX_GLOB_PARTS) if is_glob else ("path", MAX_PARTS)
+    if len(parts) > most:
+        return f"a {what} may have {most} components, not {len(parts)}"
+    if is_glob and len(text.encode()) > MAX_GLOB_BYTES:
         return f"a glob may have {MAX_GLOB_BYTES} bytes, not {len(text.encode())}"
     return None

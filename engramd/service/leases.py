@@ -224,12 +224,13 @@ class Leases:
         ends = None if remaining is None else self._engine.committer.now() + remaining
         return {"token": token, "resources": list(claim.resources), "mode": claim.mode, "ttl": ttl, "expires_at": ends}
 
-    def queue(self) -> list[tuple[int, Waiter, Waiting, list[int]]]:
-        """Those who wait, in order, with the tokens of the leases in their way."""
-        return [
-            (number, waiter, self._waiting[number], [o.key for o in self._waiters.obstacles(self._view, waiter.claim, number) if o.holds])
-            for number, waiter in self._waiters
-        ]
+    def queue(self, resources: Sequence[str] | None) -> list[Waiting]:
+        """Those who wait, in order; with resources, only for what overlaps one of them."""
+        return (
+            list(self._waiting.values())
+            if resources is None
+            else [self._waiting[number] for number in self._waiters.overlapping(resources)]
+        )
 
     def locked(self, claim: Claim, obstacle: Obstacle, waited: float | None = None) -> EngramError:
         """The error for a claim that something stands in the way of, after so many seconds in the queue."""

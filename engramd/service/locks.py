@@ -10,11 +10,11 @@ import trio
 
 from ..protocol.connection import Id
 from ..protocol.framing import encode, encode_array, encode_map
-from ..protocol.schema import invalid, require_one
+from ..protocol.schema import bound, invalid, require_one
 from ..protocol.times import format_duration, parse_duration
 from ..state.filters import Filter
-from ..state.locks import Acquire, Release, Renew, Steal, holders
-from ..state.resources import overlap
+from ..state.locks import Acquire, Release, Renew, Steal, held_against, holders
+from ..state.resources import parse
 from ..state.view import LEASES, Claim, Lease
 from ..storage.query import Range, step
 from .peer import Peer
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TTL = 60_000_000
 MIN_TTL, MAX_TTL = 100_000, 30 * 86_400_000_000  # microseconds
+MAX_GLOBS = 64  # of one request
 PAGE = 256
 EXPLAINED = 3  # units that explain a lease
 EXPLAIN_STEPS = 8  # bounded reads that look for them
@@ -32,6 +33,7 @@ EXPLAIN_STEPS = 8  # bounded reads that look for them
 
 def lock(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Take a lease, at once or when its turn comes."""
+    resources = _resources(fields)
     mode, slots = fields.get("mode", "exclusive"), fields.get("slots", 0)
     if (mode == "slots") != bool(slots):
         raise invalid("slots", "goes with mode slots, and mode slots with it")
@@ -45,9 +47,17 @@ def lock(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> 
     if "timeout" in fields and not wait:
         raise invalid("timeout", "bounds a wait, and this request does not wait")
     timeout = _duration(fields, "timeout", 0) / 1e6 if "timeout" in fields else math.inf
-    claim = Claim(tuple(dict.fromkeys(fields["resources"])), mode, slots)
+    claim = Claim(resources, mode, slots)
     command = Acquire(peer.agent, claim, ttl, peer.session, bound, fields.get("reason", ""))
     engine.leases.acquire(peer, request_id, command, wait, timeout)
+
+
+def _resources(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The resources of a request, each once. Globs are few, since each has to be compared with others one by one."""
+    resources = tuple(dict.fromkeys(fields.get("resources", ())))
+    globs = sum(not parse(resource).is_literal for resource in resources)
+    bound("resources", globs, MAX_GLOBS, "globs")
+    return resources
 
 
 def _duration(fields: dict[str, Any], name: str, default: int) -> int:
@@ -90,7 +100,7 @@ def unlock(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
 def locks(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """List leases and who waits. What is listed is on disk when it is answered."""
     engine.leases.expire()
-    wanted, explain = fields.get("resources"), fields.get("explain", False)
+    wanted, explain = _resources(fields) or None, fields.get("explain", False)
     if explain and wanted is None:
         raise invalid("explain", "needs resources")
     view, after, limit = engine.log.pending, fields.get("after", 0), min(fields.get("limit", PAGE), PAGE)
@@ -140,19 +150,18 @@ def _claim_info(claim: Claim, session: str | None) -> dict[str, Any]:
     return shown if session is None else {**shown, "session": session}
 
 
-def _waiters(engine: Engine, wanted: list[str] | None) -> list[dict[str, Any]]:
+def _waiters(engine: Engine, wanted: tuple[str, ...] | None) -> list[dict[str, Any]]:
     now = trio.current_time()
     return [
         {
-            "number": number,
-            **_claim_info(waiter.claim, waiter.session),
-            "agent": waiter.agent,
+            "number": waiting.number,
+            **_claim_info(waiting.command.claim, waiting.command.session),
+            "agent": waiting.command.agent,
             "reason": waiting.command.reason,
             "waited": round((now - waiting.since) * 1e6),
-            "behind": behind,
+            "behind": sorted(held_against(engine.log.pending, waiting.command.claim)),
         }
-        for number, waiter, waiting, behind in engine.leases.queue()
-        if wanted is None or any(overlap(asked, other) for asked in wanted for other in waiter.claim.resources)
+        for waiting in engine.leases.queue(wanted)
     ]
 
 

@@ -98,6 +98,11 @@ class LockStolen(NamedTuple):
 # What stands in the way
 
 
+def bears(claim: Claim, rival: Claim) -> bool:
+    """Whether the modes of two overlapping claims bear each other at all; how many slots there are is another question."""
+    return claim.mode == rival.mode != "exclusive"
+
+
 def in_the_way(claim: Claim, rivals: Iterable[tuple[K, Claim]]) -> dict[K, Claim]:
     """Those of the rivals that keep the claim from being granted; none of them, if it can be.
 
@@ -107,7 +112,7 @@ def in_the_way(claim: Claim, rivals: Iterable[tuple[K, Claim]]) -> dict[K, Claim
     found: dict[K, Claim] = {}
     slots: dict[K, Claim] = {}
     for key, rival in rivals:
-        if claim.mode != rival.mode or claim.mode == "exclusive":
+        if not bears(claim, rival):
             found[key] = rival
         elif claim.mode == "slots":
             slots[key] = rival

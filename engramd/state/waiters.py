@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from .locks import holders, in_the_way
+from .locks import bears, holders, in_the_way
 from .resources import Index
 from .view import Claim, Party, View, party
 
@@ -76,23 +76,35 @@ class Waiters:
 
     def obstacles(self, view: View, claim: Claim, before: int | None = None) -> list[Obstacle]:
         """What stands in the way of a claim: leases, and waiters with a lower number than `before` (None: all). None: it can be granted."""
-        rivals = [
-            Obstacle(lease.holder, party(lease.holder, lease.session), True, token, lease.claim)
-            for token, lease in holders(view, claim.resources).items()
-        ]
-        for number in sorted({number for resource in claim.resources for number in self._index.overlapping(resource)}):
+        return list(in_the_way(claim, ((rival, rival.claim) for rival in self._rivals(view, claim, before))))
+
+    def overlapping(self, resources: Iterable[str]) -> list[int]:
+        """The waiters for something that overlaps one of the resources, in order."""
+        return sorted({number for resource in resources for number in self._index.overlapping(resource)})
+
+    def _rivals(self, view: View, claim: Claim, before: int | None) -> Iterator[Obstacle]:
+        """Leases first, and then who waits, in order."""
+        for token, lease in holders(view, claim.resources).items():
+            yield Obstacle(lease.holder, party(lease.holder, lease.session), True, token, lease.claim)
+        for number in self.overlapping(claim.resources):
             if before is None or number < before:
                 waiter = self._by_number[number]
-                rivals.append(Obstacle(waiter.agent, waiter.party, False, number, waiter.claim))
-        return list(in_the_way(claim, ((rival, rival.claim) for rival in rivals)))
+                yield Obstacle(waiter.agent, waiter.party, False, number, waiter.claim)
+
+    def _is_next(self, view: View, number: int) -> bool:
+        """Whether nothing is in the way of a waiter. Looks no further than it must: a queue is asked for each of its members."""
+        claim = self._by_number[number].claim
+        if claim.mode == "slots":
+            return not self.obstacles(view, claim, number)
+        return all(bears(claim, rival.claim) for rival in self._rivals(view, claim, number))
 
     def ready(self, view: View, freed: Iterable[str]) -> Iterator[int]:
         """The waiters whose turn it is after these resources were freed, first come first.
 
         Whoever iterates takes each from the queue and grants it before asking for the next.
         """
-        for number in sorted({number for resource in freed for number in self._index.overlapping(resource)}):
-            if number in self._by_number and not self.obstacles(view, self._by_number[number].claim, number):
+        for number in self.overlapping(freed):
+            if number in self._by_number and self._is_next(view, number):
                 yield number
 
     def cycle(self, view: View, waiter: Waiter) -> list[tuple[Party, Obstacle]]:
