@@ -226,11 +226,9 @@ class Leases:
 
     def queue(self, resources: Sequence[str] | None) -> list[Waiting]:
         """Those who wait, in order; with resources, only for what overlaps one of them."""
-        return (
-            list(self._waiting.values())
-            if resources is None
-            else [self._waiting[number] for number in self._waiters.overlapping(resources)]
-        )
+        if resources is None:
+            return list(self._waiting.values())
+        return [self._waiting[number] for number in self._waiters.overlapping(resources)]
 
     def locked(self, claim: Claim, obstacle: Obstacle, waited: float | None = None) -> EngramError:
         """The error for a claim that something stands in the way of, after so many seconds in the queue."""

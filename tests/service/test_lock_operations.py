@@ -168,6 +168,7 @@ async def test_a_request_that_makes_no_sense_is_refused(server: Server, autojump
         {"resources": ["/a\0"]},
         {"resources": ["/a" * 129]},
         {"resources": ["/" + "*" * 1024]},
+        {"resources": ["/*" * 33]},
         {"resources": []},
         {"resources": ["/x"], "mode": "slots"},
         {"resources": ["/x"], "slots": 2},
@@ -178,6 +179,8 @@ async def test_a_request_that_makes_no_sense_is_refused(server: Server, autojump
         {"resources": ["/x"], "session": True},
     ):
         assert (await client.refused("lock", **fields)).code == "invalid", fields
+    error = await client.refused("lock", resources=[f"/{number}/*" for number in range(65)])
+    assert (error.code, error.details["limit"]) == ("too_large", 64)
     assert (await client.refused("unlock")).code == "invalid"
     assert (await client.refused("unlock", resources=["/x"])).code == "invalid"
     assert (await client.refused("unlock", token=7)).code == "stale"
