@@ -20,7 +20,7 @@ from ..protocol.times import format_duration
 from ..state.deadlines import Deadlines
 from ..state.locks import Acquire, Expire, LockExpired, LockGranted, LockReleased, LockStolen, Release
 from ..state.resources import overlap
-from ..state.view import LEASES, Claim, Lease, Party, View
+from ..state.view import LEASES, Claim, Lease, View
 from ..state.waiters import Obstacle, Waiter, Waiters
 from ..storage.log import Appended
 from .peer import Peer
@@ -167,7 +167,7 @@ class Leases:
         waiter = Waiter(command.claim, command.agent, command.session)
         cycle = self._waiters.cycle(self._view, waiter)
         if cycle:
-            raise _deadlock(command.agent, cycle)
+            raise _deadlock(cycle)
         waiting = Waiting(self, peer, request_id, command)
         waiting.number = self._waiters.add(waiter)
         self._waiting[waiting.number] = waiting
@@ -298,12 +298,11 @@ class Waiting:
             self._leases.give_up(self.number)
 
 
-def _deadlock(agent: str, cycle: Sequence[tuple[Party, Obstacle]]) -> EngramError:
+def _deadlock(cycle: Sequence[tuple[str, Obstacle]]) -> EngramError:
     """The error for a wait that would close a cycle, with the cycle spelled out."""
-    steps, who = [], agent
-    for _, obstacle in cycle:
-        verb = "holds" if obstacle.holds else "is in the queue for"
-        steps.append(f"{who} waits for {obstacle.claim.resources[0]}, which {obstacle.agent} {verb}")
-        who = obstacle.agent
+    steps = [
+        f"{who} waits for {obstacle.claim.resources[0]}, which {obstacle.agent} {'holds' if obstacle.holds else 'is in the queue for'}"
+        for who, obstacle in cycle
+    ]
     message = f"this wait would never end: {'; '.join(steps)}. Release what you hold first, and lock all you need at once"
     return EngramError("deadlock", message, cycle=steps)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -104,26 +103,26 @@ class Holdings(Index[int]):
 
     Attributes:
         tokens: all of them, rising.
-        parties: how many leases each party holds.
+        parties: those of each party.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.tokens: dict[int, None] = {}
-        self.parties: Counter[Party] = Counter()
+        self.parties: dict[Party, dict[int, None]] = {}
 
     def begin(self, token: int, lease: Lease) -> None:
         """A lease is held from now on."""
         self.add(token, lease.claim.resources)
         self.tokens[token] = None
-        self.parties[party(lease.holder, lease.session)] += 1
+        self.parties.setdefault(party(lease.holder, lease.session), {})[token] = None
 
     def end(self, token: int, lease: Lease) -> None:
         """It is no longer held."""
         self.remove(token, lease.claim.resources)
         del self.tokens[token]
         who = party(lease.holder, lease.session)
-        self.parties[who] -= 1
+        del self.parties[who][token]
         if not self.parties[who]:
             del self.parties[who]
 

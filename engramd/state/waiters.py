@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .locks import bears, holders, in_the_way
-from .resources import Index
-from .view import Claim, Party, View, party
+from .resources import Index, overlap
+from .view import LEASES, Claim, Party, View, party
 
 
 class Waiter(NamedTuple):
@@ -84,12 +84,8 @@ class Waiters:
 
     def _rivals(self, view: View, claim: Claim, before: int | None) -> Iterator[Obstacle]:
         """Leases first, and then who waits, in order."""
-        for token, lease in holders(view, claim.resources).items():
-            yield Obstacle(lease.holder, party(lease.holder, lease.session), True, token, lease.claim)
-        for number in self.overlapping(claim.resources):
-            if before is None or number < before:
-                waiter = self._by_number[number]
-                yield Obstacle(waiter.agent, waiter.party, False, number, waiter.claim)
+        yield from (self._lease(view, token) for token in holders(view, claim.resources))
+        yield from (self._wait(number) for number in self.overlapping(claim.resources) if before is None or number < before)
 
     def _is_next(self, view: View, number: int) -> bool:
         """Whether nothing is in the way of a waiter. Looks no further than it must: a queue is asked for each of its members."""
@@ -107,55 +103,88 @@ class Waiters:
             if number in self._by_number and self._is_next(view, number):
                 yield number
 
-    def cycle(self, view: View, waiter: Waiter) -> list[tuple[Party, Obstacle]]:
-        """The cycle that one more waiter would close, as steps: who waits, and for what. Empty when its wait can end.
+    def cycle(self, view: View, waiter: Waiter) -> list[tuple[str, Obstacle]]:
+        """The cycle that one more waiter would close, as steps: the agent that waits, and for what. Empty when it can be granted some day.
 
-        Parties are what waits for each other: a party can go on once all its waits can end, and then gives up all that it has. Jobs of
-        one agent outside of sessions run side by side, so an agent never waits for itself.
+        A party gives up what it holds, and what it is granted meanwhile, once all its waits are granted. Only jobs of one agent outside of
+        sessions, which run side by side, do not keep from each other what they both want.
+
+        Nobody waits for ever as yet, so a cycle must lead through what the new wait holds up: this looks backward from there.
         """
-        if waiter.party not in view.held.parties and waiter.party not in self._by_party:
-            return []  # nobody can be waiting for it
-        stuck: dict[Party, list[_Wait]] = {}
-        unseen = [(waiter.party, [_Wait(waiter.claim, self._obstacles_of(view, waiter, None))])]
-        while unseen:
-            who, waits = unseen.pop()
-            stuck[who] = waits
-            for other in {obstacle.party for wait in waits for obstacle in wait.obstacles} - stuck.keys():
-                numbers = self._by_party.get(other, ())
-                if numbers and other not in {seen for seen, _ in unseen}:
-                    mine = [(number, self._by_number[number]) for number in numbers]
-                    unseen.append((other, [_Wait(one.claim, self._obstacles_of(view, one, number)) for number, one in mine]))
-        while going := [who for who, waits in stuck.items() if all(wait.can_end(stuck) for wait in waits)]:
-            for who in going:
-                del stuck[who]
-        return _way_round(stuck, waiter.party)
+        held_up = {(one.holds, one.key): 0 for one in self._held_up_by(view, waiter)}  # by the wait with this number
+        stuck: dict[int, Obstacle] = {}  # waits that could not be granted any more: for what they wait
+        found = list(self._held_up_by(view, waiter))
+        looked: dict[Claim, int] = {}
+        for obstacle in found:
+            after = 0 if obstacle.holds else obstacle.key
+            if not obstacle.holds and looked.setdefault(obstacle.claim, after) < after:
+                continue
+            for number in self.overlapping(obstacle.claim.resources):
+                other = self._by_number[number]
+                if number <= after or number in stuck or not _counts(other, obstacle):
+                    continue
+                stuck[number] = obstacle
+                for one in (self._wait(number), *self._held_up_by(view, other, number)):
+                    if (one.holds, one.key) not in held_up:
+                        held_up[one.holds, one.key] = number
+                        found.append(one)
+        for obstacle in self.obstacles(view, waiter.claim) if held_up else ():
+            if _counts(waiter, obstacle) and (obstacle.holds, obstacle.key) in held_up:
+                steps = [(waiter.agent, obstacle)]
+                while number := held_up[obstacle.holds, obstacle.key]:
+                    obstacle = stuck[number]
+                    steps.append((self._by_number[number].agent, obstacle))
+                slots = any(step.claim.mode == "slots" for _, step in steps)
+                return [] if slots and self._can_be_granted(view, waiter) else steps
+        return []
 
-    def _obstacles_of(self, view: View, waiter: Waiter, number: int | None) -> list[Obstacle]:
-        found = self.obstacles(view, waiter.claim, number)
-        return found if waiter.session is not None else [obstacle for obstacle in found if obstacle.party != waiter.party]
+    def _can_be_granted(self, view: View, waiter: Waiter) -> bool:
+        """The same question from the front: let everybody go on who can, again and again. With slots, only some have to."""
+        new = self._last + 1
+        waits = {**self._by_number, new: waiter}
+        obstacles = {
+            number: [obstacle for obstacle in self.obstacles(view, other.claim, number) if _counts(other, obstacle)]
+            for number, other in waits.items()
+        }
+        while new in obstacles:
+            staying = {(False, number) for number in obstacles}
+            staying |= {(one.holds, one.key) for number in obstacles for one in self._held_up_by(view, waits[number], number)}
+            granted = [
+                number
+                for number, ahead in obstacles.items()
+                if not in_the_way(waits[number].claim, ((one, one.claim) for one in ahead if (one.holds, one.key) in staying))
+            ]
+            if not granted:
+                return False
+            for number in granted:
+                del obstacles[number]
+        return True
+
+    def _held_up_by(self, view: View, waiter: Waiter, number: int = 0) -> Iterator[Obstacle]:
+        """What its party holds, or waits for beside this, and will not give up as long as this waits."""
+        leases = (self._lease(view, token) for token in view.held.parties.get(waiter.party, ()))
+        waits = (self._wait(other) for other in self._by_party.get(waiter.party, ()) if other != number)
+        for obstacle in (*leases, *waits):
+            if waiter.session is not None or not _conflict(waiter.claim, obstacle.claim):
+                yield obstacle
+
+    @staticmethod
+    def _lease(view: View, token: int) -> Obstacle:
+        lease = view.get(LEASES, token)
+        assert lease is not None, "a token that is held has its row"
+        return Obstacle(lease.holder, party(lease.holder, lease.session), True, token, lease.claim)
+
+    def _wait(self, number: int) -> Obstacle:
+        waiter = self._by_number[number]
+        return Obstacle(waiter.agent, waiter.party, False, number, waiter.claim)
 
 
-class _Wait(NamedTuple):
-    claim: Claim
-    obstacles: list[Obstacle]
-
-    def can_end(self, stuck: dict[Party, list[_Wait]]) -> bool:
-        """Whether it is enough that those who are not stuck give up what they have. Slots need only some of them to."""
-        return not in_the_way(self.claim, ((obstacle, obstacle.claim) for obstacle in self.obstacles if obstacle.party in stuck))
+def _conflict(a: Claim, b: Claim) -> bool:
+    """Whether two claims overlap and could keep each other out."""
+    return (a.mode == "slots" or not bears(a, b)) and any(overlap(one, other) for one in a.resources for other in b.resources)
 
 
-def _way_round(stuck: dict[Party, list[_Wait]], start: Party) -> list[tuple[Party, Obstacle]]:
-    """The shortest way from a party over others that are stuck back to itself."""
-    came: dict[Party, tuple[Party, Obstacle]] = {}
-    queue = [start] if start in stuck else []
-    for who in queue:
-        for obstacle in (obstacle for wait in stuck[who] for obstacle in wait.obstacles):
-            if obstacle.party in stuck and obstacle.party not in came:
-                came[obstacle.party] = who, obstacle
-                queue.append(obstacle.party)
-    steps: list[tuple[Party, Obstacle]] = []
-    at = start
-    while start in came and (at != start or not steps):
-        steps.insert(0, came[at])
-        at = came[at][0]
-    return steps
+def _counts(waiter: Waiter, obstacle: Obstacle) -> bool:
+    """Whether an obstacle counts in the search for cycles. What another job of the same agent has or wants does not."""
+    own_job = waiter.session is None and obstacle.party == waiter.party
+    return not own_job and (waiter.claim.mode == "slots" or not bears(waiter.claim, obstacle.claim))
