@@ -239,7 +239,7 @@ _engram_verbs() {
     case $1 in
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         daemon) _engram_offer run start stop restart status socket ;;
-        *) _engram_offer put get list tail related why agents status pipe help demo completion context daemon ;;
+        *) _engram_offer put get list tail ask related why agents status pipe help demo completion context daemon ;;
     esac
 }
 
@@ -270,6 +270,7 @@ _engram_declare() {
                 '--until|once|-'
                 '--after|once|-'
                 '--related-to|once|-'
+                '--to|once|agents'
                 '--limit|once|-'
                 '--reverse|flag|-'
             )
@@ -286,10 +287,19 @@ _engram_declare() {
                 '--until|once|-'
                 '--after|once|-'
                 '--related-to|once|-'
+                '--to|once|agents'
                 '--events|flag|-'
                 '--kind|often|kinds'
             )
             arguments=('contexts*')
+            ;;
+        'ask')
+            options=(
+                '--to|once|agents'
+                '--type|once|types'
+                '--meta|often|-'
+            )
+            arguments=('contexts' '-')
             ;;
         'related')
             options=(

@@ -62,13 +62,14 @@ function __engram_names --argument-names kind
 end
 
 set -g __engram_groups context daemon
-set -g __engram_takes '^(--(after|agent|as|color|dedupe|depth|direction|display-name|expect-seq|file|kind|limit|meta|rel|related-to|reply-to|since|socket|timeout|type|unset|until)|-[fhv]*[n])$'
+set -g __engram_takes '^(--(after|agent|as|color|dedupe|depth|direction|display-name|expect-seq|file|kind|limit|meta|rel|related-to|reply-to|since|socket|timeout|to|type|unset|until)|-[fhv]*[n])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
 complete -c engram -n "__engram_at ''" -a get -d 'Print units\' payloads, byte for byte like cat; with --json the whole units'
 complete -c engram -n "__engram_at ''" -a list -d 'List the units of a context, oldest first'
 complete -c engram -n "__engram_at ''" -a tail -d 'Print the last units of contexts, and with -f what follows'
+complete -c engram -n "__engram_at ''" -a ask -d 'Put a question to an agent, wait for the first unit that responds to it, and print that as get does'
 complete -c engram -n "__engram_at ''" -a related -d 'Walk relationships from a unit, nearest first'
 complete -c engram -n "__engram_at ''" -a why -d 'List the changes of a file, newest first: the file_change units whose label path names it, in any context'
 complete -c engram -n "__engram_at ''" -a agents -d 'List the agents that have put units'
@@ -121,6 +122,7 @@ complete -c engram -n "__engram_at 'list'" -l since -x -d 'From this time on: 10
 complete -c engram -n "__engram_at 'list'" -l until -x -d 'Before this time'
 complete -c engram -n "__engram_at 'list'" -l after -x -d 'Beyond this cursor or seq'
 complete -c engram -n "__engram_at 'list'" -l related-to -x -d 'Only units with a relationship to this one'
+complete -c engram -n "__engram_at 'list'" -l to -x -a '(__engram_names agents)' -d 'Only units that are for this agent (label to); me stands for you'
 complete -c engram -n "__engram_at 'list'" -l limit -x -d 'At most N units'
 complete -c engram -n "__engram_at 'list'" -l reverse -d 'Newest first'
 complete -c engram -n "__engram_at 'list' 0" -a '(__engram_names contexts)'
@@ -133,9 +135,14 @@ complete -c engram -n "__engram_at 'tail'" -l since -x -d 'From this time on: 10
 complete -c engram -n "__engram_at 'tail'" -l until -x -d 'Before this time'
 complete -c engram -n "__engram_at 'tail'" -l after -x -d 'Beyond this cursor or seq'
 complete -c engram -n "__engram_at 'tail'" -l related-to -x -d 'Only units with a relationship to this one'
+complete -c engram -n "__engram_at 'tail'" -l to -x -a '(__engram_names agents)' -d 'Only units that are for this agent (label to); me stands for you'
 complete -c engram -n "__engram_at 'tail'" -l events -d 'Every event of the log, not only the units'
 complete -c engram -n "__engram_at 'tail'" -l kind -x -a 'unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen' -d 'Only events of this kind'
 complete -c engram -n "__engram_at 'tail' 0 +" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'ask'" -l to -x -a '(__engram_names agents)' -d 'Who is asked'
+complete -c engram -n "__engram_at 'ask'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'What kind of unit it is'
+complete -c engram -n "__engram_at 'ask'" -l meta -x -d 'A label'
+complete -c engram -n "__engram_at 'ask' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'related'" -l direction -x -a 'in out both' -d 'out: edges that a unit has; in: edges that lead to it; or both'
 complete -c engram -n "__engram_at 'related'" -l type -x -a 'sequential causes depends_on references responds_to modifies replaces' -d 'Only edges of this type'
 complete -c engram -n "__engram_at 'related'" -l depth -x -d 'At most N edges away'
@@ -148,6 +155,7 @@ complete -c engram -n "__engram_at 'help' 0" -a put -d 'Append a unit to a conte
 complete -c engram -n "__engram_at 'help' 0" -a get -d 'Print units\' payloads, byte for byte like cat; with --json the whole units'
 complete -c engram -n "__engram_at 'help' 0" -a list -d 'List the units of a context, oldest first'
 complete -c engram -n "__engram_at 'help' 0" -a tail -d 'Print the last units of contexts, and with -f what follows'
+complete -c engram -n "__engram_at 'help' 0" -a ask -d 'Put a question to an agent, wait for the first unit that responds to it, and print that as get does'
 complete -c engram -n "__engram_at 'help' 0" -a related -d 'Walk relationships from a unit, nearest first'
 complete -c engram -n "__engram_at 'help' 0" -a why -d 'List the changes of a file, newest first: the file_change units whose label path names it, in any context'
 complete -c engram -n "__engram_at 'help' 0" -a agents -d 'List the agents that have put units'

@@ -120,6 +120,7 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
 After = Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Beyond this cursor or seq.")]
+To = Annotated[str | None, typer.Option("--to", metavar="AGENT", help="Only units that are for this agent (label to); me stands for you.")]
 RelatedTo = Annotated[str | None, typer.Option("--related-to", metavar="ID", help="Only units with a relationship to this one.")]
 
 
@@ -130,6 +131,7 @@ RelatedTo = Annotated[str | None, typer.Option("--related-to", metavar="ID", hel
     ("Put a result, with a label", "engram put work '3 failed' --type tool_result --meta suite=unit"),
     ("Answer unit 2", "engram put work 'fixed' --reply-to 2"),
     ("Note a change of a file", "engram put work 'fixed' --type file_change --meta path=parser.py"),
+    ("Put something for one agent", "engram put work 'ready?' --meta to=planner"),
     ("Put what a command prints", "date | engram put work - --type system"),
     ("Put once, however often it is tried", "engram put work 'deployed 1.4' --dedupe deploy-1.4"),
     ("Put only if nobody was here before", "engram put plan 'I take the parser' --expect-seq 0"),
@@ -197,13 +199,14 @@ def list_(
     until: Until = None,
     after: After = None,
     related_to: RelatedTo = None,
+    to: To = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, max=MOST, help="At most N units.")] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Newest first.")] = False,
 ) -> None:
     """List the units of a context, oldest first. For the next page: --after the last line's seq."""
     from .commands import list as command
 
-    command.run(common, context, limit, reverse, filters(agent, type, meta, since, until, after, related_to))
+    command.run(common, context, limit, reverse, filters(common, agent, type, meta, since, until, after, related_to, to))
 
 
 @leaf(
@@ -212,6 +215,7 @@ def list_(
     ("Follow a context", "engram tail -f work"),
     ("Follow all contexts, from ten minutes ago on", "engram tail -f --since 10m"),
     ("Go on where a reader stopped, at seq 4", "engram tail -f work --after 4"),
+    ("Read what is for one agent", "engram tail -f --to planner"),
     ("Print every event of the log so far", "engram tail --events --json --after 0"),
     ("Print how the last contexts came to be", "engram tail --kind context_created --json"),
 )
@@ -229,6 +233,7 @@ def tail(
     until: Until = None,
     after: After = None,
     related_to: RelatedTo = None,
+    to: To = None,
     events: Annotated[bool, typer.Option("--events", help="Every event of the log, not only the units.")] = False,
     kind: Annotated[
         list[str] | None,
@@ -238,7 +243,32 @@ def tail(
     """Print the last units of contexts, and with -f what follows. A daemon that restarts is waited for; nothing is missed or repeated."""
     from .commands import tail as command
 
-    command.run(common, contexts or [], number, follow, events, kind, filters(agent, type, meta, since, until, after, related_to))
+    wanted = filters(common, agent, type, meta, since, until, after, related_to, to)
+    command.run(common, contexts or [], number, follow, events, kind, wanted)
+
+
+@leaf(
+    app,
+    "ask",
+    ("Ask another agent, and wait a minute at most", "engram ask work 'Is it safe to merge?' --to reviewer --timeout 1m"),
+)
+def ask(
+    common: Common,
+    context: ContextArg,
+    text: Annotated[str, typer.Argument(metavar="TEXT|-", help="The question; - reads standard input. After -- it is literal.")],
+    to: Annotated[str, typer.Option("--to", metavar="AGENT", help="Who is asked.")],
+    type: Annotated[str, typer.Option("--type", metavar="TYPE", help=f"What kind of unit it is. One of {', '.join(TYPES)}.")] = "message",
+    meta: Meta = None,
+) -> None:
+    """Put a question to an agent, wait for the first unit that responds to it, and print that as get does.
+
+    The question is a unit with the label to. Who is asked finds it with engram tail -f --to me, and answers with engram put --reply-to ID.
+    With --timeout, exit 124 says that no answer came in time; the question stands, and its answer can be looked for later. A daemon that
+    restarts meanwhile is waited for.
+    """
+    from .commands import ask as command
+
+    command.run(common, context, text, to, type, meta)
 
 
 @leaf(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from engramd.protocol import paths
+from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MAX_UNITS
 from engramd.protocol.unit import Relationship, Unit, format_id
 
@@ -139,6 +141,34 @@ def _put(fields: dict[str, Any], dedupe: str | None, expect_seq: int | None) -> 
 def _read_put(made: dict[str, Any]) -> PutResult:
     ids = tuple(format_id(unit) for unit in made.get("ids", [made["id"]]))
     return PutResult(ids[-1], made["seq"], made["ts"], made["deduped"], ids)
+
+
+def question(
+    context: str, payload: str | bytes, *, to: str, type: str = "message", meta: Mapping[str, str] | None = None
+) -> Call[PutResult]:
+    """Append a unit that is for an agent: its label `to` says so. It is put once, however often that has to be tried."""
+    return put(context, payload, type=type, meta={**(meta or {}), "to": to}, dedupe=f"ask-{os.urandom(16).hex()}")
+
+
+def answers(asked: PutResult) -> dict[str, Any]:
+    """The members of a tail of everything that refers to a question, in any context, from the question on."""
+    return {"contexts": [], "follow": True, "related_to": asked.id, "after": asked.seq}
+
+
+def is_answer(unit: dict[str, Any], asked: PutResult) -> bool:
+    """Whether a unit, as it travels, responds to the question."""
+    return any(edge["type"] == "responds_to" and format_id(edge["target"]) == asked.id for edge in unit["relationships"])
+
+
+def unanswered(asked: PutResult, to: str, seconds: float) -> EngramError:
+    """The error of a question that was not answered in time."""
+    return EngramError(
+        "timeout",
+        f"{to} has not answered within {seconds:g} s. The question stands as unit {asked.seq} ({asked.id}); look for an answer later with: "
+        f"engram related {asked.seq} --direction in --type responds_to",
+        id=asked.id,
+        seq=asked.seq,
+    )
 
 
 def get(*ids: str | int) -> Call[builtins.list[Unit]]:

@@ -57,8 +57,7 @@ def _asked(declared: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T
     """A method that carries out a call."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        call = declared(*args, **kwargs)
-        return call.read(self.request(call.op, call.fields))
+        return self._do(declared(*args, **kwargs))
 
     calls.as_method(method, declared)
     return method
@@ -354,6 +353,9 @@ class Client:
     status = _asked(calls.status)
     shutdown = _asked(calls.shutdown)
 
+    def _do(self, call: Call[T]) -> T:
+        return call.read(self.request(call.op, call.fields))
+
     def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """As `list`, with the units as they travel."""
         return self.each(calls.pages(context, limit, filters, dict))
@@ -362,6 +364,52 @@ class Client:
         """What pages of `engram_cli.calls` list, one after the other, asked for as they are used."""
         while (fields := pages.fields()) is not None:
             yield from pages.take(self.request(pages.op, fields))
+
+    def ask(
+        self,
+        context: str,
+        payload: str | bytes,
+        *,
+        to: str,
+        type: str = "message",
+        meta: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Unit:
+        """Put a question to an agent, and wait for the first unit that responds to it, in any context.
+
+        The question is a unit with the label `to`. It is put once, and its answer found, also when the daemon is restarted meanwhile.
+
+        Args:
+            to: who is asked.
+            timeout: seconds to wait for the answer; None means the client's timeout.
+
+        Raises:
+            EngramError: `timeout` when none came, with the question's `id` and `seq`; and as `put`.
+        """
+        return Unit.from_wire(self.ask_raw(context, payload, to=to, type=type, meta=meta, timeout=timeout))
+
+    def ask_raw(
+        self,
+        context: str,
+        payload: str | bytes,
+        *,
+        to: str,
+        type: str = "message",
+        meta: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """As `ask`, with the answer as it travels."""
+        seconds = self.timeout if timeout is None else timeout
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        asked = self._do(calls.question(context, payload, to=to, type=type, meta=meta))
+        try:
+            for item in Tail(self, calls.answers(asked), deadline).raw():
+                if "unit" in item and calls.is_answer(item["unit"], asked):
+                    return dict(item["unit"])
+        except EngramError as error:
+            if error.code != "timeout":
+                raise
+        raise calls.unanswered(asked, to, seconds or 0)
 
     def tail(self, *contexts: str, follow: bool = True, **options: Any) -> Tail:
         """Stream the entries of contexts (none: of all): `for unit in client.tail("build", last=10): ...`
@@ -381,8 +429,9 @@ class Tail:
     not follow waits STARTING_SECONDS at most. A daemon that cannot be reached in the first place is an error at once.
     """
 
-    def __init__(self, client: Client, fields: Mapping[str, Any]) -> None:
+    def __init__(self, client: Client, fields: Mapping[str, Any], deadline: float = math.inf) -> None:
         self._client = client
+        self._deadline = deadline
         self._mark = Bookmark(fields, client._resumes)
         self._box: Box | None = None
 
@@ -430,7 +479,7 @@ class Tail:
                     self._box = client._ask("tail", self._mark.fields())
                 box = self._box
                 while not (box.items or box.answer or box.is_lost):
-                    client._keep(client._read(math.inf))
+                    client._keep(client._read(self._deadline))
                 if box.items:
                     return box.items.popleft()
                 self._box = None
@@ -452,7 +501,9 @@ class Tail:
     def _reconnect(self) -> None:
         """Wait for a daemon, as long as the client's timeout allows; never start one."""
         self._box = None
-        patience = Patience(self._client.timeout, self._mark.follows, time.monotonic())
+        now = time.monotonic()
+        timeout = self._client.timeout if math.isinf(self._deadline) else max(0.0, self._deadline - now)
+        patience = Patience(timeout, self._mark.follows, now)
         while True:
             try:
                 self._client._connect(False)

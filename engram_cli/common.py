@@ -14,6 +14,7 @@ from .client import Client
 from .output import Output
 
 COLORS = ("auto", "always", "never")
+ME = "me"  # as the value of --to: who acts
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Common:
         return Output(self.json, self.color)
 
     @property
+    def name(self) -> str:
+        """Who acts."""
+        return settings.agent() if self.agent is None else self.agent
+
+    @property
     def seconds(self) -> float | None:
         """`--timeout` in seconds."""
         return None if self.timeout is None else parse_duration(self.timeout) / 1e6
@@ -66,6 +72,7 @@ def labels(given: list[str] | None, option: str = "--meta") -> dict[str, str]:
 
 
 def filters(
+    common: Common,
     agent: list[str] | None,
     type: list[str] | None,
     meta: list[str] | None,
@@ -73,12 +80,18 @@ def filters(
     until: str | None,
     after: str | None,
     related_to: str | None,
+    to: str | None,
 ) -> dict[str, Any]:
     """The filter options as members of a request."""
+    wanted = labels(meta)
+    if to is not None:
+        if "to" in wanted:
+            raise EngramError("invalid", "--to and --meta to=...: give only one of them")
+        wanted["to"] = common.name if to == ME else to
     given: dict[str, Any] = {
         "agent": agent,
         "type": type,
-        "meta": labels(meta),
+        "meta": wanted,
         "since": since,
         "until": until,
         "after": after,

@@ -245,12 +245,9 @@ class Connection:
     """
 
     def __init__(self, values: dict[str, Any], patience: float | None = GREETING_SECONDS) -> None:
-        agent = values["agent_name"]
-        if agent is None:
-            agent = _setting(settings.agent)
         if values["socket"] == "":
             raise GiveUp
-        hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": agent, "client": "engram"}
+        hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": _agent(values), "client": "engram"}
         if session := os.environ.get("ENGRAM_SESSION"):
             hello["session"] = session
         self._buffer = b""
@@ -490,6 +487,11 @@ def _named(name: str) -> str:
     return _setting(lambda: settings.context("-" if name == LITERAL_DASH else name))
 
 
+def _agent(values: dict[str, Any]) -> str:
+    agent: str | None = values["agent_name"]
+    return _setting(settings.agent) if agent is None else agent
+
+
 def _setting(look_up: Callable[[], str]) -> str:
     """A setting; what is wrong with one is for the full program to say."""
     try:
@@ -519,6 +521,10 @@ def _filters(values: dict[str, Any]) -> dict[str, Any]:
     found = {name: values[name] for name in ("agent", "type", "since", "until", "after", "related_to") if values[name] is not None}
     if values["meta"]:
         found["meta"] = _labels(values["meta"])
+    if values["to"] is not None:
+        if "to" in found.get("meta", {}):
+            raise GiveUp
+        found["meta"] = {**found.get("meta", {}), "to": _agent(values) if values["to"] == "me" else values["to"]}
     return found
 
 

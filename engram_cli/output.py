@@ -70,6 +70,16 @@ class Output:
         else:
             self.line(render.unit_line(unit))
 
+    def payload(self, unit: dict[str, Any]) -> None:
+        """One decoded unit's payload as cat shows it, or the whole unit as JSON."""
+        if self.json:
+            self.object(unit)
+        elif self.human:
+            text = render.for_terminal(render.unit_text(unit))
+            self.raw(text.encode() if text.endswith("\n") else text.encode() + b"\n")
+        else:
+            self.raw(unit["text"].encode() if "text" in unit else unit["payload"])
+
     def related(self, item: dict[str, Any]) -> None:
         """One unit that a relationship leads to: its distance, the edge and the unit."""
         unit, edge, distance = item["unit"], item["edge"], item["distance"]

@@ -16,6 +16,7 @@ may still happen; put it with a dedupe key to be able to ask. The connection and
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket as sockets
 from collections import deque
@@ -46,8 +47,7 @@ def _asked(declared: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], A
     """A method that carries out a call."""
 
     async def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        call = declared(*args, **kwargs)
-        return call.read(await self.request(call.op, call.fields))
+        return await self._do(declared(*args, **kwargs))
 
     calls.as_method(method, declared)
     return method
@@ -351,6 +351,9 @@ class Client:
     status = _asked(calls.status)
     shutdown = _asked(calls.shutdown)
 
+    async def _do(self, call: Call[T]) -> T:
+        return call.read(await self.request(call.op, call.fields))
+
     def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """As `list`, with the units as they travel."""
         return self.each(calls.pages(context, limit, filters, dict))
@@ -358,6 +361,41 @@ class Client:
     def each(self, pages: Pages[T]) -> AsyncIterator[T]:
         """What pages of `engram_cli.calls` list, one after the other, asked for as they are used."""
         return _Each(self, pages)
+
+    async def ask(
+        self,
+        context: str,
+        payload: str | bytes,
+        *,
+        to: str,
+        type: str = "message",
+        meta: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Unit:
+        """Put a question to an agent, and wait for the first unit that responds to it, in any context.
+
+        The question is a unit with the label `to`. It is put once, and its answer found, also when the daemon is restarted meanwhile.
+
+        Args:
+            to: who is asked.
+            timeout: seconds to wait for the answer; None means the client's timeout.
+
+        Raises:
+            EngramError: `timeout` when none came, with the question's `id` and `seq`; and as `put`.
+        """
+        seconds = self.timeout if timeout is None else timeout
+        deadline = math.inf if seconds is None else trio.current_time() + seconds
+        asked = await self._do(calls.question(context, payload, to=to, type=type, meta=meta))
+        try:
+            with trio.CancelScope(deadline=deadline):
+                async with Tail(self, calls.answers(asked)) as stream:
+                    async for event in stream.events():
+                        if event.unit is not None and calls.is_answer(event.fields["unit"], asked):
+                            return event.unit
+        except EngramError as error:
+            if error.code != "timeout":
+                raise
+        raise calls.unanswered(asked, to, seconds or 0)
 
     def tail(self, *contexts: str, follow: bool = True, **options: Any) -> Tail:
         """Stream the entries of contexts (none: of all): `async for unit in client.tail("build", last=10): ...`

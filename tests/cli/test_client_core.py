@@ -205,7 +205,7 @@ def test_pages_give_each_thing_once_and_no_more_than_asked(count: int, limit: in
 
 # The two clients
 
-OWN = {"receive", "send", "notify", "arrived", "fileno", "resume", "close"}  # the blocking client's ways to share a thread
+OWN = {"receive", "send", "notify", "arrived", "fileno", "resume", "close", "ask_raw"}  # the blocking client's ways to share a thread
 
 
 def test_both_clients_have_the_same_methods() -> None:

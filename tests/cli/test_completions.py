@@ -258,7 +258,7 @@ OFFERED: dict[str, set[str]] = {
     "engram help daemon s": {"start", "stop", "status", "socket"},
     "engram completion ": set(SHELLS),
     "engram list work --r": {"--related-to", "--reverse"},
-    "engram list --t": {"--timeout", "--type"},
+    "engram list --t": {"--timeout", "--to", "--type"},
     "engram put work --type tool": {"tool_call", "tool_result"},
     "engram put work --type ": set(TYPES),
     "engram put work hi --rel ": {f"{kind}:" for kind in RELATIONSHIPS},

@@ -191,7 +191,7 @@ def test_help_shows_the_examples(alone: Shell) -> None:
 
 
 WITHOUT_END = 0.7  # seconds that a reader with -f is let run
-ELSEWHERE = ("demo", "daemon run", "completion")  # tried by other tests: they last, or belong into another shell
+ELSEWHERE = ("demo", "daemon run", "completion", "ask")  # tried by other tests: they last, or belong into another shell
 
 
 def test_every_example_does_what_it_says(alone: Shell) -> None:

@@ -371,3 +371,25 @@ async def test_a_refused_greeting_is_an_error_for_every_task(server: Server, aut
         assert codes == ["invalid"] * 3
         client.agent = "me"
         assert (await client.status())["connections"] == 1
+
+
+async def test_a_question_is_answered_or_not(server: Server, autojump_clock: MockClock) -> None:
+    async with client_of(server) as client, client_of(server) as other:
+
+        async def answer() -> None:
+            async with other.tail(last=1, meta={"to": "bob"}) as inbox:
+                question = await anext(inbox)
+                await other.put("d", "not it", relationships=[Relationship("references", question.id)])
+                await trio.sleep(100)
+                await other.put("d", f"{question.text}!", relationships=[Relationship("responds_to", question.id)])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            assert (await client.ask("c", "hm", to="bob", meta={"k": "v"})).text == "hm!"
+        began = trio.current_time()
+        with pytest.raises(EngramError) as caught:
+            await client.ask("c", "hm", to="nobody", timeout=7)
+        assert caught.value.code == "timeout"
+        assert trio.current_time() - began == pytest.approx(7)
+        assert (await client.get(caught.value.details["id"]))[0].meta == {"to": "nobody"}
+        assert (await client.status())["subscriptions"] == 0
