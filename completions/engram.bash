@@ -239,7 +239,7 @@ _engram_verbs() {
     case $1 in
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         daemon) _engram_offer run start stop restart status socket ;;
-        *) _engram_offer put get list tail ask related why agents status pipe help demo completion context daemon ;;
+        *) _engram_offer put get list tail ask related why agents status top pipe help demo completion context daemon ;;
     esac
 }
 
@@ -321,6 +321,8 @@ _engram_declare() {
             arguments=('contexts')
             ;;
         'status')
+            ;;
+        'top')
             ;;
         'pipe')
             ;;

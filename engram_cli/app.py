@@ -347,6 +347,18 @@ def status(common: Common) -> None:
     command.run(common)
 
 
+@leaf(app, "top", ("Take one look, for a script", "engram top --json"))
+def top(common: Common) -> None:
+    """Watch contexts, rates, subscribers and their lag, locks, waiters and agents, live. Never starts a daemon.
+
+    Keys: r, n, u and t sort by rate, name, units and time; q quits. Elsewhere than on a terminal it prints what there is once, a line each,
+    starting with the name of its section.
+    """
+    from .commands import top as command
+
+    command.run(common)
+
+
 @leaf(app, "pipe", ("Ask for one thing", 'echo \'{"id": 1, "op": "get", "ids": [2]}\' | engram pipe'))
 def pipe(common: Common) -> None:
     """Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection.

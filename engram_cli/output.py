@@ -143,9 +143,10 @@ class Output:
             self.object(value)
             return
         for name, member in value.items():
-            self._fact(name, member)
+            self.fact(name, member)
 
-    def _fact(self, name: str, member: Any) -> None:
+    def fact(self, name: str, member: Any) -> None:
+        """One fact as a `name: value` line."""
         shown = shorten(name, member)
         if self.human:
             from rich.text import Text

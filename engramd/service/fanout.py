@@ -91,6 +91,9 @@ class Subscriber(Protocol):
     def lag(self) -> int:
         """How many events it is behind."""
 
+    def describe(self) -> dict[str, Any]:
+        """What `status` says of it."""
+
     def offer(self, published: Published) -> None:
         """Take the next event, or fall back to reading the log."""
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FULL = 1024 * 1024  # bytes in an outbox beyond which live events are no longer added
 HEARTBEAT = 5.0  # seconds of silence
 STEP_EVENTS = 256
+SHOWN = 4  # contexts in the description of a subscription
 
 
 def tail(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
@@ -74,6 +75,18 @@ class Subscription:
     def lag(self) -> int:
         """How many events of the log it has yet to look at."""
         return 0 if self.live else max(0, self._engine.fanout.durable_seq - self.cursor)
+
+    def describe(self) -> dict[str, Any]:
+        """Who reads what, and how far behind it is: it is live, catching up, or stalled because its client takes nothing."""
+        is_full = self._credit <= 0 or self._peer.outbox.pending > FULL
+        contexts = list(self.contexts or ())
+        return {
+            "agent": self._peer.agent,
+            "contexts": contexts[:SHOWN],
+            **({"more": len(contexts) - SHOWN} if len(contexts) > SHOWN else {}),
+            "state": "live" if self.live else "stalled" if is_full else "catching_up",
+            "lag": self.lag,
+        }
 
     # From fan-out and the connection; these never wait
 
