@@ -166,6 +166,10 @@ class Helper:
         self._pipe.send((work, arguments))
         return self.get()
 
+    def say(self, word: Any) -> None:
+        """Send an object to what it runs."""
+        self._pipe.send(word)
+
     def get(self, seconds: float = 60.0) -> Any:
         """The next object it sends."""
         if not self._pipe.poll(seconds):
