@@ -67,8 +67,9 @@ class Box:
         is_lost: the connection ended before the answer. What had arrived is still here.
     """
 
-    def __init__(self, request_id: Id) -> None:
+    def __init__(self, request_id: Id, op: str) -> None:
         self.id = request_id
+        self.op = op
         self.items: deque[Item] = deque()
         self.answer: Answer | None = None
         self.is_lost = False
@@ -102,20 +103,21 @@ class Conversation:
         broken: what ended the connection, once all that came before it is used.
     """
 
-    def __init__(self, ids: itertools.count[int], make: Callable[[Id], Box] = Box) -> None:
+    def __init__(self, ids: itertools.count[int], make: Callable[[Id, str], Box] = Box) -> None:
         self.server: dict[str, Any] = {}
         self.broken: EngramError | None = None
         self._ids = ids
         self._make = make
         self._connection = ClientConnection(frame_limit(MAX_PAYLOAD))
         self._boxes: weakref.WeakValueDictionary[Id, Box] = weakref.WeakValueDictionary()
+        self._left: dict[Id, str] = {}  # requests under way that nobody waits for, whose success has to be undone
 
     def greet(self, agent: str) -> tuple[Box, bytes]:
         """The box of the daemon's greeting, and the bytes that ask for it."""
         hello = {"agent": agent, "client": f"engram {__version__}"}
         if session := os.environ.get("ENGRAM_SESSION"):
             hello["session"] = session
-        return self._open(0), self._connection.hello(hello)
+        return self._open(0, "hello"), self._connection.hello(hello)
 
     def ask(self, op: str, fields: Mapping[str, Any], request_id: Id | None = None) -> tuple[Box, bytes]:
         """A request's box and bytes.
@@ -125,10 +127,10 @@ class Conversation:
         """
         chosen, frame = self._connection.request(op, fields, next(self._ids) if request_id is None else request_id)
         self._check_size(fields, len(frame))
-        return self._open(chosen), frame
+        return self._open(chosen, op), frame
 
-    def _open(self, request_id: Id) -> Box:
-        box = self._boxes[request_id] = self._make(request_id)
+    def _open(self, request_id: Id, op: str) -> Box:
+        box = self._boxes[request_id] = self._make(request_id, op)
         return box
 
     def _check_size(self, fields: Mapping[str, Any], frame: int) -> None:
@@ -183,7 +185,18 @@ class Conversation:
 
     def forget(self, box: Box) -> bool:
         """Nobody waits for this any more; False if it had been answered, or lost."""
-        return self._boxes.pop(box.id, None) is not None
+        if self._boxes.pop(box.id, None) is None:
+            return False
+        if box.op in UNDO:
+            self._left[box.id] = box.op
+        return True
+
+    def undo(self, message: Answer | Item) -> bytes:
+        """The bytes that undo what was done for nobody: a lock that was granted just as its wait was given up is released."""
+        op = self._left.pop(message.id, None) if isinstance(message, Answer) else None
+        if op is None or not isinstance(message, Answer) or message.result is None:
+            return b""
+        return self._connection.request(*UNDO[op](message.result), next(self._ids))[1]
 
     def end(self) -> None:
         """The connection is over: what was not answered will not be."""
@@ -194,6 +207,11 @@ class Conversation:
 
 
 # Trying again
+
+# op: the request that undoes it, from its result. The daemon ends what is cancelled before it is done; this is for what was done by then.
+UNDO: Mapping[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
+    "lock": lambda lease: ("unlock", {"token": lease["token"]}),
+}
 
 
 def repeatable(op: str, fields: Mapping[str, Any]) -> bool:

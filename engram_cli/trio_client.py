@@ -10,7 +10,8 @@
 Every method raises EngramError, whose `code` is one of engramd.protocol.errors.CODES.
 
 Cancelling: a method that is cancelled while it waits for its answer tells the daemon, which ends what can be ended. A write that was sent
-may still happen; put it with a dedupe key to be able to ask. The connection and everything else on it go on.
+may still happen; put it with a dedupe key to be able to ask. A lock that was granted just then is released. The connection and everything
+else on it go on.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def _paged(declared: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], 
 class _Box(Box):
     """A box that tasks can wait at."""
 
-    def __init__(self, request_id: Id) -> None:
-        super().__init__(request_id)
+    def __init__(self, request_id: Id, op: str) -> None:
+        super().__init__(request_id, op)
         self._waiting = trio.lowlevel.ParkingLot()
 
     def wake(self) -> None:
@@ -168,6 +169,7 @@ class _Link:
                         continue
                     if not isinstance(message, Item):
                         ended.discard(message.id)
+                        self._send(self.conversation.undo(message))
                     elif message.id not in ended:
                         ended.add(message.id)
                         self.notify(message.id, "cancel")

@@ -215,6 +215,31 @@ async def test_cancelling_a_request_tells_the_daemon(server: Server, autojump_cl
         assert (await client.status())["subscriptions"] == 0
 
 
+async def test_cancelling_the_wait_for_a_lock_leaves_the_queue(server: Server, autojump_clock: MockClock) -> None:
+    async with client_of(server) as client, client_of(server) as holder:
+        token = (await holder.request("lock", {"resources": ["@x"]}))["token"]
+        with trio.move_on_after(5) as scope:
+            await client.request("lock", {"resources": ["@x"], "wait": True})
+        assert scope.cancelled_caught
+        assert (await holder.request("locks", {}))["waiters"] == []
+        await holder.request("unlock", {"token": token})
+        assert (await holder.request("locks", {}))["locks"] == []
+
+
+async def test_a_lock_that_is_granted_just_as_its_wait_is_cancelled_is_released(serve: Serve, autojump_clock: MockClock) -> None:
+    gate = Gate()
+    server = serve(gate=gate)
+    async with client_of(server) as client:
+        with trio.move_on_after(5) as scope:
+            await client.request("lock", {"resources": ["@x"], "wait": True})  # granted, but not on disk yet
+        assert scope.cancelled_caught
+        gate.open()
+        await trio.sleep(1)
+        assert (await client.request("locks", {}))["locks"] == []
+        kinds = [event.kind async for event in client.tail(after=0, follow=False, events=True).events()]
+        assert kinds == ["lock_granted", "lock_released", "live"]
+
+
 async def test_a_timeout_is_an_error_and_the_connection_goes_on(serve: Serve, autojump_clock: MockClock) -> None:
     gate = Gate()
     server = serve(gate=gate)
