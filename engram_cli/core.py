@@ -296,6 +296,7 @@ class Bookmark:
         self.cursor: str | None = None
         self.started = started
         self._fields = dict(fields)
+        self._step: int = min(self._fields.get("credit", DEFAULT_CREDIT), DEFAULT_CREDIT) // 4
         self._owed = 0
 
     @property
@@ -319,7 +320,7 @@ class Bookmark:
     def used(self, item: Item) -> int:
         """An item was used. Returns the bytes of credit to give to the daemon now: it is given back in large steps."""
         self._owed += item.size + 4
-        if self._owed < DEFAULT_CREDIT // 4:
+        if self._owed < self._step:
             return 0
         owed, self._owed = self._owed, 0
         return owed

@@ -48,7 +48,7 @@ class Subscriber:
 
     Attributes:
         contexts: which ones it asked for; none means all.
-        agents, types, meta: its filter.
+        agents, types, meta, kinds: its filter; the kinds are of the events by which entries arrive.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Subscriber:
     agents: Sequence[str] = ()
     types: Sequence[str] = ()
     meta: dict[str, str] = field(default_factory=dict)
+    kinds: Sequence[str] = ()
     sessions: list[Session] = field(default_factory=list)
 
     def wants(self, entry: Entry) -> bool:
@@ -65,8 +66,14 @@ class Subscriber:
             (not self.contexts or entry.context in self.contexts)
             and (not self.agents or unit["agent"] in self.agents)
             and (not self.types or unit["type"] in self.types)
+            and (not self.kinds or entry.kind in self.kinds)
             and all(unit["meta"].get(key) == value for key, value in self.meta.items())
         )
+
+    def filter(self) -> dict[str, Any]:
+        """Its filter as members of a request."""
+        given = {"agent": self.agents, "type": self.types, "meta": self.meta, "kinds": self.kinds, "contexts": self.contexts}
+        return {name: dict(wanted) if name == "meta" else list(wanted) for name, wanted in given.items() if wanted}
 
     def received(self) -> list[Entry]:
         """Everything it got, over all its connections."""
