@@ -17,6 +17,8 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MAX_UNITS
 from engramd.protocol.unit import Relationship, Unit, format_id
 
+from .lease import Term, guards, normal
+
 T = TypeVar("T")
 
 
@@ -102,6 +104,8 @@ def put(
     relationships: Iterable[Relationship] = (),
     dedupe: str | None = None,
     expect_seq: int | None = None,
+    fences: Iterable[Term | tuple[str, int]] = (),
+    release: bool = False,
 ) -> Call[PutResult]:
     """Append a unit; returns when it is on disk.
 
@@ -109,6 +113,8 @@ def put(
         payload: text, or bytes that are kept as they are.
         dedupe: a key; a put seen before in the context is answered with its unit.
         expect_seq: refuse with `conflict` unless the context's last entry has this seq (0: it has none).
+        fences: refuse with `stale` unless each of these leases is still held: a lease, or a path and the token of a lease that covers it.
+        release: release the leases of `fences` in the same batch.
     """
     fields: dict[str, Any] = {"context": context, "type": type, "text" if isinstance(payload, str) else "payload": payload}
     if meta:
@@ -116,6 +122,11 @@ def put(
     edges = [{"type": edge.type, "target": edge.target, "meta": edge.meta} for edge in relationships]
     if edges:
         fields["relationships"] = edges
+    guarded = [guard for fence in fences for guard in guards(fence)]
+    if guarded:
+        fields["fences"] = guarded
+    if release:
+        fields["release"] = True
     return _put(fields, dedupe, expect_seq)
 
 
@@ -354,13 +365,78 @@ def _changed(op: str, fields: dict[str, Any]) -> Call[bool]:
     return Call(op, fields, lambda answer: bool(answer["changed"]))
 
 
+def lock(
+    *resources: str,
+    mode: str = "exclusive",
+    slots: int | None = None,
+    ttl: float = 60.0,
+    session: bool = False,
+    reason: str = "",
+    wait: bool = False,
+    timeout: float | None = None,
+) -> tuple[dict[str, Any], float | None]:
+    """Take a lease, on all of the resources or on none.
+
+    A wait whose connection is lost asks again, at the end of the queue, until its time is over: the queue does not survive a restart.
+
+    Args:
+        resources: paths, globs (`*`, `**`, `?`), and abstract `@names`. Paths are made absolute here.
+        mode: exclusive; shared with others that are shared; or one of so many `slots`.
+        ttl: seconds it lasts after the grant, and after each renewal.
+        session: it ends with the client's session, and needs no renewal while that lasts.
+        reason: what for; told to whoever it keeps waiting.
+        wait: queue up for it, instead of failing when it is held.
+        timeout: seconds to wait at most.
+
+    Raises:
+        EngramError: `locked` when another holds one of them, or the wait was in vain; `deadlock` when it would never end.
+    """
+    fields: dict[str, Any] = {"resources": normal(resources), "mode": mode, "ttl": round(ttl * 1e6)}
+    options = {"slots": slots, "session": session or None, "reason": reason or None, "wait": wait or None}
+    return {**fields, **{name: value for name, value in options.items() if value is not None}}, timeout
+
+
+def renew(token: int) -> Call[dict[str, Any]]:
+    """Have a lease last its full time from now on, and describe it; `stale` when it is over."""
+    return Call("renew", {"token": token}, dict)
+
+
+def unlock(token: int) -> Call[None]:
+    """Release a lease; `stale` when it was over already."""
+    return Call("unlock", {"token": token}, lambda answer: None)
+
+
+def steal(*resources: str, token: int | None = None) -> Call[builtins.list[int]]:
+    """Take leases away from whoever holds them: the one with this token, or all that overlap the resources. Gives their tokens."""
+    wanted: dict[str, Any] = {"resources": normal(resources)} if token is None else {"token": token}
+    return Call("unlock", {**wanted, "force": True}, lambda answer: list(answer["released"]))
+
+
+class _Locks(Pages[dict[str, Any]]):
+    """The leases, and on the last page who waits."""
+
+    def take(self, result: Mapping[str, Any]) -> builtins.list[dict[str, Any]]:
+        return super().take({**result, "locks": [*result["locks"], *result["waiters"]]})
+
+
+def locks(*resources: str, explain: bool = False) -> Pages[dict[str, Any]]:
+    """The leases that are held, by token, then those who wait, in order: the former have a `token`, the latter a `number`.
+
+    Args:
+        resources: only what overlaps one of these.
+        explain: each lease with its holder's last `units`; needs resources.
+    """
+    fields: dict[str, Any] = {"resources": normal(resources)} if resources else {}
+    return _Locks("locks", "locks", {**fields, "explain": True} if explain else fields, dict)
+
+
 def agents(context: str | None = None) -> Pages[dict[str, Any]]:
     """Every agent that has put a unit, or a context's members, by name."""
     return Pages("agents", "agents", {} if context is None else {"context": context}, dict)
 
 
 def names(kind: str, prefix: str = "", limit: int = 1000) -> Call[builtins.list[str]]:
-    """The names of `contexts` or `agents` that start with a prefix, in order, at most `limit`."""
+    """The names of `contexts` or `agents`, or the tokens of `locks`, that start with a prefix, in order, at most `limit`."""
     return Call("names", {"kind": kind, "prefix": prefix, "limit": limit}, lambda found: list(found["names"]))
 
 

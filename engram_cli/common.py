@@ -38,9 +38,10 @@ class Common:
         if self.socket == "":
             raise EngramError("invalid", "--socket must not be empty")
 
-    def client(self, autostart: bool = True) -> Client:
-        """A connection for this command."""
-        made = Client(self.socket, agent=self.agent, autostart=autostart and not self.no_autostart, timeout=self.seconds)
+    def client(self, autostart: bool = True, opens_session: bool = False) -> Client:
+        """A connection for this command. It joins the session that it runs in; only a command that others run in opens one."""
+        starts = autostart and not self.no_autostart
+        made = Client(self.socket, agent=self.agent, autostart=starts, timeout=self.seconds, opens_session=opens_session)
         if settings.resumed:
             made.resume()
         return made

@@ -112,11 +112,13 @@ class Conversation:
         self._boxes: weakref.WeakValueDictionary[Id, Box] = weakref.WeakValueDictionary()
         self._left: dict[Id, str] = {}  # requests under way that nobody waits for, whose success has to be undone
 
-    def greet(self, agent: str) -> tuple[Box, bytes]:
+    def greet(self, agent: str, session: str | None = None, owner: bool = False) -> tuple[Box, bytes]:
         """The box of the daemon's greeting, and the bytes that ask for it."""
-        hello = {"agent": agent, "client": f"engram {__version__}"}
-        if session := os.environ.get("ENGRAM_SESSION"):
+        hello: dict[str, Any] = {"agent": agent, "client": f"engram {__version__}"}
+        if session is not None:
             hello["session"] = session
+        if owner:
+            hello["owner"] = True
         return self._open(0, "hello"), self._connection.hello(hello)
 
     def ask(self, op: str, fields: Mapping[str, Any], request_id: Id | None = None) -> tuple[Box, bytes]:
@@ -206,6 +208,12 @@ class Conversation:
         self._boxes.clear()
 
 
+def session(opens: bool) -> tuple[str | None, bool]:
+    """The session that a client is in, and whether it is its owner: the one of ENGRAM_SESSION, else if it `opens` one, one of its own."""
+    joined = os.environ.get("ENGRAM_SESSION") or None
+    return (os.urandom(16).hex(), True) if opens and joined is None else (joined, False)
+
+
 # Trying again
 
 # op: the request that undoes it, from its result. The daemon ends what is cancelled before it is done; this is for what was done by then.
@@ -215,7 +223,12 @@ UNDO: Mapping[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
 
 
 def repeatable(op: str, fields: Mapping[str, Any]) -> bool:
-    """Whether a request may be sent again when nobody knows what became of it."""
+    """Whether a request may be sent again when nobody knows what became of it.
+
+    A lease that was granted to nobody ends by itself, and a wait has its own way; what was released cannot be released by mistake.
+    """
+    if op in ("lock", "renew", "unlock"):
+        return not (fields.get("wait") or fields.get("force"))
     return OPERATIONS[op].permission == "read" or (op == "put" and "dedupe" in fields)
 
 
@@ -243,6 +256,7 @@ class Attempts:
         self._repeatable = repeatable(op, fields)
         self._until = now + STARTING_SECONDS
         self._again = resumes
+        self._unsure = False
 
     def lost(self, now: float) -> None:
         """The connection ended before the answer. Returns if the request may be sent again after RETRY_SECONDS.
@@ -252,10 +266,14 @@ class Attempts:
         """
         if not self._repeatable or now > self._until:
             raise lost(self._op) from None
+        self._unsure = True
         self._next(now)
 
-    def failed(self, error: EngramError, now: float, connected: bool, starts: bool) -> None:
+    def failed(self, error: EngramError, now: float, connected: bool, starts: bool) -> dict[str, Any] | None:
         """The request failed: it was refused, or there was nobody to ask. Returns if it may be sent again after RETRY_SECONDS.
+
+        Returns:
+            The result, if the failure tells that an attempt whose answer was lost has done what was asked: a lease was released.
 
         Args:
             connected: the daemon itself gave the error. `unavailable` is then its last word before another takes over: nothing was
@@ -265,15 +283,56 @@ class Attempts:
         Raises:
             EngramError: the error itself; `timeout`.
         """
+        if self._op == "unlock" and error.code == "stale" and self._unsure:
+            return {"released": []}
         is_away = self._again and not starts
         if error.code != "unavailable" or not (connected or is_away) or now > self._until:
             raise error
         self._next(now)
+        return None
 
     def _next(self, now: float) -> None:
         if now > self.deadline:
             raise EngramError("timeout", "the connection was lost, and no daemon answered in time")
         self._again = True
+
+
+class Asking:
+    """The requests for one lease. A wait whose connection was lost asks again, at the end of the queue, until its time is over.
+
+    Args:
+        fields: the request's members, without `timeout`.
+        timeout: seconds that a wait may take; None means no limit.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], timeout: float | None, now: float) -> None:
+        self._fields = fields
+        self._timeout = timeout
+        self._until = math.inf if timeout is None else now + timeout
+
+    def next(self, now: float, timeout: float | None) -> tuple[Mapping[str, Any], float | None]:
+        """The members of the next request, and the seconds in which the daemon must answer, which are `timeout` if it does not wait."""
+        if not self._fields.get("wait"):
+            return self._fields, timeout
+        if self._timeout is None:
+            return self._fields, None
+        left = max(0.0, self._until - now)
+        return {**self._fields, "timeout": round(left * 1e6)}, left + ANSWER_SECONDS
+
+    def failed(self, error: EngramError, now: float, reached: bool) -> None:
+        """The request failed. Returns if it is to be sent again after RETRY_SECONDS.
+
+        Args:
+            reached: a daemon was there before.
+
+        Raises:
+            EngramError: the error itself; `locked` when the time is over.
+        """
+        is_away = error.code in ("unavailable", "outcome_unknown")
+        if not (self._fields.get("wait") and reached and (is_away or error.code == "timeout")):
+            raise error
+        if now >= self._until or not is_away:
+            raise EngramError("locked", f"waited {self._timeout:g} s in vain, the last of it for a daemon: {error.message}") from None
 
 
 def late() -> EngramError:

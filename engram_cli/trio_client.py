@@ -34,9 +34,10 @@ from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
 from .calls import Call, Change, Pages, PutResult, Related, Relations
-from .core import ANSWER_SECONDS, RETRY_SECONDS, STARTING_SECONDS, Attempts, Bookmark, Box, Conversation, Event, Lost, Patience
+from .core import ANSWER_SECONDS, RETRY_SECONDS, STARTING_SECONDS, Asking, Attempts, Bookmark, Box, Conversation, Event, Lost, Patience
+from .lease import Term, elapsed
 
-__all__ = ["Change", "Client", "EngramError", "Event", "PutResult", "Related", "Relations", "Relationship", "Tail", "Unit"]
+__all__ = ["Change", "Client", "EngramError", "Event", "Lease", "PutResult", "Related", "Relations", "Relationship", "Tail", "Unit"]
 
 _READ_BYTES = 64 * 1024
 
@@ -59,6 +60,18 @@ def _paged(declared: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], 
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         return self.each(declared(*args, **kwargs))
+
+    calls.as_method(method, declared)
+    return method
+
+
+def _leased(
+    declared: Callable[P, tuple[dict[str, Any], float | None]],
+) -> Callable[Concatenate[Client, P], Awaitable[Lease]]:
+    """A method that takes a lease."""
+
+    async def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Lease:
+        return await self.acquire(*declared(*args, **kwargs))
 
     calls.as_method(method, declared)
     return method
@@ -107,9 +120,9 @@ class _Link:
         self.is_over = True
         self._scope.cancel()
 
-    def greet(self, agent: str) -> Box:
+    def greet(self, agent: str, session: str | None, owner: bool) -> Box:
         """Send the greeting."""
-        box, data = self.conversation.greet(agent)
+        box, data = self.conversation.greet(agent, session, owner)
         self._send(data)
         return box
 
@@ -184,16 +197,30 @@ class Client:
         socket: path of the daemon's Unix socket; by default where every command looks for it.
         agent: who acts; by default ENGRAM_AGENT, else the user's name.
         autostart: whether to start a daemon when none runs. A connection that was lost is never a reason to start one.
-        timeout: seconds that one operation may take; None means no limit. For a stream it bounds each reconnect.
+        timeout: seconds that one operation may take; None means no limit. For a stream it bounds each reconnect. A wait for a lock has its
+            own.
+        opens_session: whether to open a session when ENGRAM_SESSION names none to join. It lasts as long as the client is connected, and
+            goes on after a reconnect.
+
+    Attributes:
+        session: the session it is in, if any: leases may end with it, and a wait for another lease of the same session is a deadlock.
+        owns_session: whether the client has opened it.
     """
 
     def __init__(
-        self, socket: str | None = None, *, agent: str | None = None, autostart: bool = True, timeout: float | None = None
+        self,
+        socket: str | None = None,
+        *,
+        agent: str | None = None,
+        autostart: bool = True,
+        timeout: float | None = None,
+        opens_session: bool = True,
     ) -> None:
         self.address = socket_path(socket or settings.socket())
         self.agent = settings.agent() if agent is None else agent
         self.autostart = autostart
         self.timeout = timeout
+        self.session, self.owns_session = core.session(opens_session)
         self._ids = itertools.count(1)
         self._link: _Link | None = None
         self._connecting = trio.Lock()
@@ -289,7 +316,7 @@ class Client:
         self._tasks[1].start_soon(link.run)
         try:
             with trio.move_on_after(ANSWER_SECONDS):
-                link.conversation.server = await link.wait(link.greet(self.agent))
+                link.conversation.server = await link.wait(link.greet(self.agent, self.session, self.owns_session))
                 self._was_connected = True
                 return link
         finally:
@@ -307,13 +334,16 @@ class Client:
     async def request(self, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out any operation of the wire and return its result as it travels.
 
-        A request that cannot have done harm (a read, a put with a dedupe key, one that the daemon refused while stopping) is sent
-        again when the connection is lost, for up to STARTING_SECONDS. So long any request waits for a daemon that was there before.
+        A request that cannot have done harm (a read, a put with a dedupe key, a renewal, one that the daemon refused while stopping) is
+        sent again when the connection is lost, for up to STARTING_SECONDS. So long any request waits for a daemon that was there before.
 
         Raises:
             EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`.
         """
-        attempts = Attempts(op, fields, self.timeout, trio.current_time(), self._was_connected)
+        return await self._request(op, fields, self.timeout)
+
+    async def _request(self, op: str, fields: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+        attempts = Attempts(op, fields, timeout, trio.current_time(), self._was_connected)
         with trio.CancelScope(deadline=attempts.deadline):
             while True:
                 link: _Link | None = None
@@ -323,7 +353,9 @@ class Client:
                 except Lost:
                     attempts.lost(trio.current_time())
                 except EngramError as error:
-                    attempts.failed(error, trio.current_time(), link is not None, self._starts)
+                    result = attempts.failed(error, trio.current_time(), link is not None, self._starts)
+                    if result is not None:
+                        return result
                     if link is not None:
                         self._was_connected = not self.autostart
                     self._retire(link)
@@ -348,6 +380,11 @@ class Client:
     context_unpin = _asked(calls.context_unpin)
     context_add = _asked(calls.context_add)
     context_remove = _asked(calls.context_remove)
+    lock = _leased(calls.lock)
+    renew = _asked(calls.renew)
+    unlock = _asked(calls.unlock)
+    steal = _asked(calls.steal)
+    locks = _paged(calls.locks)
     agents = _paged(calls.agents)
     names = _asked(calls.names)
     status = _asked(calls.status)
@@ -355,6 +392,20 @@ class Client:
 
     async def _do(self, call: Call[T]) -> T:
         return call.read(await self.request(call.op, call.fields))
+
+    async def acquire(self, fields: Mapping[str, Any], timeout: float | None = None) -> Lease:
+        """As `lock`, with the request's members as they travel, but for the `timeout` of a wait, in seconds."""
+        asking = Asking(fields, timeout, trio.current_time())
+        while True:
+            sent = elapsed()
+            try:
+                lease = Lease(self, await self._request("lock", *asking.next(trio.current_time(), self.timeout)), sent)
+                if lease.is_doubtful:
+                    await lease.renew()
+                return lease
+            except EngramError as error:
+                asking.failed(error, trio.current_time(), self._was_connected)
+            await trio.sleep(RETRY_SECONDS)
 
     def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """As `list`, with the units as they travel."""
@@ -408,6 +459,55 @@ class Client:
                 `agent`, `type`, `meta`, `related_to`, `until`, `kinds` (of events), and `events=True` for every event.
         """
         return Tail(self, {"contexts": [*contexts], "follow": follow, **options})
+
+
+class Lease(Term):
+    """A lease that was granted. As a context manager it is released at the end.
+
+    It lasts `ttl` seconds from its last good renewal, or, taken with `session=True`, as long as the session. Nobody renews it for you: call
+    `renew` well before `left` comes to 0. A lease that ran out or was taken away is noticed when the daemon is asked, by `renew` and
+    `release`, and they say so (`stale`). What is written must not depend on noticing in time: name the lease as a fence of the put
+    (`client.put(..., fences=[lease])`), which the daemon refuses once it is over.
+    """
+
+    def __init__(self, client: Client, granted: dict[str, Any], sent: float) -> None:
+        super().__init__(granted, sent)
+        self._client = client
+
+    async def renew(self) -> None:
+        """Have it last its full time from now on.
+
+        Raises:
+            EngramError: `stale` when it is over; others when the daemon cannot be asked, and the lease may go on.
+        """
+        sent = elapsed()
+        try:
+            self._renewed(await self._client.renew(self.token), sent)
+        except EngramError as error:
+            self._failed(error)
+            raise
+
+    async def release(self) -> None:
+        """Give it up.
+
+        Raises:
+            EngramError: `stale` when it was over already: others may have held it meanwhile.
+        """
+        await self._client.unlock(self.token)
+        self._is_over = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Release it. That it was lost is raised, unless an exception is on its way already."""
+        if self._is_over:
+            return
+        try:
+            await self.release()
+        except EngramError:
+            if error is None:
+                raise
 
 
 class _Each(AsyncIterator[T], Generic[T]):
