@@ -239,7 +239,7 @@ _engram_verbs() {
     case $1 in
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         daemon) _engram_offer run start stop restart status socket ;;
-        *) _engram_offer put get list tail ask related why agents status top pipe help demo completion context daemon ;;
+        *) _engram_offer put get list tail ask related why agents status top lock unlock renew locks guard pipe help demo completion context daemon ;;
     esac
 }
 
@@ -255,6 +255,8 @@ _engram_declare() {
                 '--file|once|files'
                 '--dedupe|once|-'
                 '--expect-seq|once|-'
+                '--fence|often|-'
+                '--release|flag|-'
             )
             arguments=('contexts' '-')
             ;;
@@ -323,6 +325,37 @@ _engram_declare() {
         'status')
             ;;
         'top')
+            ;;
+        'lock')
+            options=(
+                '--ttl|once|-'
+                '--wait|flag|-'
+                '--shared|flag|-'
+                '--slots|once|-'
+                '--session|flag|-'
+                '--reason|once|-'
+                '-E|once|-'
+                '--grace|once|-'
+            )
+            arguments=('files*')
+            ;;
+        'unlock')
+            options=(
+                '--force|flag|-'
+            )
+            arguments=('locks*')
+            ;;
+        'renew')
+            arguments=('locks')
+            ;;
+        'locks')
+            arguments=('files*')
+            ;;
+        'guard')
+            options=(
+                '--staged|flag|-'
+            )
+            arguments=('files*')
             ;;
         'pipe')
             ;;

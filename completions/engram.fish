@@ -62,7 +62,7 @@ function __engram_names --argument-names kind
 end
 
 set -g __engram_groups context daemon
-set -g __engram_takes '^(--(after|agent|as|color|dedupe|depth|direction|display-name|expect-seq|file|kind|limit|meta|rel|related-to|reply-to|since|socket|timeout|to|type|unset|until)|-[fhv]*[n])$'
+set -g __engram_takes '^(--(after|agent|as|color|dedupe|depth|direction|display-name|expect-seq|fence|file|grace|kind|limit|meta|reason|rel|related-to|reply-to|since|slots|socket|timeout|to|ttl|type|unset|until)|-[fhv]*[En])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
@@ -75,6 +75,11 @@ complete -c engram -n "__engram_at ''" -a why -d 'List the changes of a file, ne
 complete -c engram -n "__engram_at ''" -a agents -d 'List the agents that have put units'
 complete -c engram -n "__engram_at ''" -a status -d 'Describe the daemon'
 complete -c engram -n "__engram_at ''" -a top -d 'Watch contexts, rates, subscribers and their lag, locks, waiters and agents, live'
+complete -c engram -n "__engram_at ''" -a lock -d 'Lock paths, all or none, and print the token; or run a command under the lock'
+complete -c engram -n "__engram_at ''" -a unlock -d 'Release locks'
+complete -c engram -n "__engram_at ''" -a renew -d 'Have a lock last its full time from now on, and print when it ends'
+complete -c engram -n "__engram_at ''" -a locks -d 'List the locks that are held, by token, then those who wait, in order'
+complete -c engram -n "__engram_at ''" -a guard -d 'Exit 75 when another holds a lock on any of the paths, and say who, since when, why, and what they did last'
 complete -c engram -n "__engram_at ''" -a pipe -d 'Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection'
 complete -c engram -n "__engram_at ''" -a help -d 'Explain a command'
 complete -c engram -n "__engram_at ''" -a demo -d 'Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back'
@@ -115,6 +120,8 @@ complete -c engram -n "__engram_at 'put'" -l reply-to -x -d 'Short for --rel res
 complete -c engram -n "__engram_at 'put'" -l file -rF -d 'Take the payload from a file, byte for byte'
 complete -c engram -n "__engram_at 'put'" -l dedupe -x -d 'If this key was put in the context before, answer with that unit'
 complete -c engram -n "__engram_at 'put'" -l expect-seq -x -d 'Fail (exit 3) unless the context\'s last entry is N; 0 means none'
+complete -c engram -n "__engram_at 'put'" -l fence -x -d 'Fail (exit 3) unless this token\'s lease is held and covers the path'
+complete -c engram -n "__engram_at 'put'" -l release -d 'Release the leases of --fence in the same write'
 complete -c engram -n "__engram_at 'put' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'list'" -l agent -x -a '(__engram_names agents)' -d 'Only units of this agent'
 complete -c engram -n "__engram_at 'list'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'Only units of this type'
@@ -152,6 +159,21 @@ complete -c engram -n "__engram_at 'why'" -l depth -x -d 'Follow what led to a c
 complete -c engram -n "__engram_at 'why'" -l limit -x -d 'At most N changes'
 complete -c engram -n "__engram_at 'why' 0" -F
 complete -c engram -n "__engram_at 'agents' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'lock'" -l ttl -x -d 'How long it lasts unless renewed: 60s, 5m'
+complete -c engram -n "__engram_at 'lock'" -l wait -d 'Wait for it, in order; --timeout bounds the wait (exit 75)'
+complete -c engram -n "__engram_at 'lock'" -l shared -d 'Share it with others who do'
+complete -c engram -n "__engram_at 'lock'" -l slots -x -d 'Be one of at most N holders'
+complete -c engram -n "__engram_at 'lock'" -l session -d 'Hold it as long as the session [ENGRAM_SESSION] lasts, without renewals'
+complete -c engram -n "__engram_at 'lock'" -l reason -x -d 'What for; told to whoever it keeps waiting'
+complete -c engram -n "__engram_at 'lock'" -s E -x -d 'Exit with this rather than 75 when it cannot be had'
+complete -c engram -n "__engram_at 'lock'" -l grace -x -d 'With a command: how long before the lock\'s end it is told to end, 5s or less'
+complete -c engram -n "__engram_at 'lock' 0 +" -F
+complete -c engram -n "__engram_at 'unlock'" -l force -d 'Take locks away from whoever holds them, and say from whom'
+complete -c engram -n "__engram_at 'unlock' 0 +" -a '(__engram_names locks)'
+complete -c engram -n "__engram_at 'renew' 0" -a '(__engram_names locks)'
+complete -c engram -n "__engram_at 'locks' 0 +" -F
+complete -c engram -n "__engram_at 'guard'" -l staged -d 'The files that git is about to commit'
+complete -c engram -n "__engram_at 'guard' 0 +" -F
 complete -c engram -n "__engram_at 'help' 0" -a put -d 'Append a unit to a context and print its id'
 complete -c engram -n "__engram_at 'help' 0" -a get -d 'Print units\' payloads, byte for byte like cat; with --json the whole units'
 complete -c engram -n "__engram_at 'help' 0" -a list -d 'List the units of a context, oldest first'
@@ -162,6 +184,11 @@ complete -c engram -n "__engram_at 'help' 0" -a why -d 'List the changes of a fi
 complete -c engram -n "__engram_at 'help' 0" -a agents -d 'List the agents that have put units'
 complete -c engram -n "__engram_at 'help' 0" -a status -d 'Describe the daemon'
 complete -c engram -n "__engram_at 'help' 0" -a top -d 'Watch contexts, rates, subscribers and their lag, locks, waiters and agents, live'
+complete -c engram -n "__engram_at 'help' 0" -a lock -d 'Lock paths, all or none, and print the token; or run a command under the lock'
+complete -c engram -n "__engram_at 'help' 0" -a unlock -d 'Release locks'
+complete -c engram -n "__engram_at 'help' 0" -a renew -d 'Have a lock last its full time from now on, and print when it ends'
+complete -c engram -n "__engram_at 'help' 0" -a locks -d 'List the locks that are held, by token, then those who wait, in order'
+complete -c engram -n "__engram_at 'help' 0" -a guard -d 'Exit 75 when another holds a lock on any of the paths, and say who, since when, why, and what they did last'
 complete -c engram -n "__engram_at 'help' 0" -a pipe -d 'Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection'
 complete -c engram -n "__engram_at 'help' 0" -a help -d 'Explain a command'
 complete -c engram -n "__engram_at 'help' 0" -a demo -d 'Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back'

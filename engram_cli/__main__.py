@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from engramd.protocol.errors import EngramError
 
-from . import LITERAL_DASH
+from . import COMMAND_FOLLOWS, LITERAL_DASH, WITH_COMMAND
 from .fast import leave
 from .output import note, report
 
@@ -125,10 +125,12 @@ def guarded(action: Callable[[], object]) -> int:
 
 
 def _literal(arguments: Sequence[str]) -> Sequence[str]:
-    """Mark a `-` after `--`, which Typer would hand on like any other."""
+    """Mark a `-` after `--`, and the `--` before a command: Typer would hand on the first like any other, and drop the second."""
     if "--" not in arguments:
         return arguments
     at = list(arguments).index("--")
+    if arguments[0] in WITH_COMMAND:
+        return [*arguments[: at + 1], COMMAND_FOLLOWS, *arguments[at + 1 :]]
     return [*arguments[: at + 1], *(LITERAL_DASH if word == "-" else word for word in arguments[at + 1 :])]
 
 

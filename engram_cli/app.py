@@ -161,11 +161,18 @@ def put(
             "--expect-seq", metavar="N", min=0, max=MOST, help="Fail (exit 3) unless the context's last entry is N; 0 means none."
         ),
     ] = None,
+    fence: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fence", metavar="PATH:TOKEN", help="Fail (exit 3) unless this token's lease is held and covers the path. May be repeated."
+        ),
+    ] = None,
+    release: Annotated[bool, typer.Option("--release", help="Release the leases of --fence in the same write.")] = False,
 ) -> None:
     """Append a unit to a context and print its id. It is on disk when this returns."""
     from .commands import put as command
 
-    command.run(common, context, text, file, type, meta, rel, reply_to, dedupe, expect_seq)
+    command.run(common, context, text, file, type, meta, rel, reply_to, dedupe, expect_seq, fence, release)
 
 
 @leaf(
@@ -357,6 +364,108 @@ def top(common: Common) -> None:
     from .commands import top as command
 
     command.run(common)
+
+
+Paths = Annotated[list[str], typer.Argument(metavar="PATH", help="Paths, globs with *, ** and ?, or abstract @names.")]
+PathsIfAny = Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Paths, globs with *, ** and ?, or abstract @names.")]
+
+
+@leaf(
+    app,
+    "lock",
+    ("Run a command under a lock", "engram lock payload -- cat payload"),
+    ("Wait for it, half a minute at most", "engram lock src docs --wait --timeout 30s -- date"),
+    ("Be one of three at a time", "engram lock @deploy --slots 3 --wait -- date"),
+    ("Take it for five minutes, and say what for", "engram lock src --ttl 5m --reason refactoring"),
+)
+def lock(
+    common: Common,
+    paths: Paths,
+    ttl: Annotated[str | None, typer.Option("--ttl", metavar="T", help="How long it lasts unless renewed: 60s, 5m.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for it, in order; --timeout bounds the wait (exit 75).")] = False,
+    shared: Annotated[bool, typer.Option("--shared", help="Share it with others who do.")] = False,
+    slots: Annotated[int | None, typer.Option("--slots", metavar="N", min=1, max=MOST, help="Be one of at most N holders.")] = None,
+    session: Annotated[
+        bool, typer.Option("--session", help="Hold it as long as the session [ENGRAM_SESSION] lasts, without renewals.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="What for; told to whoever it keeps waiting.")] = None,
+    busy_code: Annotated[
+        int | None, typer.Option("-E", metavar="CODE", min=0, max=MOST, help="Exit with this rather than 75 when it cannot be had.")
+    ] = None,
+    grace: Annotated[
+        str | None,
+        typer.Option("--grace", metavar="T", help="With a command: how long before the lock's end it is told to end, 5s or less."),
+    ] = None,
+) -> None:
+    """Lock paths, all or none, and print the token; or run a command under the lock.
+
+    A lock on a path keeps others from what is beneath it and above it too. Without --wait, one that is held is exit 75 at once.
+
+    Alone, the lock lasts for its time, a minute by default, unless it is renewed or released with the token.
+
+    A command after -- runs with the token as ENGRAM_LOCK_TOKEN, and the exit code is its own. The lock is renewed while it runs and
+    released when it ends. If the lock is lost, all of the command's process group is ended before another can have it, and the exit
+    code is 75.
+    """
+    from .commands import lock as command
+
+    command.run(common, paths, ttl, wait, shared, slots, session, reason, busy_code, grace)
+
+
+@leaf(
+    app,
+    "unlock",
+    ("Take a path away from whoever holds it", "engram unlock --force src/app.rs"),
+    ("Release a lock that was taken before", 'token=$(engram lock tests) && engram unlock "$token"'),
+)
+def unlock(
+    common: Common,
+    tokens: Annotated[list[str], typer.Argument(metavar="TOKEN", help="Tokens of locks; with --force also paths.")],
+    force: Annotated[bool, typer.Option("--force", help="Take locks away from whoever holds them, and say from whom.")] = False,
+) -> None:
+    """Release locks. One that was over already is exit 3: others may have held it meanwhile."""
+    from .commands import unlock as command
+
+    command.run(common, tokens, force)
+
+
+@leaf(app, "renew", ("Go on for as long again", 'token=$(engram lock tests) && engram renew "$token"'))
+def renew(common: Common, token: Annotated[str, typer.Argument(metavar="TOKEN", help="The token of a lock.")]) -> None:
+    """Have a lock last its full time from now on, and print when it ends. One that is over is exit 3."""
+    from .commands import renew as command
+
+    command.run(common, token)
+
+
+@leaf(app, "locks", ("See who holds what, and who waits", "engram locks"), ("See what is in the way of a file", "engram locks src/app.rs"))
+def locks(common: Common, paths: PathsIfAny = None) -> None:
+    """List the locks that are held, by token, then those who wait, in order.
+
+    In a pipe: state, token, mode, holder, age, remaining time, paths and reason, with tabs between them.
+    """
+    from .commands import locks as command
+
+    command.run(common, paths or [])
+
+
+@leaf(
+    app,
+    "guard",
+    ("Look before you edit", "engram guard src/app.rs && vi src/app.rs"),
+    ("Look before a commit, in .git/hooks/pre-commit", "engram guard --staged"),
+)
+def guard(
+    common: Common,
+    paths: PathsIfAny = None,
+    staged: Annotated[bool, typer.Option("--staged", help="The files that git is about to commit.")] = False,
+) -> None:
+    """Exit 75 when another holds a lock on any of the paths, and say who, since when, why, and what they did last.
+
+    Another is whoever is neither the agent that asks, nor in its session, nor the holder of $ENGRAM_LOCK_TOKEN. Shared locks count too.
+    """
+    from .commands import guard as command
+
+    command.run(common, paths or [], staged)
 
 
 @leaf(app, "pipe", ("Ask for one thing", 'echo \'{"id": 1, "op": "get", "ids": [2]}\' | engram pipe'))

@@ -25,11 +25,13 @@ from engramd import config
 from engramd.protocol import connection, framing, messages, resources
 from engramd.protocol.connection import Answer, ClientConnection, Hello, Request, ServerConnection, answer_frame
 from engramd.protocol.errors import CODES
+from engramd.protocol.resources import problem
 from engramd.service import leases
 from engramd.service import locks as locks_service
 from engramd.service import units as units_service
 from engramd.state import contexts, locks, units
 from engramd.state.machine import Command, decide
+from engramd.state.resources import overlap
 from engramd.state.view import Claim
 from engramd.storage import records
 from engramd.storage.log import Log
@@ -38,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 STORAGE = (ROOT / "docs/storage.md").read_text()
+LOCKS = (ROOT / "docs/locks.md").read_text()
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -112,6 +115,15 @@ def test_links_lead_to_headings() -> None:
             headings = re.findall(r"^#+ (.*)$", ((path.parent / target) if target else path).read_text(), re.M)
             anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, f"{path}: {target}#{anchor}"
+
+
+def test_the_table_of_overlaps_is_what_the_daemon_thinks() -> None:
+    shown = rows(section(LOCKS, "## What overlaps what"))
+    assert len(shown) > 15
+    for one, other, overlaps, _ in shown:
+        assert problem(one) is None
+        assert problem(other) is None
+        assert overlap(one, other) == overlap(other, one) == {"yes": True, "no": False}[overlaps], (one, other)
 
 
 # The configuration file
@@ -291,15 +303,17 @@ def stop(lock: Path) -> None:
         time.sleep(0.02)
 
 
-TOURS = re.findall(r"^<!-- test -->\n(.*?)^<!-- /test -->$", README, re.M | re.S)
+TOURS = {
+    name: re.findall(r"^<!-- test -->\n(.*?)^<!-- /test -->$", text, re.M | re.S) for name, text in (("README", README), ("locks", LOCKS))
+}
 
 
-def test_the_readme_has_a_tour() -> None:
-    assert len(TOURS) == README.count("<!-- test -->") == 1
+def test_each_has_one_tour() -> None:
+    assert [len(tours) for tours in TOURS.values()] == [README.count("<!-- test -->"), LOCKS.count("<!-- test -->")] == [1, 1]
 
 
-@pytest.mark.parametrize("tour", TOURS)
-def test_the_tours_of_the_readme(tour: str, place: Path) -> None:
+@pytest.mark.parametrize("tour", [tour for tours in TOURS.values() for tour in tours], ids=TOURS)
+def test_the_tours(tour: str, place: Path) -> None:
     todo = list(steps(tour))
     assert len(todo) > 10
     # One shell runs them all. After each command it writes a mark and the exit code.

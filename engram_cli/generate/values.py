@@ -22,10 +22,11 @@ SOURCES = {
     "WHEN": "colors",
     "F": "files",
     "PATH": "files",
+    "TOKEN": "locks",
     "SHELL": "shells",
     "VERB": "verbs",
 }
-FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "-- OPTION"})
+FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "CODE", "PATH:TOKEN", "-- OPTION"})
 
 WORDS: dict[str, tuple[str, ...]] = {
     "types": TYPES,

@@ -48,6 +48,7 @@ HOSTILE = (
 )
 PLAIN = ("work", "worker")
 AGENTS = ("al ice", "bob")
+TOKEN = "1"
 
 
 def needs(tool: str) -> pytest.MarkDecorator:
@@ -59,6 +60,7 @@ def needs(tool: str) -> pytest.MarkDecorator:
 def named(shell: Shell) -> Shell:
     """Surroundings whose daemon knows names of every kind, with two files to complete."""
     client = shell.client(AGENTS[0])
+    assert client.lock("@held", ttl=86400).token == int(TOKEN), "the first event of the log"
     for context in (*HOSTILE, *PLAIN, "-dash"):
         client.put(context, "x")
     shell.client(AGENTS[1]).put("work", "x")
@@ -106,10 +108,11 @@ def test_names_are_printed_one_a_line(named: Shell) -> None:
     assert named.ok("__complete", "contexts", "wor").lines == ["work", "worker"]
     assert named.ok("__complete", "contexts", "é").lines == ["é ü"]
     assert named.ok("__complete", "agents", "").lines == sorted(AGENTS)
+    assert named.ok("__complete", "locks", "").lines == [TOKEN]
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("contexts",), ("locks", ""), ("", ""), ("contexts", b"\xff"), ("contexts", "w", "x"), ("--help",)]
+    "arguments", [(), ("contexts",), ("cars", ""), ("", ""), ("contexts", b"\xff"), ("contexts", "w", "x"), ("--help",)]
 )
 def test_what_cannot_be_completed_is_nothing(named: Shell, arguments: tuple[str | bytes, ...]) -> None:
     assert named.ok("__complete", *arguments).raw == b""
@@ -274,6 +277,10 @@ OFFERED: dict[str, set[str]] = {
     "engram list work --as b": {"bob"},
     "engram context join work ": set(AGENTS),
     "engram agents wor": set(PLAIN),
+    "engram lo": {"lock", "locks"},
+    "engram unlock ": {TOKEN},
+    "engram unlock --force 9 ": {TOKEN},
+    "engram renew --as bob ": {TOKEN},
 }
 # Where a line ends in `=`, the shells differ in what they show, so only what they make of a line with one answer is compared.
 COMPLETED: dict[str, str] = {
@@ -290,6 +297,9 @@ COMPLETED: dict[str, str] = {
     "engram put worker --file so": "engram put worker --file some\\ file ",
     "engram put worker --file some\\ file worke": "engram put worker --file some\\ file worke",
     "engram list --socket oth": "engram list --socket other.txt ",
+    "engram lock oth": "engram lock other.txt ",
+    "engram lock -E 9 other.txt oth": "engram lock -E 9 other.txt other.txt ",
+    "engram guard --sta": "engram guard --staged ",
     "engram list -- worke": "engram list -- worker ",
     "engram list work worke": "engram list work worke",
     "engram get worke": "engram get worke",
@@ -454,7 +464,7 @@ def test_bash_completes_lines_at_a_tab(terminal: Terminal) -> None:
     assert terminal.tab("engram list -da") == "engram list -da"
     assert terminal.tab("engram list -- -da") == "engram list -- -dash "
     assert terminal.tab(f"engram list worke --reverse{LEFT * 10}") == "engram list worker --reverse"
-    assert terminal.tab("engram put worker --file some\\ file --rel") == "engram put worker --file some\\ file --rel "
+    assert terminal.tab("engram put worker --file some\\ file --reply") == "engram put worker --file some\\ file --reply-to "
 
 
 # zsh
