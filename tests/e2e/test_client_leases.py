@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from commandline import Shell, until
 
+from engram_cli import trio_client
 from engram_cli.client import Client, EngramError, Lease
 from engram_cli.core import Box, Lost
 
@@ -236,3 +237,27 @@ def test_no_daemon_is_an_error_at_once(alone: Shell) -> None:
     client = alone.client()
     with refused("unavailable"):
         client.lock("@x", wait=True)
+
+
+# trio
+
+
+async def test_leases_of_the_trio_client(shell: Shell) -> None:
+    observer = shell.client()
+    async with trio_client.Client(str(shell.socket), agent="trio", autostart=False) as engram:
+        async with await engram.lock("@trio", ttl=30) as lease:
+            assert held(observer, "@trio") == [lease.token]
+            await engram.put("trio", "x", fences=[lease])
+            await lease.renew()
+            assert lease.left > 15
+            with refused("locked"):
+                await engram.lock("@trio")
+            with refused("deadlock"):
+                await engram.lock("@trio", wait=True)
+        assert held(observer, "@trio") == []
+        with refused("stale"):
+            async with await engram.lock("@trio") as lease:
+                observer.steal("@trio")
+        bound = await engram.lock("@trio", session=True, ttl=0.1)
+        assert bound.left == math.inf
+    until(lambda: not held(observer, "@trio"), "the end of the session")
