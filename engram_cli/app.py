@@ -472,6 +472,8 @@ def guard(
 def pipe(common: Common) -> None:
     """Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection.
 
+    A daemon that restarts is waited for: streams go on without a gap or a repeat, and what can do no harm is asked again.
+
     {"id": 1, "op": "put", "context": "c", "text": "hi"} is answered by {"id": 1, "ok": true, "result": {...}}.
     """
     from .commands import pipe as command
