@@ -221,6 +221,7 @@ async def test_cancelling_the_wait_for_a_lock_leaves_the_queue(server: Server, a
         with trio.move_on_after(5) as scope:
             await client.request("lock", {"resources": ["@x"], "wait": True})
         assert scope.cancelled_caught
+        await wait_all_tasks_blocked()
         assert (await holder.request("locks", {}))["waiters"] == []
         await holder.request("unlock", {"token": token})
         assert (await holder.request("locks", {}))["locks"] == []
