@@ -33,7 +33,7 @@ PATIENCE = 2.0  # seconds that one look may take, if --timeout does not say
 SORTS = {"r": "rate", "n": "name", "u": "units", "t": "time"}  # keys
 QUIT = ("q", "\x04")
 TITLES = ("contexts", "subscribers", "locks", "waiters", "agents")
-NUMBERS = frozenset({"units", "rate", "lag", "token"})
+NUMBERS = frozenset({"units", "rate", "agents", "lag", "token"})
 
 Row = dict[str, Any]
 
