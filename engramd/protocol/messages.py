@@ -367,7 +367,7 @@ OPERATIONS: Mapping[str, Operation] = {
         Record(
             {
                 "resources": Field(RESOURCES, "only what has to do with these"),
-                "explain": Field(Bool(), "with the last units of each holder since the grant; needs resources"),
+                "explain": Field(Bool(), "with the last units of each holder; needs resources"),
                 "after": Field(TOKEN, "leases with a higher token"),
                 "limit": Field(Int(1, MAX_UNITS), "the most leases"),
             }
@@ -469,7 +469,7 @@ change = {{
 lock-info = {{
   token: uint, resources: [+ tstr], mode: tstr, ? slots: uint, holder: tstr, ? session: tstr, reason: tstr, ttl: uint, granted_at: uint,
   age: uint, remaining: uint / nil, renewals: uint,   ; microseconds; remaining nil: as long as its session
-  ? units: [* unit]   ; with "explain": the holder's last units since the grant
+  ? units: [* unit]   ; with "explain": the holder's last units
 }}
 waiter-info = {{
   number: uint, resources: [+ tstr], mode: tstr, ? slots: uint, agent: tstr, ? session: tstr, reason: tstr, waited: uint,
