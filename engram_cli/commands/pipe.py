@@ -44,18 +44,21 @@ class Asked:
     def __init__(self, op: str, fields: dict[str, Any]) -> None:
         self.op = op
         self.mark = Bookmark(fields) if OPERATIONS[op].stream else None
-        self._again = fields if self.mark is None and repeatable(op, fields) else None
+        self._waits = self.mark is None and OPERATIONS[op].lasts(fields)
+        self._again = fields if self._waits or (repeatable(op, fields) and op != "unlock") else None
 
     @property
     def is_endless(self) -> bool:
         """Whether it goes on until it is cancelled."""
-        return self.mark is not None and self.mark.follows
+        return self._waits if self.mark is None else self.mark.follows
 
     def again(self) -> dict[str, Any] | None:
-        """The members to ask with on another connection: a stream's as often as need be, those of what does no harm once."""
+        """The members to ask with on another connection: those of a stream or a wait as often as need be, of what does no harm once."""
         if self.mark is not None:
             return self.mark.fields()
-        fields, self._again = self._again, None
+        fields = self._again
+        if not self._waits:
+            self._again = None
         return fields
 
 

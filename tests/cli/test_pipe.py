@@ -340,3 +340,12 @@ def test_a_daemon_that_does_not_come_back_is_told_to_every_request_under_way(alo
     assert [(answer["id"], answer["error"]["code"]) for answer in pipe.objects if answer.get("ok") is False] == [("stream", "unavailable")]
     assert len(pipe.errors) == 1
     assert "no daemon" in pipe.errors[0]
+
+
+def test_the_end_of_stdin_ends_a_wait_for_a_lock(shell: Shell, client: Client, name: str) -> None:
+    with client.lock(f"@{name}"):
+        request = {"id": "w", "op": "lock", "resources": [f"@{name}"], "wait": True}
+        done = shell.script(f"echo '{json.dumps(request)}' | engram pipe")
+        assert done.code == 0
+        [answer] = [json.loads(line) for line in done.lines]
+        assert (answer["id"], answer["ok"], answer["error"]["code"]) == ("w", False, "cancelled")
