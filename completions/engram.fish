@@ -47,7 +47,7 @@ function __engram_look
     end
 end
 
-# The names of contexts or agents. Those that start otherwise are asked for only when nothing fits: fish also matches in the middle.
+# The names of a kind. Those that start otherwise are asked for only when nothing fits: fish also matches in the middle.
 function __engram_names --argument-names kind
     set -l program (commandline -opc)[1]
     string match -q '*/*' -- $program; or set program engram
@@ -61,8 +61,8 @@ function __engram_names --argument-names kind
     end
 end
 
-set -g __engram_groups context daemon
-set -g __engram_takes '^(--(after|agent|as|color|dedupe|depth|direction|display-name|expect-seq|fence|file|grace|kind|limit|meta|reason|rel|related-to|reply-to|since|slots|socket|timeout|to|ttl|type|unset|until)|-[fhv]*[En])$'
+set -g __engram_groups context consumer daemon
+set -g __engram_takes '^(--(ack|after|agent|as|color|consumer|dedupe|deliveries|depth|direction|display-name|expect-seq|fence|file|from|grace|key|kind|limit|meta|prefetch|reason|rel|related-to|reply-to|since|slots|socket|timeout|to|ttl|type|unset|until|visibility)|-[fhv]*[En])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
@@ -85,6 +85,7 @@ complete -c engram -n "__engram_at ''" -a help -d 'Explain a command'
 complete -c engram -n "__engram_at ''" -a demo -d 'Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back'
 complete -c engram -n "__engram_at ''" -a completion -d 'Print a shell\'s completions'
 complete -c engram -n "__engram_at ''" -a context -d 'Contexts: named groups of units and agents'
+complete -c engram -n "__engram_at ''" -a consumer -d 'Consumers: readers whose place the daemon keeps'
 complete -c engram -n "__engram_at ''" -a daemon -d 'The daemon: start it, stop it, look at it'
 complete -c engram -n "__engram_at ''" -l help -s h -d 'Show this message and exit'
 complete -c engram -n "__engram_at 'context'" -a create -d 'Create a context'
@@ -98,6 +99,15 @@ complete -c engram -n "__engram_at 'context'" -a unpin -d 'Unpin units'
 complete -c engram -n "__engram_at 'context'" -a add -d 'Add units of other contexts; they arrive as new entries'
 complete -c engram -n "__engram_at 'context'" -a remove -d 'Remove units from a context; they stay in the log'
 complete -c engram -n "__engram_at 'context'" -l help -s h -d 'Show this message and exit'
+complete -c engram -n "__engram_at 'consumer'" -a create -d 'Create a consumer'
+complete -c engram -n "__engram_at 'consumer'" -a list -d 'List the consumers: where they are, and how much they have before them'
+complete -c engram -n "__engram_at 'consumer'" -a show -d 'Describe a consumer: settings, place, members, counts'
+complete -c engram -n "__engram_at 'consumer'" -a ack -d 'Say that units are done: what tail --ack manual printed, or parked ones to give up'
+complete -c engram -n "__engram_at 'consumer'" -a parked -d 'List the units that were delivered too often and are set aside'
+complete -c engram -n "__engram_at 'consumer'" -a retry -d 'Deliver parked units again'
+complete -c engram -n "__engram_at 'consumer'" -a reset -d 'Have a consumer go on somewhere else'
+complete -c engram -n "__engram_at 'consumer'" -a delete -d 'Forget a consumer: its place, and what it has parked'
+complete -c engram -n "__engram_at 'consumer'" -l help -s h -d 'Show this message and exit'
 complete -c engram -n "__engram_at 'daemon'" -a run -d 'Run the daemon in the foreground'
 complete -c engram -n "__engram_at 'daemon'" -a start -d 'Start the daemon in the background, unless it runs'
 complete -c engram -n "__engram_at 'daemon'" -a stop -d 'Stop the daemon after what is in flight; return when it is gone'
@@ -145,7 +155,10 @@ complete -c engram -n "__engram_at 'tail'" -l after -x -d 'Beyond this cursor or
 complete -c engram -n "__engram_at 'tail'" -l related-to -x -d 'Only units with a relationship to this one'
 complete -c engram -n "__engram_at 'tail'" -l to -x -a '(__engram_names agents)' -d 'Only units that are for this agent (label to); me stands for you'
 complete -c engram -n "__engram_at 'tail'" -l events -d 'Every event of the log, not only the units'
-complete -c engram -n "__engram_at 'tail'" -l kind -x -a 'unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen' -d 'Only events of this kind'
+complete -c engram -n "__engram_at 'tail'" -l kind -x -a 'unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted' -d 'Only events of this kind'
+complete -c engram -n "__engram_at 'tail'" -l consumer -x -a '(__engram_names consumers)' -d 'Only what no other member of this consumer gets; the daemon keeps its place'
+complete -c engram -n "__engram_at 'tail'" -l ack -x -a 'auto manual' -d 'When a unit is done: auto, once it is printed [auto], or manual, by consumer ack'
+complete -c engram -n "__engram_at 'tail'" -l prefetch -x -d 'Units to have at a time that are not done [64; manual: 1]'
 complete -c engram -n "__engram_at 'tail' 0 +" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'ask'" -l to -x -a '(__engram_names agents)' -d 'Who is asked'
 complete -c engram -n "__engram_at 'ask'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'What kind of unit it is'
@@ -194,6 +207,7 @@ complete -c engram -n "__engram_at 'help' 0" -a help -d 'Explain a command'
 complete -c engram -n "__engram_at 'help' 0" -a demo -d 'Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back'
 complete -c engram -n "__engram_at 'help' 0" -a completion -d 'Print a shell\'s completions'
 complete -c engram -n "__engram_at 'help' 0" -a context -d 'Contexts: named groups of units and agents'
+complete -c engram -n "__engram_at 'help' 0" -a consumer -d 'Consumers: readers whose place the daemon keeps'
 complete -c engram -n "__engram_at 'help' 0" -a daemon -d 'The daemon: start it, stop it, look at it'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a create -d 'Create a context'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a show -d 'Describe a context: title, labels, members, pins, counts'
@@ -205,6 +219,14 @@ complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = c
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a unpin -d 'Unpin units'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a add -d 'Add units of other contexts; they arrive as new entries'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a remove -d 'Remove units from a context; they stay in the log'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = consumer" -a create -d 'Create a consumer'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = consumer" -a list -d 'List the consumers: where they are, and how much they have before them'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = consumer" -a show -d 'Describe a consumer: settings, place, members, counts'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = consumer" -a ack -d 'Say that units are done: what tail --ack manual printed, or parked ones to give up'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = consumer" -a parked -d 'List the units that were delivered too often and are set aside'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = consumer" -a retry -d 'Deliver parked units again'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = consumer" -a reset -d 'Have a consumer go on somewhere else'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = consumer" -a delete -d 'Forget a consumer: its place, and what it has parked'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a run -d 'Run the daemon in the foreground'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a start -d 'Start the daemon in the background, unless it runs'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a stop -d 'Stop the daemon after what is in flight; return when it is gone'
@@ -220,6 +242,24 @@ complete -c engram -n "__engram_at 'context set'" -l display-name -x -d 'A title
 complete -c engram -n "__engram_at 'context set'" -l meta -x -d 'A label'
 complete -c engram -n "__engram_at 'context set'" -l unset -x -d 'Remove a label'
 complete -c engram -n "__engram_at 'context set' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'consumer create'" -l agent -x -a '(__engram_names agents)' -d 'Only units of this agent'
+complete -c engram -n "__engram_at 'consumer create'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'Only units of this type'
+complete -c engram -n "__engram_at 'consumer create'" -l meta -x -d 'Only units with this label'
+complete -c engram -n "__engram_at 'consumer create'" -l related-to -x -d 'Only units with a relationship to this one'
+complete -c engram -n "__engram_at 'consumer create'" -l to -x -a '(__engram_names agents)' -d 'Only units that are for this agent (label to); me stands for you'
+complete -c engram -n "__engram_at 'consumer create'" -l key -x -d 'agent, or meta:K: units of one agent, or with one label K, one at a time, in order'
+complete -c engram -n "__engram_at 'consumer create'" -l visibility -x -d 'How long a member may have a unit before another gets it [5m]'
+complete -c engram -n "__engram_at 'consumer create'" -l deliveries -x -d 'Park a unit after so many deliveries [5]'
+complete -c engram -n "__engram_at 'consumer create'" -l from -x -a 'start now' -d 'Where to start: start, now, a cursor, a seq, or a time [start]'
+complete -c engram -n "__engram_at 'consumer create' 0" -a '(__engram_names consumers)'
+complete -c engram -n "__engram_at 'consumer create' 1 +" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'consumer show' 0" -a '(__engram_names consumers)'
+complete -c engram -n "__engram_at 'consumer ack' 0" -a '(__engram_names consumers)'
+complete -c engram -n "__engram_at 'consumer parked' 0" -a '(__engram_names consumers)'
+complete -c engram -n "__engram_at 'consumer retry' 0" -a '(__engram_names consumers)'
+complete -c engram -n "__engram_at 'consumer reset'" -l to -x -a 'start now' -d 'Where to go on: start, now, a cursor, a seq, or a time'
+complete -c engram -n "__engram_at 'consumer reset' 0" -a '(__engram_names consumers)'
+complete -c engram -n "__engram_at 'consumer delete' 0" -a '(__engram_names consumers)'
 complete -c engram -n "__engram_at 'context join' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'context join' 1" -a '(__engram_names agents)'
 complete -c engram -n "__engram_at 'context leave' 0" -a '(__engram_names contexts)'

@@ -58,7 +58,10 @@ app = typer.Typer(
 )
 context_app = typer.Typer(name="context", help="Contexts: named groups of units and agents.", no_args_is_help=True, rich_markup_mode=None)
 daemon_app = typer.Typer(name="daemon", help="The daemon: start it, stop it, look at it.", no_args_is_help=True, rich_markup_mode=None)
-GROUPS = {"context": context_app, "daemon": daemon_app}
+consumer_app = typer.Typer(
+    name="consumer", help="Consumers: readers whose place the daemon keeps.", no_args_is_help=True, rich_markup_mode=None
+)
+GROUPS = {"context": context_app, "consumer": consumer_app, "daemon": daemon_app}
 for group_app in GROUPS.values():
     app.add_typer(group_app)
 
@@ -225,6 +228,8 @@ def list_(
     ("Read what is for one agent", "engram tail -f --to planner"),
     ("Print every event of the log so far", "engram tail --events --json --after 0"),
     ("Print how the last contexts came to be", "engram tail --kind context_created --json"),
+    ("Take part in a consumer, as one of several", "engram tail -f work --consumer reviews"),
+    ("Print what this consumer has not had yet", "engram tail work --consumer mine"),
 )
 def tail(
     common: Common,
@@ -246,12 +251,35 @@ def tail(
         list[str] | None,
         typer.Option("--kind", metavar="KIND", help=f"Only events of this kind. May be repeated. Kinds: {', '.join(KINDS)}."),
     ] = None,
+    consumer: Annotated[
+        str | None,
+        typer.Option(
+            "--consumer",
+            metavar="CONSUMER",
+            help="Only what no other member of this consumer gets; the daemon keeps its place.",
+        ),
+    ] = None,
+    ack: Annotated[
+        str | None,
+        typer.Option("--ack", metavar="MODE", help="When a unit is done: auto, once it is printed [auto], or manual, by consumer ack."),
+    ] = None,
+    prefetch: Annotated[
+        int | None,
+        typer.Option("--prefetch", metavar="N", min=1, max=MOST, help="Units to have at a time that are not done [64; manual: 1]."),
+    ] = None,
 ) -> None:
-    """Print the last units of contexts, and with -f what follows. A daemon that restarts is waited for; nothing is missed or repeated."""
+    """Print the last units of contexts, and with -f what follows. A daemon that restarts is waited for; nothing is missed or repeated.
+
+    With --consumer, print each unit that no other member of the consumer gets. It counts as done once it is printed; until then it may come
+    again, here or elsewhere.
+    """
     from .commands import tail as command
 
     wanted = filters(common, agent, type, meta, since, until, after, related_to, to)
-    command.run(common, contexts or [], number, follow, events, kind, wanted)
+    if consumer is None:
+        command.run(common, contexts or [], number, follow, events, kind, wanted, ack, prefetch)
+    else:
+        command.consume(common, consumer, contexts or [], number, follow, events, kind, wanted, ack, prefetch)
 
 
 @leaf(
@@ -554,6 +582,114 @@ def context_set(
     from .commands import context as command
 
     command.set_(common, context, display_name, meta, unset)
+
+
+ConsumerArg = Annotated[str, typer.Argument(metavar="CONSUMER", help="The consumer.")]
+
+
+@leaf(
+    consumer_app,
+    "create",
+    ("Share out the errors of a context, from now on", "engram consumer create fixes work --type error --from now"),
+    ("Keep the units of each agent in order", "engram consumer create digest --key agent"),
+)
+def consumer_create(
+    common: Common,
+    consumer: ConsumerArg,
+    contexts: Annotated[list[str] | None, typer.Argument(metavar="CONTEXT", help="The contexts; none means all.")] = None,
+    agent: ByAgent = None,
+    type: ByType = None,
+    meta: ByMeta = None,
+    related_to: RelatedTo = None,
+    to: To = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", help="agent, or meta:K: units of one agent, or with one label K, one at a time, in order."),
+    ] = None,
+    visibility: Annotated[
+        str | None, typer.Option("--visibility", metavar="T", help="How long a member may have a unit before another gets it [5m].")
+    ] = None,
+    deliveries: Annotated[
+        int | None, typer.Option("--deliveries", metavar="N", min=1, max=MOST, help="Park a unit after so many deliveries [5].")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="PLACE", help="Where to start: start, now, a cursor, a seq, or a time [start].")
+    ] = None,
+) -> None:
+    """Create a consumer. (tail --consumer creates it too, with the defaults.)"""
+    from .commands import consumer as command
+
+    wanted = filters(common, agent, type, meta, None, None, None, related_to, to)
+    command.create(common, consumer, contexts or [], wanted, key, visibility, deliveries, start)
+
+
+@leaf(consumer_app, "list", ("List all consumers, for a script", "engram consumer list --json"))
+def consumer_list(common: Common) -> None:
+    """List the consumers: where they are, and how much they have before them."""
+    from .commands import consumer as command
+
+    command.list_(common)
+
+
+@leaf(consumer_app, "show", ("Describe a consumer", "engram consumer show reviews"))
+def consumer_show(common: Common, consumer: ConsumerArg) -> None:
+    """Describe a consumer: settings, place, members, counts."""
+    from .commands import consumer as command
+
+    command.show(common, consumer)
+
+
+Entries = Annotated[list[str], typer.Argument(metavar="ENTRY", help="Seqs, as tail prints them first, or cursors.")]
+SomeEntries = Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Their seqs or cursors; none means all.")]
+
+
+@leaf(consumer_app, "ack", ("Say that the unit at seq 4 is done", "engram consumer ack digest 4"))
+def consumer_ack(common: Common, consumer: ConsumerArg, entries: Entries) -> None:
+    """Say that units are done: what tail --ack manual printed, or parked ones to give up."""
+    from .commands import consumer as command
+
+    command.ack(common, consumer, entries)
+
+
+@leaf(consumer_app, "parked", ("List what was delivered too often", "engram consumer parked reviews"))
+def consumer_parked(common: Common, consumer: ConsumerArg) -> None:
+    """List the units that were delivered too often and are set aside."""
+    from .commands import consumer as command
+
+    command.parked(common, consumer)
+
+
+@leaf(consumer_app, "retry", ("Deliver all parked units again", "engram consumer retry reviews"))
+def consumer_retry(common: Common, consumer: ConsumerArg, entries: SomeEntries = None) -> None:
+    """Deliver parked units again."""
+    from .commands import consumer as command
+
+    command.retry(common, consumer, entries or [])
+
+
+@leaf(
+    consumer_app,
+    "reset",
+    ("Skip everything up to now", "engram consumer reset reviews --to now"),
+    ("Deliver the last hour again", "engram consumer reset reviews --to 1h"),
+)
+def consumer_reset(
+    common: Common,
+    consumer: ConsumerArg,
+    to: Annotated[str, typer.Option("--to", metavar="PLACE", help="Where to go on: start, now, a cursor, a seq, or a time.")],
+) -> None:
+    """Have a consumer go on somewhere else. What its members have just now is delivered again."""
+    from .commands import consumer as command
+
+    command.reset(common, consumer, to)
+
+
+@leaf(consumer_app, "delete", ("Forget a consumer", "engram consumer delete reviews"))
+def consumer_delete(common: Common, consumer: ConsumerArg) -> None:
+    """Forget a consumer: its place, and what it has parked. The streams of its members end."""
+    from .commands import consumer as command
+
+    command.delete(common, consumer)
 
 
 AgentArg = Annotated[str | None, typer.Argument(metavar="AGENT", help="The agent; you unless said otherwise.")]

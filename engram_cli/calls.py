@@ -17,6 +17,7 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MAX_UNITS
 from engramd.protocol.unit import Relationship, Unit, format_id
 
+from .core import entry_of
 from .lease import Term, guards, normal
 
 T = TypeVar("T")
@@ -430,13 +431,67 @@ def locks(*resources: str, explain: bool = False) -> Pages[dict[str, Any]]:
     return _Locks("locks", "locks", {**fields, "explain": True} if explain else fields, dict)
 
 
+def ack(consumer: str, *entries: Unit | str | int) -> Call[bool]:
+    """Say that a consumer is done with units (or cursors, or seqs of entries). On disk when this returns; False if they were done."""
+    return _changed("ack", {"consumer": consumer, "entries": [entry_of(entry) for entry in entries]})
+
+
+def consumer_create(consumer: str, *contexts: str, **settings: Any) -> Call[bool]:
+    """Create a consumer; False if there is one with these settings, `conflict` if it has others.
+
+    Args:
+        contexts: none means all.
+        settings: `agent`, `type` (one or a list), `meta` (a map), `related_to`: which units. `key`: `agent` or `meta:K`, by which units
+            go out one at a time, in order. `visibility`: how long a member may have a unit, such as `5m`. `deliveries`: after so many
+            a unit is parked. `start`: where it starts: `start` (if nothing is said), `now`, a cursor, a seq, or a time.
+    """
+    return _changed("consumer_create", consumer_settings(consumer, contexts, settings))
+
+
+def consumer_settings(consumer: str, contexts: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a consumer as members of a request."""
+    fields = {"consumer": consumer, **{"from" if name == "start" else name: value for name, value in settings.items()}}
+    return {**fields, "contexts": [*contexts]} if contexts else fields
+
+
+def consumer_show(consumer: str) -> Call[dict[str, Any]]:
+    """Describe a consumer; `not_found` if there is none."""
+    return Call("consumer_show", {"consumer": consumer}, lambda answer: dict(answer["consumer"]))
+
+
+def consumer_list() -> Pages[dict[str, Any]]:
+    """Describe every consumer, by name."""
+    return Pages("consumer_list", "consumers", {}, dict)
+
+
+def consumer_parked(consumer: str) -> Pages[dict[str, Any]]:
+    """A consumer's parked units, with when they were parked after how many deliveries."""
+    return Pages("consumer_parked", "parked", {"consumer": consumer}, dict)
+
+
+def consumer_retry(consumer: str, *entries: Unit | str | int) -> Call[bool]:
+    """Deliver parked units again; none means all. False if there was nothing to do."""
+    asked = {"entries": [entry_of(entry) for entry in entries]} if entries else {}
+    return _changed("consumer_retry", {"consumer": consumer, **asked})
+
+
+def consumer_reset(consumer: str, to: str | int) -> Call[str]:
+    """Have a consumer go on beyond `start`, `now`, a cursor, a seq or a time; gives the cursor."""
+    return Call("consumer_reset", {"consumer": consumer, "to": to}, lambda answer: str(answer["cursor"]))
+
+
+def consumer_delete(consumer: str) -> Call[None]:
+    """Forget a consumer, and end its members' streams."""
+    return Call("consumer_delete", {"consumer": consumer}, lambda answer: None)
+
+
 def agents(context: str | None = None) -> Pages[dict[str, Any]]:
     """Every agent that has put a unit, or a context's members, by name."""
     return Pages("agents", "agents", {} if context is None else {"context": context}, dict)
 
 
 def names(kind: str, prefix: str = "", limit: int = 1000) -> Call[builtins.list[str]]:
-    """The names of `contexts` or `agents`, or the tokens of `locks`, that start with a prefix, in order, at most `limit`."""
+    """The names of `contexts`, `agents` or `consumers`, or the tokens of `locks`, that start with a prefix, in order, at most `limit`."""
     return Call("names", {"kind": kind, "prefix": prefix, "limit": limit}, lambda found: list(found["names"]))
 
 

@@ -35,6 +35,7 @@ from .core import (
     ANSWER_SECONDS,
     RETRY_SECONDS,
     STARTING_SECONDS,
+    Acks,
     Asking,
     Attempts,
     Bookmark,
@@ -42,6 +43,7 @@ from .core import (
     Conversation,
     Event,
     Lost,
+    Membership,
     Patience,
     lost,
 )
@@ -50,6 +52,7 @@ from .lease import Term, elapsed
 __all__ = [
     "Change",
     "Client",
+    "Consuming",
     "EngramError",
     "Event",
     "Lease",
@@ -111,6 +114,7 @@ class Client:
             own.
         opens_session: whether to open a session when ENGRAM_SESSION names none to join. It lasts as long as the client is connected, and
             goes on after a reconnect.
+        presence: whether the agent counts as present while this client is connected.
 
     Attributes:
         session: the session it is in, if any: leases may end with it, and a wait for another lease of the same session is a deadlock.
@@ -125,12 +129,14 @@ class Client:
         autostart: bool = True,
         timeout: float | None = None,
         opens_session: bool = True,
+        presence: bool = False,
     ) -> None:
         self.address = socket_path(socket or settings.socket())
         self.agent = settings.agent() if agent is None else agent
         self.autostart = autostart
         self.timeout = timeout
         self.session, self.owns_session = core.session(opens_session)
+        self.presence = presence
         self._ids = itertools.count(1)
         self._socket: sockets.socket | None = None
         self._conversation = Conversation(self._ids)
@@ -235,7 +241,7 @@ class Client:
         self._socket = opened
         conversation = self._conversation = Conversation(self._ids)
         try:
-            box, data = conversation.greet(self.agent, self.session, self.owns_session)
+            box, data = conversation.greet(self.agent, self.session, self.owns_session, self.presence)
             self._send(data)
             conversation.server = self._wait(box, time.monotonic() + ANSWER_SECONDS)
         except EngramError as error:
@@ -399,6 +405,14 @@ class Client:
     unlock = _asked(calls.unlock)
     steal = _asked(calls.steal)
     locks = _paged(calls.locks)
+    ack = _asked(calls.ack)
+    consumer_create = _asked(calls.consumer_create)
+    consumer_show = _asked(calls.consumer_show)
+    consumer_list = _paged(calls.consumer_list)
+    consumer_parked = _paged(calls.consumer_parked)
+    consumer_retry = _asked(calls.consumer_retry)
+    consumer_reset = _asked(calls.consumer_reset)
+    consumer_delete = _asked(calls.consumer_delete)
     agents = _paged(calls.agents)
     names = _asked(calls.names)
     status = _asked(calls.status)
@@ -485,6 +499,20 @@ class Client:
                 `agent`, `type`, `meta`, `related_to`, `until`, `kinds` (of events), and `events=True` for every event.
         """
         return Tail(self, {"contexts": [*contexts], "follow": follow, **options})
+
+    def consume(
+        self, consumer: str, *contexts: str, follow: bool = True, ack: str = "auto", prefetch: int = 1, **settings: Any
+    ) -> Consuming:
+        """Take part in a consumer, which is created if need be: `for unit in client.consume("reviews", "work"): ...`
+
+        Args:
+            contexts: of a new consumer; none means all. One that exists keeps its own, and another choice is refused (`conflict`).
+            follow: go on with new units instead of ending when all that are there now are done.
+            ack: `auto`: a unit is done when the loop asks for the next one; `manual`: when `Consuming.ack` says so.
+            prefetch: how many units to have at a time.
+            settings: as `consumer_create` takes.
+        """
+        return Consuming(self, calls.consumer_settings(consumer, contexts, settings) | {"follow": follow, "prefetch": prefetch}, ack)
 
 
 class Lease(Term):
@@ -590,7 +618,7 @@ class Tail:
             try:
                 if self._box is None:
                     client.connect()
-                    self._box = client._ask("tail", self._mark.fields())
+                    self._box = self._begin()
                 box = self._box
                 while not (box.items or box.answer or box.is_lost):
                     client._keep(client._read(self._deadline))
@@ -606,6 +634,10 @@ class Tail:
                     raise
                 client.close()
             self._reconnect()
+
+    def _begin(self) -> Box:
+        """Ask for the stream, on a connection that there is."""
+        return self._client._ask(self._mark.op, self._mark.fields())
 
     def _pay(self, item: Item) -> None:
         credit = self._mark.used(item)
@@ -625,3 +657,59 @@ class Tail:
             except EngramError as error:
                 patience.failed(error, time.monotonic())
                 time.sleep(RETRY_SECONDS)
+
+
+class Consuming(Tail):
+    """A member's part of a consumer's units. Like `Tail`, it survives a lost connection; what was not acknowledged comes again.
+
+    What `events()` gives has `deliveries` in its fields: how often the unit was delivered, this time included.
+    """
+
+    def __init__(self, client: Client, fields: Mapping[str, Any], ack: str) -> None:
+        if ack not in ("auto", "manual"):
+            raise EngramError("invalid", f"ack: must be auto or manual, not {ack!r}")
+        super().__init__(client, fields)
+        self._mark: Bookmark = Membership(fields, client._resumes)
+        self._acks = Acks(fields["consumer"])
+        self._auto = ack == "auto"
+
+    def raw(self) -> Iterator[dict[str, Any]]:
+        """Every item as it travels."""
+        yield from super().raw()
+        self.flush()
+
+    def ack(self, *entries: Unit | str | int) -> None:
+        """Say that units (or cursors, or seqs of entries) are done, without waiting for the answer: `flush` does.
+
+        Raises:
+            EngramError: an earlier acknowledgement was refused.
+        """
+        self._acks.add(entries)
+        if self._box is not None and not self._box.is_lost and self._client.connected:
+            self._acks.send(self._client._ask)
+
+    def flush(self) -> None:
+        """Wait until every acknowledgement is on disk.
+
+        Raises:
+            EngramError: one was refused, or no daemon answers.
+        """
+        try:
+            for box in self._acks.settle():
+                self._client._wait(box, math.inf)
+        except Lost:
+            self._acks.again()
+        self._acks.settle()
+        for fields in self._acks.rest():
+            self._client.request("ack", fields)
+
+    def _begin(self) -> Box:
+        """What was not answered goes first, so that it does not come again."""
+        self._acks.again()
+        self._acks.send(self._client._ask)
+        return super()._begin()
+
+    def _pay(self, item: Item) -> None:
+        super()._pay(item)
+        if self._auto and "unit" in item.event:
+            self.ack(item.event["cursor"])

@@ -12,7 +12,7 @@ import socket
 import struct
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from . import LOST
 ANSWER_SECONDS = 1.5  # a daemon that does not greet within this is reported
 STARTING_SECONDS = 5.0  # how long a connection that is closed before the greeting is tried again: a daemon is being replaced
 RETRY_SECONDS = 0.05
+ACKS = 500  # entries in one request, and requests without an answer before answers are looked at
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 
@@ -112,9 +113,11 @@ class Conversation:
         self._boxes: weakref.WeakValueDictionary[Id, Box] = weakref.WeakValueDictionary()
         self._left: dict[Id, str] = {}  # requests under way that nobody waits for, whose success has to be undone
 
-    def greet(self, agent: str, session: str | None = None, owner: bool = False) -> tuple[Box, bytes]:
+    def greet(self, agent: str, session: str | None = None, owner: bool = False, presence: bool = False) -> tuple[Box, bytes]:
         """The box of the daemon's greeting, and the bytes that ask for it."""
         hello: dict[str, Any] = {"agent": agent, "client": f"engram {__version__}"}
+        if presence:
+            hello["presence"] = True
         if session is not None:
             hello["session"] = session
         if owner:
@@ -229,7 +232,7 @@ def repeatable(op: str, fields: Mapping[str, Any]) -> bool:
     """
     if op in ("lock", "renew", "unlock"):
         return not (fields.get("wait") or fields.get("force"))
-    return OPERATIONS[op].permission == "read" or (op == "put" and "dedupe" in fields)
+    return OPERATIONS[op].permission == "read" or op == "ack" or (op == "put" and "dedupe" in fields)
 
 
 def lost(op: str) -> EngramError:
@@ -347,9 +350,12 @@ class Bookmark:
     """Where a stream stands, across connections, and what credit it owes the daemon.
 
     Attributes:
+        op: the operation that begins the stream.
         cursor: after the item that was used last; None before the first.
         started: the daemon was reached once; from then on it is waited for when it is away.
     """
+
+    op = "tail"
 
     def __init__(self, fields: Mapping[str, Any], started: bool = False) -> None:
         self.cursor: str | None = None
@@ -383,6 +389,66 @@ class Bookmark:
             return 0
         owed, self._owed = self._owed, 0
         return owed
+
+
+class Membership(Bookmark):
+    """A member of a consumer, across connections: the daemon knows where it stands."""
+
+    op = "consume"
+
+    def fields(self) -> dict[str, Any]:
+        """The members of the request that begins the stream, or takes it up again."""
+        super().fields()
+        return self._fields
+
+
+class Acks:
+    """Acknowledgements of a member, across connections: what was not answered is sent again."""
+
+    def __init__(self, consumer: str) -> None:
+        self._consumer = consumer
+        self._unsent: list[str | int] = []
+        self._sent: list[tuple[Box, list[str | int]]] = []
+
+    def add(self, entries: Iterable[Unit | str | int]) -> None:
+        """Units (or cursors, or seqs of entries) are done."""
+        self._unsent += map(entry_of, entries)
+
+    def send(self, ask: Callable[[str, dict[str, Any]], Box]) -> None:
+        """Ask for what has not been sent yet."""
+        while self._unsent:
+            fields = self._next()
+            self._sent.append((ask("ack", fields), fields["entries"]))
+        if len(self._sent) > ACKS:
+            self.settle()
+
+    def settle(self) -> list[Box]:
+        """Forget what was answered, and give what was not. Raises what was refused, as EngramError."""
+        answered = [box for box, _ in self._sent if box.answer is not None]
+        self._sent = [(box, entries) for box, entries in self._sent if box.answer is None]
+        for box in answered:
+            box.result()
+        return [box for box, _ in self._sent]
+
+    def again(self) -> None:
+        """The connection was lost: what was not answered is to be sent again."""
+        self._unsent[:0] = [entry for box, entries in self._sent if box.answer is None for entry in entries]
+        self._sent = [(box, entries) for box, entries in self._sent if box.answer is not None]
+
+    def rest(self) -> Iterator[dict[str, Any]]:
+        """The members of requests for all that has not been sent."""
+        while self._unsent:
+            yield self._next()
+
+    def _next(self) -> dict[str, Any]:
+        some = self._unsent[:ACKS]
+        del self._unsent[:ACKS]
+        return {"consumer": self._consumer, "entries": some}
+
+
+def entry_of(entry: Unit | str | int) -> str | int:
+    """The cursor or seq of an entry."""
+    return entry.entry if isinstance(entry, Unit) else entry
 
 
 class Patience:

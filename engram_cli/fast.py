@@ -86,7 +86,7 @@ def leave(code: int) -> NoReturn:
 
 
 def complete(arguments: list[str]) -> int:
-    """Print the names of a KIND (contexts, agents, locks) that start with PREFIX, for the shells' completions, and return 0.
+    """Print the names of a KIND (contexts, agents, consumers, locks) that start with PREFIX, for the shells' completions, and return 0.
 
     Whatever is wrong, there is nothing to offer: no daemon is started, no error is printed, and after COMPLETION_SECONDS it is over.
     """
@@ -431,7 +431,7 @@ def _list(values: dict[str, Any]) -> int:
 
 
 def _tail(values: dict[str, Any]) -> int:
-    if values["events"] or values["kind"]:
+    if values["events"] or values["kind"] or not values["consumer"] is values["ack"] is values["prefetch"] is None:
         raise GiveUp
     if not values["json"]:
         _need_pipe(values)

@@ -34,10 +34,37 @@ from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
 from .calls import Call, Change, Pages, PutResult, Related, Relations
-from .core import ANSWER_SECONDS, RETRY_SECONDS, STARTING_SECONDS, Asking, Attempts, Bookmark, Box, Conversation, Event, Lost, Patience
+from .core import (
+    ANSWER_SECONDS,
+    RETRY_SECONDS,
+    STARTING_SECONDS,
+    Acks,
+    Asking,
+    Attempts,
+    Bookmark,
+    Box,
+    Conversation,
+    Event,
+    Lost,
+    Membership,
+    Patience,
+)
 from .lease import Term, elapsed
 
-__all__ = ["Change", "Client", "EngramError", "Event", "Lease", "PutResult", "Related", "Relations", "Relationship", "Tail", "Unit"]
+__all__ = [
+    "Change",
+    "Client",
+    "Consuming",
+    "EngramError",
+    "Event",
+    "Lease",
+    "PutResult",
+    "Related",
+    "Relations",
+    "Relationship",
+    "Tail",
+    "Unit",
+]
 
 _READ_BYTES = 64 * 1024
 
@@ -120,9 +147,9 @@ class _Link:
         self.is_over = True
         self._scope.cancel()
 
-    def greet(self, agent: str, session: str | None, owner: bool) -> Box:
+    def greet(self, agent: str, session: str | None, owner: bool, presence: bool) -> Box:
         """Send the greeting."""
-        box, data = self.conversation.greet(agent, session, owner)
+        box, data = self.conversation.greet(agent, session, owner, presence)
         self._send(data)
         return box
 
@@ -201,6 +228,7 @@ class Client:
             own.
         opens_session: whether to open a session when ENGRAM_SESSION names none to join. It lasts as long as the client is connected, and
             goes on after a reconnect.
+        presence: whether the agent counts as present while this client is connected.
 
     Attributes:
         session: the session it is in, if any: leases may end with it, and a wait for another lease of the same session is a deadlock.
@@ -215,12 +243,14 @@ class Client:
         autostart: bool = True,
         timeout: float | None = None,
         opens_session: bool = True,
+        presence: bool = False,
     ) -> None:
         self.address = socket_path(socket or settings.socket())
         self.agent = settings.agent() if agent is None else agent
         self.autostart = autostart
         self.timeout = timeout
         self.session, self.owns_session = core.session(opens_session)
+        self.presence = presence
         self._ids = itertools.count(1)
         self._link: _Link | None = None
         self._connecting = trio.Lock()
@@ -316,7 +346,7 @@ class Client:
         self._tasks[1].start_soon(link.run)
         try:
             with trio.move_on_after(ANSWER_SECONDS):
-                link.conversation.server = await link.wait(link.greet(self.agent, self.session, self.owns_session))
+                link.conversation.server = await link.wait(link.greet(self.agent, self.session, self.owns_session, self.presence))
                 self._was_connected = True
                 return link
         finally:
@@ -385,6 +415,14 @@ class Client:
     unlock = _asked(calls.unlock)
     steal = _asked(calls.steal)
     locks = _paged(calls.locks)
+    ack = _asked(calls.ack)
+    consumer_create = _asked(calls.consumer_create)
+    consumer_show = _asked(calls.consumer_show)
+    consumer_list = _paged(calls.consumer_list)
+    consumer_parked = _paged(calls.consumer_parked)
+    consumer_retry = _asked(calls.consumer_retry)
+    consumer_reset = _asked(calls.consumer_reset)
+    consumer_delete = _asked(calls.consumer_delete)
     agents = _paged(calls.agents)
     names = _asked(calls.names)
     status = _asked(calls.status)
@@ -459,6 +497,20 @@ class Client:
                 `agent`, `type`, `meta`, `related_to`, `until`, `kinds` (of events), and `events=True` for every event.
         """
         return Tail(self, {"contexts": [*contexts], "follow": follow, **options})
+
+    def consume(
+        self, consumer: str, *contexts: str, follow: bool = True, ack: str = "auto", prefetch: int = 1, **settings: Any
+    ) -> Consuming:
+        """Take part in a consumer, which is created if need be: `async for unit in client.consume("reviews", "work"): ...`
+
+        Args:
+            contexts: of a new consumer; none means all. One that exists keeps its own, and another choice is refused (`conflict`).
+            follow: go on with new units instead of ending when all that are there now are done.
+            ack: `auto`: a unit is done when the loop asks for the next one; `manual`: when `Consuming.ack` says so.
+            prefetch: how many units to have at a time.
+            settings: as `consumer_create` takes.
+        """
+        return Consuming(self, calls.consumer_settings(consumer, contexts, settings) | {"follow": follow, "prefetch": prefetch}, ack)
 
 
 class Lease(Term):
@@ -579,7 +631,7 @@ class Tail(AsyncIterator[Unit]):
             try:
                 if self._box is None or self._link is None:
                     self._link = await self._client._linked(self._client._starts)
-                    self._box = self._link.ask("tail", self._mark.fields())
+                    self._box = self._begin(self._link)
                 item = await self._arrival(self._box)
                 if item is not None:
                     self._used = item
@@ -594,6 +646,10 @@ class Tail(AsyncIterator[Unit]):
                     raise
                 self._client._retire(self._link)
             await self._reconnect()
+
+    def _begin(self, link: _Link) -> Box:
+        """Ask for the stream."""
+        return link.ask(self._mark.op, self._mark.fields())
 
     async def _arrival(self, box: Box) -> Item | None:
         """The next item of this connection, or None when there will be none."""
@@ -623,6 +679,65 @@ class Tail(AsyncIterator[Unit]):
             except EngramError as error:
                 patience.failed(error, trio.current_time())
             await trio.sleep(RETRY_SECONDS)
+
+
+class Consuming(Tail):
+    """A member's part of a consumer's units. Like `Tail`, it survives a lost connection; what was not acknowledged comes again.
+
+    What `events()` gives has `deliveries` in its fields: how often the unit was delivered, this time included.
+    """
+
+    def __init__(self, client: Client, fields: Mapping[str, Any], ack: str) -> None:
+        if ack not in ("auto", "manual"):
+            raise EngramError("invalid", f"ack: must be auto or manual, not {ack!r}")
+        super().__init__(client, fields)
+        self._mark: Bookmark = Membership(fields)
+        self._acks = Acks(fields["consumer"])
+        self._auto = ack == "auto"
+
+    def ack(self, *entries: Unit | str | int) -> None:
+        """Say that units (or cursors, or seqs of entries) are done. Never waits: `flush` does.
+
+        Raises:
+            EngramError: an earlier acknowledgement was refused.
+        """
+        self._acks.add(entries)
+        if self._link is not None and not self._link.is_over:
+            self._acks.send(self._link.ask)
+
+    async def flush(self) -> None:
+        """Wait until every acknowledgement is on disk. Cancelling loses none.
+
+        Raises:
+            EngramError: one was refused, or no daemon answers.
+        """
+        for box in self._acks.settle():
+            assert isinstance(box, _Box)
+            while box.answer is None and not box.is_lost:
+                await box.change()
+        self._acks.again()
+        self._acks.settle()
+        for fields in self._acks.rest():
+            await self._client.request("ack", fields)
+
+    async def _next(self) -> dict[str, Any]:
+        try:
+            return await super()._next()
+        except StopAsyncIteration:
+            await self.flush()
+            raise
+
+    def _begin(self, link: _Link) -> Box:
+        """What was not answered goes first, so that it does not come again."""
+        self._acks.again()
+        self._acks.send(link.ask)
+        return super()._begin(link)
+
+    def _pay(self) -> None:
+        used = self._used
+        super()._pay()
+        if self._auto and used is not None and "unit" in used.event:
+            self.ack(used.event["cursor"])
 
 
 class _Events(AsyncIterator[Event]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
-from engramd.state import contexts, locks
+from engramd.state import consumers, contexts, locks
 from engramd.state import view as state_view
 from engramd.state.machine import Event
 from engramd.state.units import Edge, UnitPut
@@ -18,6 +18,9 @@ IDS = st.binary(min_size=16, max_size=16)
 SEQS = st.integers(1, 2**63 - 1)
 TIMES = st.integers(0, 2**62)
 PAYLOADS = st.text(max_size=50) | st.binary(max_size=50)
+COUNTS = st.integers(0, 2**40)
+SPANS = st.lists(st.tuples(SEQS, SEQS), max_size=4).map(tuple)
+WANTED = st.fixed_dictionaries({}, optional={"agents": st.lists(NAMES), "meta": LABELS, "related_to": IDS})  # a filter as a map
 EDGES = st.builds(Edge, st.sampled_from(RELATIONSHIPS), IDS, LABELS)
 
 
@@ -72,4 +75,12 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     locks.LockReleased: st.builds(locks.LockReleased, NAMES, SEQS, RESOURCES, TEXTS),
     locks.LockExpired: st.builds(locks.LockExpired, NAMES, SEQS, RESOURCES, st.integers(0, 9)),
     locks.LockStolen: st.builds(locks.LockStolen, NAMES, SEQS, RESOURCES, NAMES),
+    consumers.ConsumerCreated: st.builds(
+        consumers.ConsumerCreated, NAMES, NAMES, st.lists(NAMES).map(tuple), WANTED, TEXTS, COUNTS, COUNTS, COUNTS
+    ),
+    consumers.ConsumerAcked: st.builds(consumers.ConsumerAcked, NAMES, SPANS, st.lists(SEQS).map(tuple)),
+    consumers.ConsumerParked: st.builds(consumers.ConsumerParked, NAMES, SEQS, COUNTS),
+    consumers.ConsumerRetried: st.builds(consumers.ConsumerRetried, NAMES, NAMES, st.lists(SEQS).map(tuple)),
+    consumers.ConsumerReset: st.builds(consumers.ConsumerReset, NAMES, NAMES, COUNTS),
+    consumers.ConsumerDeleted: st.builds(consumers.ConsumerDeleted, NAMES, NAMES),
 }

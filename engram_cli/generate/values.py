@@ -14,6 +14,9 @@ SHELLS = ("bash", "zsh", "fish")
 SOURCES = {
     "CONTEXT": "contexts",
     "AGENT": "agents",
+    "CONSUMER": "consumers",
+    "MODE": "acks",
+    "PLACE": "places",
     "TYPE": "types",
     "KIND": "kinds",
     "DIRECTION": "directions",
@@ -26,7 +29,7 @@ SOURCES = {
     "SHELL": "shells",
     "VERB": "verbs",
 }
-FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "CODE", "PATH:TOKEN", "-- OPTION"})
+FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "CODE", "ENTRY", "PATH:TOKEN", "-- OPTION"})
 
 WORDS: dict[str, tuple[str, ...]] = {
     "types": TYPES,
@@ -35,6 +38,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "edges": RELATIONSHIPS,
     "relationships": tuple(f"{kind}:" for kind in RELATIONSHIPS),
     "colors": COLORS,
+    "acks": ("auto", "manual"),
+    "places": ("start", "now"),
     "shells": SHELLS,
 }
 NAMES = NAMED  # what `engram __complete` is asked for

@@ -27,6 +27,8 @@ MAX_UNITS = 1000  # in one put, one get, or one page
 MAX_CONTEXTS = 256  # in one tail
 MAX_RESOURCES = 1000  # of one lease
 MAX_SLOTS = 10_000
+MAX_PREFETCH = 1000  # units that a member of a consumer may have at a time
+MAX_DELIVERIES = 1000  # of a unit to a consumer
 MAX_CREDIT = 64 * MIB
 DEFAULT_CREDIT = MIB
 PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
@@ -124,15 +126,25 @@ KINDS = (  # of events, in the order of their codes
     "lock_released",
     "lock_expired",
     "lock_stolen",
+    "consumer_created",
+    "consumer_acked",
+    "consumer_parked",
+    "consumer_retried",
+    "consumer_reset",
+    "consumer_deleted",
 )
 DIRECTIONS = ("in", "out", "both")
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
 SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
 CONTEXT_INFO = Any_("context-info")
-NAMED = ("contexts", "agents", "locks")  # what `names` lists
+NAMED = ("contexts", "agents", "locks", "consumers")  # what `names` lists
 CHANGED = Record({"changed": Field(Bool(), "false if it was so already", required=True)})
 NOTHING = Record({})
+CONSUMER = {"consumer": Field(NAME, "the consumer", required=True)}
+CONSUMER_INFO = Any_("consumer-info")
+PLACE = OneOf(((str, Text(64, least=1)), (int, Int(0))))  # in the log
+ENTRIES = Field(ListOf(CURSOR, MAX_UNITS), "cursors or seqs of entries")
 
 HELLO = Record(
     {
@@ -175,6 +187,15 @@ LEASE = Record(
 _MEMBER = {**CONTEXT, "agent": Field(NAME, "the agent; the caller unless said otherwise")}
 _UNITS_OF = {**CONTEXT, "ids": Field(ListOf(REF, MAX_UNITS, least=1), "the units", required=True)}
 _LABELS = MapOf(Text(MAX_META_KEY, least=1, plain=True), OneOf(((str, Text(MAX_META_VALUE)), (type(None), Null()))), MAX_META)
+_SETTINGS = {
+    **CONSUMER,
+    "contexts": Field(ListOf(NAME, MAX_CONTEXTS), "which contexts; none means all"),
+    **{name: field for name, field in FILTERS.items() if name != "until"},
+    "key": Field(Text(MAX_META_KEY + 5), "agent, or meta:K: units of one such key go out one at a time, in order"),
+    "visibility": Field(DURATION, "how long a member may have a unit, 5m unless said otherwise; as an integer, microseconds"),
+    "deliveries": Field(Int(1, MAX_DELIVERIES), "park a unit after so many, 5 unless said otherwise"),
+    "from": Field(PLACE, "where a new consumer starts: start, now, a cursor, a seq, or a time; start unless said otherwise"),
+}
 
 OPERATIONS: Mapping[str, Operation] = {
     "put": Operation(
@@ -291,6 +312,65 @@ OPERATIONS: Mapping[str, Operation] = {
             }
         ),
     ),
+    "consumer_create": Operation(
+        "write",
+        "Create a consumer, or see that the one there is has the settings asked for.",
+        Record(_SETTINGS),
+        CHANGED,
+    ),
+    "consume": Operation(
+        "write",
+        "Take part in a consumer, which is created if need be: stream units that no other member gets, until they are acknowledged.",
+        Record(
+            {
+                **_SETTINGS,
+                "prefetch": Field(Int(1, MAX_PREFETCH), "units to have unacknowledged at a time, 1 unless said otherwise"),
+                "follow": Field(Bool(), "go on with live entries"),
+                "credit": Field(Int(0, MAX_CREDIT), "bytes of items that may be sent before more credit is given"),
+            }
+        ),
+        Record({"cursor": Field(Text(64), "up to where the consumer is done", required=True)}),
+        stream=True,
+    ),
+    "ack": Operation(
+        "write",
+        "Say that a consumer is done with units, delivered or parked. On disk when this is answered.",
+        Record({**CONSUMER, "entries": Field(ENTRIES.type, ENTRIES.doc, required=True)}),
+        CHANGED,
+    ),
+    "consumer_show": Operation(
+        "read", "Describe a consumer.", Record(CONSUMER), Record({"consumer": Field(CONSUMER_INFO, "the consumer", required=True)})
+    ),
+    "consumer_list": Operation(
+        "read",
+        "Describe a page of the consumers, by name.",
+        Record({"after": Field(NAME, "consumers whose name sorts after this")}),
+        Record(
+            {
+                "consumers": Field(Any_("[* consumer-info]"), "the consumers", required=True),
+                "next": Field(OneOf(((str, Text(MAX_NAME)), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
+    "consumer_parked": Operation(
+        "read",
+        "Read a page of a consumer's parked units.",
+        Record({**CONSUMER, "after": Field(CURSOR, "those that were parked after this one")}),
+        Record(
+            {
+                "parked": Field(Any_("[* parked]"), "the units, in the order in which they were parked", required=True),
+                "next": Field(OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
+    "consumer_retry": Operation("write", "Deliver parked units again.", Record({**CONSUMER, "entries": ENTRIES}), CHANGED),
+    "consumer_reset": Operation(
+        "write",
+        "Have a consumer go on somewhere else. What its members have is delivered again.",
+        Record({**CONSUMER, "to": Field(PLACE, "start, now, a cursor, a seq, or a time", required=True)}),
+        Record({"cursor": Field(Text(64), "beyond which it goes on", required=True)}),
+    ),
+    "consumer_delete": Operation("write", "Forget a consumer. The streams of its members end.", Record(CONSUMER), NOTHING),
     "context_create": Operation(
         "write",
         "Create a context.",
@@ -432,7 +512,7 @@ item    = {{ id: id, event: event }}
 
 ; A stream's items. "live" marks the end of what is replayed; "heartbeat" says that nothing matched for a while. Clients ignore
 ; members and kinds they do not know.
-event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit }}
+event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit, ? deliveries: uint }}   ; deliveries: of a consumer, this one included
       / {{ cursor: tstr, kind: tstr, text: bstr }}   ; with "form", whatever the kind
       / {{ cursor: tstr, kind: "live" / "heartbeat" }}
       / {{ cursor: tstr, kind: tstr, seq: uint, ts: uint, data: {{ * tstr => any }} }}
@@ -454,6 +534,12 @@ context-info = {{
   units: uint, last_seq: uint, created_at: uint, updated_at: uint,
   ? more: true   ; there are more agents or pinned units than are shown
 }}
+consumer-info = {{
+  id: tstr, contexts: [* tstr], filter: {{ * tstr => any }}, key: tstr, visibility: uint, deliveries: uint,
+  cursor: tstr, lag: uint, waiting: uint, held: uint, parked: uint, members: [* {{ agent: tstr, held: uint, prefetch: uint }}],
+  created_at: uint, updated_at: uint   ; visibility in microseconds; lag in events of the log
+}}
+parked = {{ cursor: tstr, deliveries: uint, parked_at: uint, again: bool, unit: unit / nil }}
 agent-info = {{ id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, ? since: uint }}   ; nil: never put one
 
 related = {{

@@ -14,7 +14,7 @@ from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import PAGE_BYTES
 from ..state.contexts import CreateContext, SetContext, SetMember, SetPins, SetPlaces
 from ..state.machine import Command
-from ..state.view import AGENTS, CONTEXTS, MEMBERS, PINS, Agent, Context, Table, is_open
+from ..state.view import AGENTS, CONSUMERS, CONTEXTS, MEMBERS, PINS, Agent, Context, Table, is_open
 from ..storage import keys
 from .peer import Peer
 from .refs import unit_id
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .committer import Result
     from .engine import Engine
 
+_NAMED: dict[str, Table[str, Any]] = {"contexts": CONTEXTS, "agents": AGENTS, "consumers": CONSUMERS}
 PAGE = 100
 SHOWN = 256  # members and pins in the description of a context; `agents` lists all members
 
@@ -153,14 +154,13 @@ def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
 
 
 def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
-    """List the names of contexts, of agents that have put a unit, or the tokens of leases, that start with a prefix."""
+    """List the names of a kind, or the tokens of leases, that start with a prefix."""
     prefix, limit = fields.get("prefix", ""), fields.get("limit", PAGE)
     if fields["kind"] == "locks":
         tokens = (name for token in engine.log.pending.held.tokens if (name := str(token)).startswith(prefix))
         peer.answer(request_id, {"names": list(islice(tokens, limit))})
         return
-    table: Table[str, Any] = CONTEXTS if fields["kind"] == "contexts" else AGENTS
-    found = engine.log.durable.keys(table, prefix.encode())
+    found = engine.log.durable.keys(_NAMED[fields["kind"]], prefix.encode())
     peer.answer(request_id, {"names": [name.decode() for name in islice(found, limit)]})
 
 

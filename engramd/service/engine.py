@@ -19,7 +19,7 @@ from ..state.machine import Command
 from ..state.outcome import Refused
 from ..storage.log import Batch, Log
 from ..storage.records import Record
-from . import contexts, locks, relationships, status, subscriptions, units
+from . import consumers, contexts, locks, relationships, status, subscriptions, units
 from .committer import Committer, Done, Result, wall_clock
 from .fanout import Fanout
 from .leases import Leases, elapsed
@@ -36,6 +36,15 @@ _HANDLERS: Mapping[str, Handler] = {
     "tail": subscriptions.tail,
     "related": relationships.related,
     "why": relationships.why,
+    "consumer_create": consumers.create,
+    "consume": consumers.consume,
+    "ack": consumers.ack,
+    "consumer_show": consumers.show,
+    "consumer_list": consumers.list_,
+    "consumer_parked": consumers.parked,
+    "consumer_retry": consumers.retry,
+    "consumer_reset": consumers.reset,
+    "consumer_delete": consumers.delete,
     "context_create": contexts.create,
     "context_show": contexts.show,
     "context_list": contexts.list_,
@@ -89,6 +98,7 @@ class Engine:
         self.flusher = Flusher()
         self.committer = Committer(log, self.fanout.publish, self.flusher.flush, clock, write)
         self.leases = Leases(self, elapsed)
+        self.consumers = consumers.Consumers(self)
         self.peers: set[Peer] = set()
         self.stopping = trio.Event()
         self.started_at = clock()

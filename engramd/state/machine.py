@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import contexts, locks, units
+from . import consumers, contexts, locks, units
 from .outcome import Decision
 from .view import State, View
 
@@ -25,6 +25,12 @@ _DECIDE: Mapping[type, Callable[[View, Any], Decision]] = {
     locks.Steal: locks.decide_steal,
     locks.Renew: locks.decide_renew,
     locks.Expire: locks.decide_expire,
+    consumers.CreateConsumer: consumers.decide_create,
+    consumers.Acknowledge: consumers.decide_acknowledge,
+    consumers.Park: consumers.decide_park,
+    consumers.RetryParked: consumers.decide_retry,
+    consumers.ResetConsumer: consumers.decide_reset,
+    consumers.DeleteConsumer: consumers.decide_delete,
 }
 _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     units.UnitPut: units.apply_unit_put,
@@ -40,6 +46,12 @@ _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     locks.LockReleased: locks.apply_ended,
     locks.LockExpired: locks.apply_ended,
     locks.LockStolen: locks.apply_ended,
+    consumers.ConsumerCreated: consumers.apply_created,
+    consumers.ConsumerAcked: consumers.apply_acked,
+    consumers.ConsumerParked: consumers.apply_parked,
+    consumers.ConsumerRetried: consumers.apply_retried,
+    consumers.ConsumerReset: consumers.apply_reset,
+    consumers.ConsumerDeleted: consumers.apply_deleted,
 }
 
 Command = (
@@ -54,6 +66,12 @@ Command = (
     | locks.Steal
     | locks.Renew
     | locks.Expire
+    | consumers.CreateConsumer
+    | consumers.Acknowledge
+    | consumers.Park
+    | consumers.RetryParked
+    | consumers.ResetConsumer
+    | consumers.DeleteConsumer
 )
 Event = (
     units.UnitPut
@@ -69,6 +87,12 @@ Event = (
     | locks.LockReleased
     | locks.LockExpired
     | locks.LockStolen
+    | consumers.ConsumerCreated
+    | consumers.ConsumerAcked
+    | consumers.ConsumerParked
+    | consumers.ConsumerRetried
+    | consumers.ConsumerReset
+    | consumers.ConsumerDeleted
 )
 
 

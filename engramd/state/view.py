@@ -127,6 +127,52 @@ class Holdings(Index[int]):
             del self.parties[who]
 
 
+Ranges = tuple[tuple[int, int], ...]  # of seqs, first and last, in order and apart from each other
+
+
+class Consumer(NamedTuple):
+    """What a consumer is.
+
+    Attributes:
+        contexts: none means all.
+        filter: as `Filter.to_map` gives it.
+        key: `agent`, `meta:K`, or empty: units of one agent, or with one value of the label K, go to one member at a time, in order.
+        visibility: microseconds that a member may have a unit before another gets it.
+        deliveries: after so many, a unit is parked.
+    """
+
+    contexts: tuple[str, ...]
+    filter: dict[str, Any]
+    key: str
+    visibility: int
+    deliveries: int
+    created_at: int
+
+
+class Progress(NamedTuple):
+    """How far a consumer is.
+
+    Attributes:
+        epoch: the seq of its creation or last reset.
+        cursor: everything up to this seq is done.
+        done: what is done beyond it.
+    """
+
+    epoch: int
+    cursor: int
+    done: Ranges
+    updated_at: int
+
+
+class Parked(NamedTuple):
+    """An entry that was delivered too often. `again`: it is to be delivered once more."""
+
+    entry: int
+    deliveries: int
+    parked_at: int
+    again: bool
+
+
 # (added_seq, removed_seq or None), oldest first: a pin or a membership through time.
 Intervals = tuple[tuple[int, int | None], ...]
 
@@ -138,6 +184,9 @@ PINS: Table[tuple[str, int], Intervals] = Table("pins")
 PLACES: Table[tuple[str, int], Intervals] = Table("places")
 DEDUPE: Table[tuple[str, str], Deduped] = Table("dedupe")
 LEASES: Table[int, Lease] = Table("leases")  # by token
+CONSUMERS: Table[str, Consumer] = Table("consumers")
+PROGRESS: Table[str, Progress] = Table("progress")
+PARKED: Table[str, tuple[Parked, ...]] = Table("parked")
 
 
 class View(Protocol):

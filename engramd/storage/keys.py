@@ -30,6 +30,9 @@ PINS = b"P"  # context NUL seq -> row
 PLACES = b"W"  # context NUL seq -> row
 DEDUPE = b"D"  # context NUL key -> row
 LEASES = b"L"  # seq of the grant -> row
+CONSUMERS = b"K"  # consumer -> row
+PROGRESS = b"J"  # consumer -> row
+PARKED = b"Q"  # consumer -> row
 
 _SEQ = struct.Struct(">Q")
 pack_seq = _SEQ.pack

@@ -13,7 +13,7 @@ import cbor2
 
 from ..protocol.paths import normal
 from ..protocol.unit import encode_unit
-from ..state import contexts, locks
+from ..state import consumers, contexts, locks
 from ..state.machine import Event
 from ..state.units import Edge, UnitPut
 from . import keys
@@ -34,6 +34,12 @@ _CODES: dict[int, tuple[str, type]] = {
     17: ("lock_released", locks.LockReleased),
     18: ("lock_expired", locks.LockExpired),
     19: ("lock_stolen", locks.LockStolen),
+    24: ("consumer_created", consumers.ConsumerCreated),
+    25: ("consumer_acked", consumers.ConsumerAcked),
+    26: ("consumer_parked", consumers.ConsumerParked),
+    27: ("consumer_retried", consumers.ConsumerRetried),
+    28: ("consumer_reset", consumers.ConsumerReset),
+    29: ("consumer_deleted", consumers.ConsumerDeleted),
 }
 UNIT_ADDED = 8
 FILE_CHANGE = "file_change"  # the type of units whose label `path` is found
@@ -102,7 +108,12 @@ def decode_event(record: Record) -> Event:
 
 
 def _members(encoded: bytes) -> dict[str, Any]:
-    return {name: tuple(value) if type(value) is list else value for name, value in cbor2.loads(encoded).items()}
+    return {name: _frozen(value) for name, value in cbor2.loads(encoded).items()}
+
+
+def _frozen(value: Any) -> Any:
+    """A member of an event: lists are tuples there."""
+    return tuple(map(_frozen, value)) if type(value) is list else value
 
 
 Pairs = list[tuple[bytes, bytes]]

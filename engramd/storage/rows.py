@@ -42,6 +42,16 @@ def _intervals(row: list[list[int | None]]) -> view.Intervals:
     return tuple((added or 0, removed) for added, removed in row)
 
 
+def _consumer(row: list[Any]) -> view.Consumer:
+    contexts, *rest = row
+    return view.Consumer(tuple(contexts), *rest)
+
+
+def _progress(row: list[Any]) -> view.Progress:
+    epoch, cursor, done, updated_at = row
+    return view.Progress(epoch, cursor, tuple((first, last) for first, last in done), updated_at)
+
+
 _CODECS: dict[str, _Codec] = {
     view.CONTEXTS.name: _Codec(keys.CONTEXTS, str.encode, lambda row: view.Context(*row), cached=True),
     view.AGENTS.name: _Codec(keys.AGENTS, str.encode, lambda row: view.Agent(*row), cached=True),
@@ -51,6 +61,9 @@ _CODECS: dict[str, _Codec] = {
     view.PLACES.name: _Codec(keys.PLACES, _numbered, _intervals),
     view.DEDUPE.name: _Codec(keys.DEDUPE, _pair, lambda row: view.Deduped(*row)),
     view.LEASES.name: _Codec(keys.LEASES, keys.pack_seq, _lease, cached=True),
+    view.CONSUMERS.name: _Codec(keys.CONSUMERS, str.encode, _consumer, cached=True),
+    view.PROGRESS.name: _Codec(keys.PROGRESS, str.encode, _progress, cached=True),
+    view.PARKED.name: _Codec(keys.PARKED, str.encode, lambda row: tuple(view.Parked(*one) for one in row)),
 }
 
 

@@ -64,6 +64,7 @@ def named(shell: Shell) -> Shell:
     for context in (*HOSTILE, *PLAIN, "-dash"):
         client.put(context, "x")
     shell.client(AGENTS[1]).put("work", "x")
+    client.consumer_create("reviews")
     (shell.home / "some file").write_text("payload")
     (shell.home / "other.txt").write_text("payload")
     return shell
@@ -109,6 +110,7 @@ def test_names_are_printed_one_a_line(named: Shell) -> None:
     assert named.ok("__complete", "contexts", "é").lines == ["é ü"]
     assert named.ok("__complete", "agents", "").lines == sorted(AGENTS)
     assert named.ok("__complete", "locks", "").lines == [TOKEN]
+    assert named.ok("__complete", "consumers", "re").lines == ["reviews"]
 
 
 @pytest.mark.parametrize(
@@ -253,10 +255,10 @@ def test_each_shell_loads_what_is_printed(alone: Shell, tool: str, script: str, 
 
 OPTIONS_OF_ALL = {"--json", "--color", "--socket", "--as", "--timeout", "--no-autostart", "--verbose", "--help"}
 OFFERED: dict[str, set[str]] = {
-    "engram co": {"completion", "context"},
+    "engram co": {"completion", "consumer", "context"},
     "engram context s": {"set", "show"},
     "engram daemon sto": {"stop"},
-    "engram help con": {"context"},
+    "engram help con": {"consumer", "context"},
     "engram help context un": {"unpin"},
     "engram help daemon s": {"start", "stop", "status", "socket"},
     "engram completion ": set(SHELLS),
@@ -281,6 +283,7 @@ OFFERED: dict[str, set[str]] = {
     "engram unlock ": {TOKEN},
     "engram unlock --force 9 ": {TOKEN},
     "engram renew --as bob ": {TOKEN},
+    "engram consumer show re": {"reviews"},
 }
 # Where a line ends in `=`, the shells differ in what they show, so only what they make of a line with one answer is compared.
 COMPLETED: dict[str, str] = {

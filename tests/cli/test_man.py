@@ -192,8 +192,8 @@ def test_help_shows_the_examples(alone: Shell) -> None:
 
 WITHOUT_END = 0.7  # seconds that a reader with -f is let run
 ELSEWHERE = ("demo", "daemon run", "completion", "ask", "guard")  # tried by other tests: they last, or belong into other surroundings
-WITH_WORDS = ("daemon", "lock", "unlock", "renew")  # commands that say something on stderr when all is well
-QUIET = ("daemon", "context", "unlock", "locks")  # and that have nothing to print
+WITH_WORDS = ("daemon", "lock", "unlock", "renew", "consumer")  # commands that say something on stderr when all is well
+QUIET = ("daemon", "context", "consumer", "unlock", "locks")  # and that have nothing to print
 
 
 def test_every_example_does_what_it_says(alone: Shell) -> None:

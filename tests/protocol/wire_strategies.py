@@ -104,12 +104,25 @@ _changes = st.fixed_dictionaries(
         ),
     }
 )
+_consumers = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("id", "key", "cursor"), NAMES),
+        **dict.fromkeys(("visibility", "deliveries", "lag", "waiting", "held", "parked", "created_at", "updated_at"), SEQ),
+        "contexts": st.lists(NAMES, max_size=3),
+        "filter": LABELS,
+        "members": st.lists(st.fixed_dictionaries({"agent": NAMES, "held": SEQ, "prefetch": SEQ}), max_size=2),
+    }
+)
+_parked = st.fixed_dictionaries({"cursor": NAMES, "deliveries": SEQ, "parked_at": SEQ, "again": st.booleans(), "unit": st.none() | units()})
 _RULES: dict[str, st.SearchStrategy[Any]] = {
     "[* related]": st.lists(_related, max_size=3),
     "[* change]": st.lists(_changes, max_size=3),
     "[* unit]": st.lists(units(), max_size=3),
     "context-info": _contexts,
     "[* context-info]": st.lists(_contexts, max_size=3),
+    "consumer-info": _consumers,
+    "[* consumer-info]": st.lists(_consumers, max_size=3),
+    "[* parked]": st.lists(_parked, max_size=3),
     "[* agent-info]": st.lists(_agents, max_size=3),
     "[* lock-info]": st.lists(_locks, max_size=3),
     "[* waiter-info]": st.lists(_waiters, max_size=3),
