@@ -368,7 +368,10 @@ def why(
 def agents(
     common: Common, context: Annotated[str | None, typer.Argument(metavar="CONTEXT", help="Only this context's members.")] = None
 ) -> None:
-    """List the agents that have put units."""
+    """List the agents: who is there and since when, who has been, what they have locked.
+
+    Present is who follows (tail -f), pipes, or is connected by a program that says so.
+    """
     from .commands import agents as command
 
     command.run(common, context)

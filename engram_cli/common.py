@@ -38,10 +38,20 @@ class Common:
         if self.socket == "":
             raise EngramError("invalid", "--socket must not be empty")
 
-    def client(self, autostart: bool = True, opens_session: bool = False) -> Client:
-        """A connection for this command. It joins the session that it runs in; only a command that others run in opens one."""
-        starts = autostart and not self.no_autostart
-        made = Client(self.socket, agent=self.agent, autostart=starts, timeout=self.seconds, opens_session=opens_session)
+    def client(self, autostart: bool = True, opens_session: bool = False, presence: bool = False) -> Client:
+        """A connection for this command. It joins the session that it runs in; only a command that others run in opens one.
+
+        Args:
+            presence: whether the agent counts as present meanwhile: for commands that go on until they are ended.
+        """
+        made = Client(
+            self.socket,
+            agent=self.agent,
+            autostart=autostart and not self.no_autostart,
+            timeout=self.seconds,
+            opens_session=opens_session,
+            presence=presence,
+        )
         if settings.resumed:
             made.resume()
         return made

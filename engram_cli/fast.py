@@ -251,6 +251,8 @@ class Connection:
         if values["socket"] == "":
             raise GiveUp
         hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": _agent(values), "client": "engram"}
+        if values.get("follow"):  # it is there as long as it reads
+            hello["presence"] = True
         if session := os.environ.get("ENGRAM_SESSION"):
             hello["session"] = session
         self._buffer = b""

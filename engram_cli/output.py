@@ -202,7 +202,7 @@ class Output:
         return line
 
 
-_TIMES = frozenset({"created_at", "updated_at", "first_seen", "last_seen", "since", "started_at", "parked_at"})
+_TIMES = frozenset({"created_at", "updated_at", "first_seen", "last_seen", "since", "started_at", "parked_at", "present_since"})
 
 
 def when(ts: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
-from engramd.state import consumers, contexts, locks
+from engramd.state import consumers, contexts, locks, presence
 from engramd.state import view as state_view
 from engramd.state.machine import Event
 from engramd.state.units import Edge, UnitPut
@@ -75,6 +75,8 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     locks.LockReleased: st.builds(locks.LockReleased, NAMES, SEQS, RESOURCES, TEXTS),
     locks.LockExpired: st.builds(locks.LockExpired, NAMES, SEQS, RESOURCES, st.integers(0, 9)),
     locks.LockStolen: st.builds(locks.LockStolen, NAMES, SEQS, RESOURCES, NAMES),
+    presence.AgentPresent: st.builds(presence.AgentPresent, NAMES),
+    presence.AgentsGone: st.builds(presence.AgentsGone, st.lists(NAMES).map(tuple), TIMES, st.booleans()),
     consumers.ConsumerCreated: st.builds(
         consumers.ConsumerCreated, NAMES, NAMES, st.lists(NAMES).map(tuple), WANTED, TEXTS, COUNTS, COUNTS, COUNTS
     ),

@@ -29,7 +29,7 @@ from engramd.protocol.resources import problem
 from engramd.service import leases
 from engramd.service import locks as locks_service
 from engramd.service import units as units_service
-from engramd.state import consumers, contexts, locks, units
+from engramd.state import consumers, contexts, locks, presence, units
 from engramd.state.machine import Command, decide
 from engramd.state.resources import overlap
 from engramd.state.view import Claim
@@ -197,6 +197,7 @@ WRITES: Sequence[Command] = (
     units.Put("a", "me", (units.Draft(CHANGE, "file_change", {"path": "/src//x.py"}, "new"),)),
     consumers.CreateConsumer("w", "me", {"contexts": ("a",)}, 0, True),
     consumers.Park("w", 11, 5, 3),
+    presence.Arrive("me"),
 )
 
 

@@ -223,7 +223,9 @@ class Server:
 
     async def _expire(self) -> None:
         with self.running:
-            await self.engine.leases.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.engine.leases.run)
+                nursery.start_soon(self.engine.presence.run)
 
     def open(self, lockstep: bool = False) -> Client:
         """A connection on which nothing was said yet.

@@ -29,7 +29,7 @@ _READ_BYTES = 64 * 1024
 
 def run(common: Common) -> None:
     """Carry requests from stdin until its end, then wait for the answers that are due and leave."""
-    with common.client(opens_session=True) as client:
+    with common.client(opens_session=True, presence=True) as client:
         client.connect()
         Pipe(client).run()
 

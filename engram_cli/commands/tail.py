@@ -42,7 +42,7 @@ def run(
         events = events or not set(kinds).issubset(ENTRY_KINDS)
     if events:
         filters["events"] = True
-    with common.client() as client:
+    with common.client(presence=follow) as client:
         stream = client.tail(*names, follow=follow, **filters)
         for item in stream.raw():
             if events:
@@ -82,7 +82,7 @@ def consume(
     out, printed = common.output(), []
     names = [c.context(name) for name in contexts]
     prefetch = prefetch or (1 if ack == "manual" else PREFETCH)
-    with common.client() as client:
+    with common.client(presence=follow) as client:
         stream = client.consume(consumer, *names, follow=follow, ack="manual", prefetch=prefetch, **filters)
         for item in stream.raw():
             if "unit" in item:

@@ -132,6 +132,8 @@ KINDS = (  # of events, in the order of their codes
     "consumer_retried",
     "consumer_reset",
     "consumer_deleted",
+    "agent_present",
+    "agents_gone",
 )
 DIRECTIONS = ("in", "out", "both")
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
@@ -152,6 +154,7 @@ HELLO = Record(
         "agent": Field(NAME, "who acts on this connection", required=True),
         "session": Field(NAME, "the session it belongs to"),
         "owner": Field(Bool(), "the session lasts as long as this connection, or another owner's"),
+        "presence": Field(Bool(), "the agent counts as present while this connection lasts"),
         "token": Field(Text(1024, least=1), "proof of identity, where the daemon asks for one"),
         "client": Field(Text(MAX_NAME), "name and version of the program, for logs"),
     }
@@ -462,7 +465,7 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "agents": Operation(
         "read",
-        "List the agents that have acted, or a context's members.",
+        "List the agents that have put units or been present, or a context's members.",
         Record({"context": Field(NAME, "only its members"), "after": Field(NAME, "agents whose name sorts after this")}),
         Record(
             {
@@ -540,7 +543,10 @@ consumer-info = {{
   created_at: uint, updated_at: uint   ; visibility in microseconds; lag in events of the log
 }}
 parked = {{ cursor: tstr, deliveries: uint, parked_at: uint, again: bool, unit: unit / nil }}
-agent-info = {{ id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, ? since: uint }}   ; nil: never put one
+agent-info = {{
+  id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, present_since: uint / nil,   ; nil: never; or not there now
+  holds: [* tstr], ? since: uint   ; resources that it has locked, not all of very many; since when it is a member
+}}
 
 related = {{
   unit: unit, distance: uint,

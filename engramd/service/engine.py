@@ -24,6 +24,7 @@ from .committer import Committer, Done, Result, wall_clock
 from .fanout import Fanout
 from .leases import Leases, elapsed
 from .peer import Flusher, Peer
+from .presence import Presence
 
 logger = logging.getLogger("engramd.engine")
 
@@ -99,6 +100,7 @@ class Engine:
         self.committer = Committer(log, self.fanout.publish, self.flusher.flush, clock, write)
         self.leases = Leases(self, elapsed)
         self.consumers = consumers.Consumers(self)
+        self.presence = Presence(self)
         self.peers: set[Peer] = set()
         self.stopping = trio.Event()
         self.started_at = clock()
@@ -134,12 +136,16 @@ class Engine:
         """A connection was greeted."""
         self.peers.add(peer)
         self.leases.arrived(peer)
+        if peer.presence:
+            self.presence.arrive(peer.agent)
 
     def farewell(self, peer: Peer) -> None:
         """A connection has ended."""
         peer.gone = True
         self.peers.discard(peer)
         self.leases.left(peer)
+        if peer.presence:
+            self.presence.leave(peer.agent)
 
     def submit(
         self,

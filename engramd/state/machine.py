@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import consumers, contexts, locks, units
+from . import consumers, contexts, locks, presence, units
 from .outcome import Decision
 from .view import State, View
 
@@ -25,6 +25,8 @@ _DECIDE: Mapping[type, Callable[[View, Any], Decision]] = {
     locks.Steal: locks.decide_steal,
     locks.Renew: locks.decide_renew,
     locks.Expire: locks.decide_expire,
+    presence.Arrive: presence.decide_arrive,
+    presence.Depart: presence.decide_depart,
     consumers.CreateConsumer: consumers.decide_create,
     consumers.Acknowledge: consumers.decide_acknowledge,
     consumers.Park: consumers.decide_park,
@@ -46,6 +48,8 @@ _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     locks.LockReleased: locks.apply_ended,
     locks.LockExpired: locks.apply_ended,
     locks.LockStolen: locks.apply_ended,
+    presence.AgentPresent: presence.apply_present,
+    presence.AgentsGone: presence.apply_gone,
     consumers.ConsumerCreated: consumers.apply_created,
     consumers.ConsumerAcked: consumers.apply_acked,
     consumers.ConsumerParked: consumers.apply_parked,
@@ -66,6 +70,8 @@ Command = (
     | locks.Steal
     | locks.Renew
     | locks.Expire
+    | presence.Arrive
+    | presence.Depart
     | consumers.CreateConsumer
     | consumers.Acknowledge
     | consumers.Park
@@ -87,6 +93,8 @@ Event = (
     | locks.LockReleased
     | locks.LockExpired
     | locks.LockStolen
+    | presence.AgentPresent
+    | presence.AgentsGone
     | consumers.ConsumerCreated
     | consumers.ConsumerAcked
     | consumers.ConsumerParked

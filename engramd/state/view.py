@@ -36,11 +36,17 @@ class Context(NamedTuple):
 
 
 class Agent(NamedTuple):
-    """When an agent first and last put a unit (microseconds), and how many it put."""
+    """When an agent first and last gave a sign of life, a unit or its presence (microseconds), and how many units it put."""
 
     first_seen: int
     last_seen: int
     units: int
+
+
+class Present(NamedTuple):
+    """An agent that is there; `since` in microseconds."""
+
+    since: int
 
 
 class UnitHead(NamedTuple):
@@ -104,18 +110,21 @@ class Holdings(Index[int]):
     Attributes:
         tokens: all of them, rising.
         parties: those of each party.
+        holders: the tokens of each agent, rising.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.tokens: dict[int, None] = {}
         self.parties: dict[Party, dict[int, None]] = {}
+        self.holders: dict[str, dict[int, None]] = {}
 
     def begin(self, token: int, lease: Lease) -> None:
         """A lease is held from now on."""
         self.add(token, lease.claim.resources)
         self.tokens[token] = None
         self.parties.setdefault(party(lease.holder, lease.session), {})[token] = None
+        self.holders.setdefault(lease.holder, {})[token] = None
 
     def end(self, token: int, lease: Lease) -> None:
         """It is no longer held."""
@@ -125,6 +134,9 @@ class Holdings(Index[int]):
         del self.parties[who][token]
         if not self.parties[who]:
             del self.parties[who]
+        del self.holders[lease.holder][token]
+        if not self.holders[lease.holder]:
+            del self.holders[lease.holder]
 
 
 Ranges = tuple[tuple[int, int], ...]  # of seqs, first and last, in order and apart from each other
@@ -184,6 +196,7 @@ PINS: Table[tuple[str, int], Intervals] = Table("pins")
 PLACES: Table[tuple[str, int], Intervals] = Table("places")
 DEDUPE: Table[tuple[str, str], Deduped] = Table("dedupe")
 LEASES: Table[int, Lease] = Table("leases")  # by token
+PRESENCE: Table[str, Present] = Table("presence")
 CONSUMERS: Table[str, Consumer] = Table("consumers")
 PROGRESS: Table[str, Progress] = Table("progress")
 PARKED: Table[str, tuple[Parked, ...]] = Table("parked")

@@ -32,6 +32,7 @@ DEDUPE = b"D"  # context NUL key -> row
 LEASES = b"L"  # seq of the grant -> row
 CONSUMERS = b"K"  # consumer -> row
 PROGRESS = b"J"  # consumer -> row
+PRESENCE = b"N"  # agent -> row
 PARKED = b"Q"  # consumer -> row
 
 _SEQ = struct.Struct(">Q")

@@ -13,7 +13,7 @@ import cbor2
 
 from ..protocol.paths import normal
 from ..protocol.unit import encode_unit
-from ..state import consumers, contexts, locks
+from ..state import consumers, contexts, locks, presence
 from ..state.machine import Event
 from ..state.units import Edge, UnitPut
 from . import keys
@@ -40,6 +40,8 @@ _CODES: dict[int, tuple[str, type]] = {
     27: ("consumer_retried", consumers.ConsumerRetried),
     28: ("consumer_reset", consumers.ConsumerReset),
     29: ("consumer_deleted", consumers.ConsumerDeleted),
+    30: ("agent_present", presence.AgentPresent),
+    31: ("agents_gone", presence.AgentsGone),
 }
 UNIT_ADDED = 8
 FILE_CHANGE = "file_change"  # the type of units whose label `path` is found

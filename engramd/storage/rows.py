@@ -61,6 +61,7 @@ _CODECS: dict[str, _Codec] = {
     view.PLACES.name: _Codec(keys.PLACES, _numbered, _intervals),
     view.DEDUPE.name: _Codec(keys.DEDUPE, _pair, lambda row: view.Deduped(*row)),
     view.LEASES.name: _Codec(keys.LEASES, keys.pack_seq, _lease, cached=True),
+    view.PRESENCE.name: _Codec(keys.PRESENCE, str.encode, lambda row: view.Present(*row), cached=True),
     view.CONSUMERS.name: _Codec(keys.CONSUMERS, str.encode, _consumer, cached=True),
     view.PROGRESS.name: _Codec(keys.PROGRESS, str.encode, _progress, cached=True),
     view.PARKED.name: _Codec(keys.PARKED, str.encode, lambda row: tuple(view.Parked(*one) for one in row)),

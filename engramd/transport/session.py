@@ -119,7 +119,8 @@ class Session:
 
         self._patience.deadline = math.inf  # requests that came with hello may take their time
         said = hello.fields
-        self._peer = Peer(said["agent"], self._connection, self.outbox, spawn, said.get("session"), said.get("owner", False))
+        session, owner, presence = said.get("session"), said.get("owner", False), said.get("presence", False)
+        self._peer = Peer(said["agent"], self._connection, self.outbox, spawn, session, owner, presence)
         self._engine.welcome(self._peer)
         self.outbox.write(answer_frame(hello.id, encode(self._engine.greeting())))
 

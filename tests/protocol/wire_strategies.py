@@ -51,7 +51,13 @@ _contexts = st.fixed_dictionaries(
     }
 )
 _agents = st.fixed_dictionaries(
-    {"id": NAMES, "units": st.integers(0, 9), "first_seen": st.none() | SEQ, "last_seen": st.none() | SEQ}, optional={"since": SEQ}
+    {
+        "id": NAMES,
+        "units": st.integers(0, 9),
+        **dict.fromkeys(("first_seen", "last_seen", "present_since"), st.none() | SEQ),
+        "holds": st.lists(NAMES, max_size=2),
+    },
+    optional={"since": SEQ},
 )
 RESOURCES = st.one_of(
     st.just("/"),

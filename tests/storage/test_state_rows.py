@@ -37,6 +37,7 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], st.SearchStrate
         st.builds(view.Lease, NAMES, CLAIMS, TIMES, st.none() | NAMES, st.booleans(), TEXTS, TIMES),
     ),
     "dedupe": (view.DEDUPE, st.tuples(NAMES, TEXTS), st.builds(view.Deduped, SEQS, COUNTS)),
+    "presence": (view.PRESENCE, NAMES, st.builds(view.Present, TIMES)),
     "consumers": (view.CONSUMERS, NAMES, st.builds(view.Consumer, st.lists(NAMES).map(tuple), WANTED, TEXTS, COUNTS, COUNTS, TIMES)),
     "progress": (view.PROGRESS, NAMES, st.builds(view.Progress, SEQS, COUNTS, SPANS, TIMES)),
     "parked": (view.PARKED, NAMES, st.lists(st.builds(view.Parked, SEQS, COUNTS, TIMES, st.booleans()), min_size=1).map(tuple)),
