@@ -91,6 +91,55 @@ class Acknowledged:
     seq: int
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """A unit that a member of a consumer got.
+
+    Attributes:
+        connection: on which; each has a number of its own.
+        number: the place of this among everything that the history's members got and were told, in order of time.
+    """
+
+    connection: int
+    entry: Entry
+    deliveries: int
+    number: int
+
+
+@dataclass
+class Consumer:
+    """What the members of a consumer saw, all together.
+
+    Attributes:
+        key: the label by which units come in order, if there is one.
+        asked, acked: the seqs that a member acknowledged, and those whose acknowledgement was answered, with the number of the moment.
+        cut: the connections that ended, with the number of the moment.
+        restarts: the numbers of the moments when all of them did.
+    """
+
+    name: str
+    contexts: Sequence[str] = ()
+    key: str | None = None
+    delivered: list[Delivery] = field(default_factory=list)
+    acked: dict[int, int] = field(default_factory=dict)
+    asked: dict[int, int] = field(default_factory=dict)
+    cut: dict[int, int] = field(default_factory=dict)
+    restarts: list[int] = field(default_factory=list)
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether an entry is one it asked for."""
+        return not self.contexts or entry.context in self.contexts
+
+    def is_cut(self, before: Delivery, after: Delivery) -> bool:
+        """Whether the connection of one delivery ended before another."""
+        ends = [*self.restarts, self.cut.get(before.connection, after.number)]
+        return any(before.number < number < after.number for number in ends)
+
+    def before(self, delivery: Delivery) -> set[int]:
+        """What members had acknowledged before a delivery."""
+        return {seq for seq, number in self.asked.items() if number < delivery.number}
+
+
 @dataclass
 class History:
     """Everything that was recorded.
@@ -106,6 +155,7 @@ class History:
     acknowledged: list[Acknowledged] = field(default_factory=list)
     attempts: dict[tuple[str, str], int] = field(default_factory=dict)
     subscribers: list[Subscriber] = field(default_factory=list)
+    consumers: list[Consumer] = field(default_factory=list)
 
 
 def _seqs(entries: Iterable[Entry]) -> list[int]:
@@ -188,6 +238,32 @@ def idempotent(history: History) -> None:
             raise BrokenError(f"{answer} was answered as {first} before")
 
 
+def acked(history: History) -> None:
+    """A consumer's members get every entry that it wants; none again after its acknowledgement was answered; and none while another has it.
+    Of one key, none before those in front of it were acknowledged."""
+    for consumer in history.consumers:
+        wanted = {entry.seq: entry for entry in history.log if consumer.wants(entry)}
+        missing = wanted.keys() - {delivery.entry.seq for delivery in consumer.delivered}
+        if missing:
+            raise BrokenError(f"{consumer.name} never got {sorted(missing)}")
+        open_: dict[int, Delivery] = {}
+        for delivery in sorted(consumer.delivered, key=lambda delivery: delivery.number):
+            seq = delivery.entry.seq
+            if delivery.entry != wanted.get(seq):
+                raise BrokenError(f"{consumer.name} got {delivery}, the log has {wanted.get(seq)}")
+            if consumer.acked.get(seq, delivery.number) < delivery.number:
+                raise BrokenError(f"{consumer.name} got {delivery} after its acknowledgement was answered")
+            before = open_.get(seq)
+            if before is not None and not consumer.is_cut(before, delivery):
+                raise BrokenError(f"{consumer.name} got {delivery} while it had {before}")
+            open_[seq] = delivery
+            if consumer.key is not None:
+                label = delivery.entry.unit["meta"].get(consumer.key)
+                for other, entry in wanted.items():
+                    if other < seq and entry.unit["meta"].get(consumer.key) == label and other not in consumer.before(delivery):
+                        raise BrokenError(f"{consumer.name} got {delivery} before {other} was done")
+
+
 def caught_up(history: History) -> None:
     """Every subscriber stands at the end; else the validators above would hold for one that got nothing at all."""
     for subscriber in history.subscribers:
@@ -195,7 +271,7 @@ def caught_up(history: History) -> None:
             raise BrokenError(f"{subscriber.name} stands at {subscriber.sessions[-1].until}, the log ends at {history.end}")
 
 
-GUARANTEES = (durable, ordered, gapless, unique, resumable, filtered, idempotent, caught_up)
+GUARANTEES = (durable, ordered, gapless, unique, resumable, filtered, idempotent, acked, caught_up)
 
 
 def check(history: History) -> None:
