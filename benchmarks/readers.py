@@ -176,7 +176,7 @@ def slow_reader(place: Place, units: int, rows: list[Row]) -> None:
             count, seconds = reader.get(LIMIT)
             if count != units:
                 raise BenchmarkError(f"the sleeper got {count} units of {units}")
-        awake = daemon.memory()[1]
+        awake, peak = daemon.memory()[1], daemon.peak()
     finally:
         daemon.stop()
     rows += [
@@ -192,6 +192,7 @@ def slow_reader(place: Place, units: int, rows: list[Row]) -> None:
             ratio=awake / idle,
             against="the idle daemon's",
         ),
+        Row("the most memory it had, pages of mapped files included", value=peak / MB, unit=" MB"),
     ]
     cold(place, data, units, rows)
 

@@ -92,3 +92,39 @@ async def test_a_socket_that_nobody_serves_is_said_at_once(alone: Shell) -> None
         with trio.fail_after(2), pytest.raises(EngramError) as caught:
             await client.status()
     assert caught.value.code == "unavailable"
+
+
+async def test_members_of_a_consumer_share_its_units_across_a_kill(served: Shell) -> None:
+    units, acked = 300, list[str]()
+    with trio.fail_after(60):
+        async with client_of(served) as writer, client_of(served) as one, client_of(served) as other, trio.open_nursery() as nursery:
+            await writer.consumer_create("work", "c")
+
+            async def take_part(client: Client, mode: str) -> None:
+                stream = client.consume("work", ack=mode, prefetch=5)
+                async for unit in stream:
+                    acked.append(unit.text)
+                    if mode == "manual":
+                        stream.ack(unit)
+
+            nursery.start_soon(take_part, one, "auto")
+            nursery.start_soon(take_part, other, "manual")
+            for number in range(units):
+                if number == units // 2:
+                    served.kill_daemon()
+                    served.daemon()
+                await writer.put("c", str(number), dedupe=str(number))
+            last = (await writer.context_show("c"))["last_seq"]
+            for pause in [0.05] * 400:
+                if int((await writer.consumer_show("work"))["cursor"].split(".")[1]) >= last:
+                    break
+                await trio.sleep(pause)
+            else:
+                raise AssertionError("not everything was acknowledged")
+            nursery.cancel_scope.cancel()
+    assert set(acked) == {str(number) for number in range(units)}
+    assert len(acked) < units + 40, "what was acknowledged before the kill does not come again"
+    async with client_of(served) as client:
+        assert [unit async for unit in client.consume("work", follow=False)] == []
+        with pytest.raises(EngramError, match="auto or manual"):
+            client.consume("work", ack="never")
