@@ -15,9 +15,9 @@ from engramd.protocol.connection import Answer
 from engramd.protocol.messages import MAX_CREDIT
 
 UNITS = int(os.environ.get("ENGRAM_TEST_UNITS", "40000"))
-BATCH = 1000
-SIZE = 500  # bytes of a unit's text: what is written is many times what may be kept for a reader
-MOST = 24 * 1024 * 1024  # bytes by which the daemon may grow: LevelDB's buffers, and 1 MiB for the reader
+BATCH = 500
+SIZE = 2000  # bytes of a unit's text: 80 MB are written
+MOST = 40 * 1024 * 1024  # bytes by which the daemon may grow: LevelDB's buffers and cache, a batch or two, and 1 MiB for the reader
 
 
 def anonymous_memory(daemon: Daemon) -> int:
