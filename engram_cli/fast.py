@@ -523,9 +523,11 @@ def _lock(values: dict[str, Any]) -> int:
 def how_long(granted: dict[str, Any]) -> str:
     """What the holder of a lease has to know."""
     token, ends = granted["token"], granted["expires_at"]
+    several = len(granted["resources"])
+    what = f"{several} resources held" if several > 1 else "held"
     if ends is None:
-        return f"engram: held as long as the session; to release it: engram unlock {token}"
-    return f"engram: held until {_moment(ends)}; to renew it: engram renew {token}; to release it: engram unlock {token}"
+        return f"engram: {what} as long as the session; to release: engram unlock {token}"
+    return f"engram: {what} until {_moment(ends)}; to renew: engram renew {token}; to release: engram unlock {token}"
 
 
 def _unlock(values: dict[str, Any]) -> int:

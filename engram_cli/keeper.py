@@ -6,6 +6,7 @@ a job that Ctrl-Z stopped keeps its lock, and when the command that was typed is
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -106,6 +107,11 @@ class Renewals(threading.Thread):
         """Whether the daemon says that the lease is over."""
         return self.problem is not None and self.problem.code == "stale"
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether somebody who had the token, such as CMD itself, has released it."""
+        return self.is_stale and self.problem is not None and self.problem.details.get("ended") == "released"
+
     def run(self) -> None:
         """Renew at a third of the time; after a failure again soon."""
         ttl = self._lease.ttl
@@ -131,7 +137,7 @@ class Renewals(threading.Thread):
         self._over.set()
         self.join(_RELEASE_SECONDS)
         if self.is_stale:
-            return LOST
+            return RELEASED if self.is_given_up else LOST
         return UNRELEASED if self.is_alive() or self.problem is not None else RELEASED
 
 
@@ -152,8 +158,8 @@ class _Keeping:
         renewals.start()
         waited: list[int] = [self._pipe, renewals.news]
         while True:
-            left = renewals.lost_at - elapsed()
-            if renewals.is_stale or left <= 0:
+            left = math.inf if renewals.is_given_up else renewals.lost_at - elapsed()
+            if left <= 0 or (renewals.is_stale and not renewals.is_given_up):
                 return self._lose()
             ready, _, _ = select.select(waited, [], [], min(left, _LOOK))
             if self._pipe in ready:

@@ -93,7 +93,7 @@ def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
 
 def _hold(client: Client, lease: Lease, command: list[str], grace: float) -> int:
     """Run a command while a keeper holds the lease, and give what to exit with."""
-    environment = {**os.environ, "ENGRAM_LOCK_TOKEN": str(lease.token)}
+    environment = {**os.environ, "ENGRAM_AGENT": client.agent, "ENGRAM_LOCK_TOKEN": str(lease.token)}
     if client.session is not None:
         environment["ENGRAM_SESSION"] = client.session
     try:

@@ -11,7 +11,7 @@ from engramd.protocol.errors import EngramError
 from ..client import Client
 from ..common import Common
 from ..lease import normal
-from ..output import Output, report
+from ..output import Output, note, report
 
 
 def run(common: Common, tokens: list[str], force: bool) -> None:
@@ -61,7 +61,10 @@ def _stealing(client: Client, out: Output, given: list[str]) -> list[Callable[[]
     held = {lock["token"]: lock for lock in client.locks() if "token" in lock}  # afterwards nobody knows whose it was
 
     def steal(*resources: str, token: int | None = None) -> None:
-        for ended in client.steal(*resources, token=token):
+        taken = client.steal(*resources, token=token)
+        if not taken:
+            note(f"engram: nobody holds {', '.join(resources)}; nothing was taken")
+        for ended in taken:
             _say(out, held.get(ended, {"token": ended, "holder": "someone", "resources": []}))
 
     steps: list[Callable[[], None]] = [lambda token=token: steal(token=token) for token in tokens]  # type: ignore[misc]

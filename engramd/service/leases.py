@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_LEASES = 100_000
 MAX_WAITERS = 1024  # each may have to be compared with every other
+COME_BACK = 60.0  # seconds that the owners of sessions have for it when the daemon was restarted
 LOOK = 5.0  # seconds after which deadlines are looked at again: the loop's clock may stand still while the machine sleeps
 
 
@@ -56,8 +57,13 @@ class Leases:
         self._bound: dict[str, set[int]] = {}
         self._session_of: dict[int, str] = {}
         self._earlier = trio.Event()
+        self._started = now()
         for token in self._view.held.tokens:
             self._watch(token)
+
+    def is_open(self, session: str) -> bool:
+        """Whether a session has an owner. After a restart of the daemon that may take a moment."""
+        return bool(self._owners[session]) or self._now() < self._started + COME_BACK
 
     @property
     def _view(self) -> View:
@@ -244,10 +250,11 @@ class Leases:
         if lease is None:
             return EngramError("locked", f"{before}{what} was locked by {obstacle.agent} until just now; try again", **details, token=token)
         age, (remaining, _) = max(0, self._engine.committer.now() - lease.granted_at), self.term(token)
-        left = "as long as its session lasts" if remaining is None else f"for another {format_duration(remaining)} unless renewed"
+        left = "until its session ends" if remaining is None else f"{format_duration(remaining)} left unless renewed"
         reason = f": {lease.reason}" if lease.reason else ""
         advice = "" if waited is not None else ". To queue up: --wait"
-        message = f"{before}{what} is locked by {lease.holder} ({how}, token {token}) since {format_duration(age)}, {left}{reason}{advice}"
+        taken = f"taken {format_duration(age)} ago, {left}"
+        message = f"{before}{what} is locked by {lease.holder} ({how}, token {token}), {taken}{reason}{advice}"
         times = {"granted_at": lease.granted_at, "age": age, "remaining": remaining}
         return EngramError("locked", message, **details, token=token, **times, reason=lease.reason)
 
@@ -298,11 +305,22 @@ class Waiting:
             self._leases.give_up(self.number)
 
 
-def _deadlock(cycle: Sequence[tuple[str, Obstacle]]) -> EngramError:
+def _where(claim: Claim, other: Claim) -> tuple[str, str]:
+    """The resources by which two claims overlap."""
+    return next((one, another) for one in claim.resources for another in other.resources if overlap(one, another))
+
+
+def _who(one: Waiter | Obstacle) -> str:
+    kind, name = one.party
+    return f"{one.agent} (session {name[:8]})" if kind == "session" else one.agent
+
+
+def _deadlock(cycle: Sequence[tuple[Waiter, Obstacle]]) -> EngramError:
     """The error for a wait that would close a cycle, with the cycle spelled out."""
-    steps = [
-        f"{who} waits for {obstacle.claim.resources[0]}, which {obstacle.agent} {'holds' if obstacle.holds else 'is in the queue for'}"
-        for who, obstacle in cycle
-    ]
+    steps = []
+    for waiter, obstacle in cycle:
+        asked, _ = _where(waiter.claim, obstacle.claim)
+        has = "holds" if obstacle.holds else "is in the queue for"
+        steps.append(f"{_who(waiter)} waits for {asked}, which {_who(obstacle)} {has}")
     message = f"this wait would never end: {'; '.join(steps)}. Release what you hold first, and lock all you need at once"
     return EngramError("deadlock", message, cycle=steps)

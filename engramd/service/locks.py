@@ -40,6 +40,8 @@ def lock(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> 
     bound = fields.get("session", False)
     if bound and peer.session is None:
         raise invalid("session", "this connection has none")
+    if bound and peer.session is not None and not engine.leases.is_open(peer.session):
+        raise invalid("session", "it is not open: the program that opened it has ended; take the lock without it")
     ttl = _duration(fields, "ttl", DEFAULT_TTL)
     if not MIN_TTL <= ttl <= MAX_TTL:
         raise invalid("ttl", f"must be from {format_duration(MIN_TTL)} to {format_duration(MAX_TTL)}, not {format_duration(ttl)}")

@@ -248,11 +248,11 @@ class Subscription:
         return self._end()
 
     async def _find_start(self) -> int:
-        """The seq beyond which the last so many entries are; where kinds of other events are named, they count as well."""
+        """The seq beyond which the last so many entries, or of every event so many events, are."""
         if not self._last:
             return self._start
         missing, end = self._last, self._start
-        count = self._count_events if self._events and self._kinds is not None else self._count_entries
+        count = self._count_events if self._events else self._count_entries
         while missing > 0 and end > 0 and not self._cancelled:
             found, reached = count(end, missing)
             missing -= found

@@ -141,12 +141,20 @@ def held_against(view: View, claim: Claim) -> dict[int, Lease]:
     return {token: rivals[token] for token in in_the_way(claim, ((token, lease.claim) for token, lease in rivals.items()))}
 
 
-def _stale(token: int) -> Refused:
-    return Refused(
-        "stale",
-        f"token {token} is not that of a current lease: it was released, has expired, or was taken away. Lock again before going on",
-        {"token": token},
-    )
+_ENDINGS = {
+    "released": "was released by {}",
+    "session_ended": "ended with its session",
+    "expired": "has expired: it was not renewed in time",
+    "stolen": "was taken away by {}",
+}
+
+
+def _stale(view: View, token: int) -> Refused:
+    how, agent = view.held.ended.get(token, ("", ""))
+    if not how:
+        return Refused("stale", f"token {token} is not that of a current lease; lock again before going on", {"token": token})
+    message = f"the lease with token {token} {_ENDINGS[how].format(agent)}; lock again before going on"
+    return Refused("stale", message, {"token": token, "ended": how, "by": agent})
 
 
 def decide_acquire(view: View, command: Acquire) -> Decision:
@@ -169,21 +177,21 @@ def decide_release(view: View, command: Release) -> Decision:
         if lease is not None:
             events.append(LockReleased(command.agent, token, lease.claim.resources, command.cause))
         elif command.strict:
-            return _stale(token)
+            return _stale(view, token)
     return events
 
 
 def decide_steal(view: View, command: Steal) -> Decision:
     for token in command.tokens:
         if view.get(LEASES, token) is None:
-            return _stale(token)
+            return _stale(view, token)
     tokens = {*command.tokens, *holders(view, command.resources)}
     stolen = [(token, lease) for token in sorted(tokens) if (lease := view.get(LEASES, token)) is not None]
     return [LockStolen(command.agent, token, lease.claim.resources, lease.holder) for token, lease in stolen]
 
 
 def decide_renew(view: View, command: Renew) -> Decision:
-    return [] if view.get(LEASES, command.token) is not None else _stale(command.token)
+    return [] if view.get(LEASES, command.token) is not None else _stale(view, command.token)
 
 
 def decide_expire(view: View, command: Expire) -> Decision:
@@ -203,7 +211,7 @@ def check_fences(view: View, fences: Iterable[Fence]) -> Refused | None:
     for resource, token in fences:
         lease = view.get(LEASES, token)
         if lease is None:
-            return _stale(token)
+            return _stale(view, token)
         if not any(covers(held, resource) for held in lease.claim.resources):
             held = ", ".join(lease.claim.resources[:3])
             return Refused("stale", f"the lease with token {token} does not cover {resource}; it is on {held}", {"token": token})
@@ -224,4 +232,5 @@ def apply_ended(state: State, seq: int, ts: int, event: LockReleased | LockExpir
     lease = state.get(LEASES, event.token)
     assert lease is not None, "a lease ends once"
     state.delete(LEASES, event.token)
-    state.held.end(event.token, lease)
+    how = "expired" if isinstance(event, LockExpired) else "stolen" if isinstance(event, LockStolen) else event.cause
+    state.held.end(event.token, lease, how, event.agent)

@@ -104,6 +104,9 @@ def party(agent: str, session: str | None) -> Party:
     return ("agent", agent) if session is None else ("session", session)
 
 
+REMEMBERED = 1024  # leases that have ended
+
+
 class Holdings(Index[int]):
     """The tokens of the leases that are held, by what they are on.
 
@@ -111,6 +114,7 @@ class Holdings(Index[int]):
         tokens: all of them, rising.
         parties: those of each party.
         holders: the tokens of each agent, rising.
+        ended: how the last leases ended, and who did it, to be told to who still has the token; a restart forgets it.
     """
 
     def __init__(self) -> None:
@@ -118,6 +122,7 @@ class Holdings(Index[int]):
         self.tokens: dict[int, None] = {}
         self.parties: dict[Party, dict[int, None]] = {}
         self.holders: dict[str, dict[int, None]] = {}
+        self.ended: dict[int, tuple[str, str]] = {}
 
     def begin(self, token: int, lease: Lease) -> None:
         """A lease is held from now on."""
@@ -126,8 +131,11 @@ class Holdings(Index[int]):
         self.parties.setdefault(party(lease.holder, lease.session), {})[token] = None
         self.holders.setdefault(lease.holder, {})[token] = None
 
-    def end(self, token: int, lease: Lease) -> None:
+    def end(self, token: int, lease: Lease, how: str, agent: str) -> None:
         """It is no longer held."""
+        self.ended[token] = how, agent
+        if len(self.ended) > REMEMBERED:
+            del self.ended[next(iter(self.ended))]
         self.remove(token, lease.claim.resources)
         del self.tokens[token]
         who = party(lease.holder, lease.session)

@@ -103,8 +103,8 @@ class Waiters:
             if number in self._by_number and self._is_next(view, number):
                 yield number
 
-    def cycle(self, view: View, waiter: Waiter) -> list[tuple[str, Obstacle]]:
-        """The cycle that one more waiter would close, as steps: the agent that waits, and for what. Empty when it can be granted some day.
+    def cycle(self, view: View, waiter: Waiter) -> list[tuple[Waiter, Obstacle]]:
+        """The cycle that one more waiter would close, as steps: who waits, and for what. Empty when it can be granted some day.
 
         A party gives up what it holds, and what it is granted meanwhile, once all its waits are granted. Only jobs of one agent outside of
         sessions, which run side by side, do not keep from each other what they both want.
@@ -130,10 +130,10 @@ class Waiters:
                         found.append(one)
         for obstacle in self.obstacles(view, waiter.claim) if held_up else ():
             if _counts(waiter, obstacle) and (obstacle.holds, obstacle.key) in held_up:
-                steps = [(waiter.agent, obstacle)]
+                steps = [(waiter, obstacle)]
                 while number := held_up[obstacle.holds, obstacle.key]:
                     obstacle = stuck[number]
-                    steps.append((self._by_number[number].agent, obstacle))
+                    steps.append((self._by_number[number], obstacle))
                 slots = any(step.claim.mode == "slots" for _, step in steps)
                 return [] if slots and self._can_be_granted(view, waiter) else steps
         return []

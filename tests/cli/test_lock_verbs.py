@@ -42,7 +42,7 @@ def test_the_token_is_data_and_the_rest_is_words(shell: Shell, path: str, way: t
     token = done.out.strip()
     assert done.code == 0
     assert re.fullmatch(
-        f"engram: held until {INSTANT}; to renew it: engram renew {token}; to release it: engram unlock {token}\n", done.err
+        f"engram: held until {INSTANT}; to renew: engram renew {token}; to release: engram unlock {token}\n", done.err
     ), done.err
     assert re.fullmatch(f"{INSTANT}\n", shell.ok("renew", token, *way).out)
     assert shell.ok("unlock", token, *way).raw == b""

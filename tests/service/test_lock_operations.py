@@ -51,7 +51,7 @@ async def test_a_held_lock_answers_at_once_with_who_how_and_how_long(server: Ser
     assert error.details["remaining"] == 50 * SECOND
     assert error.message == (
         "/src/app.rs overlaps /src/**, which is locked by builder (exclusive, token "
-        f"{lease['token']}) since 10s, for another 50s unless renewed: refactoring. To queue up: --wait"
+        f"{lease['token']}), taken 10s ago, 50s left unless renewed: refactoring. To queue up: --wait"
     )
 
 
@@ -218,7 +218,7 @@ async def test_jobs_of_one_agent_wait_for_each_other_but_a_session_does_not_wait
     await three.ask("lock", resources=["/x"])
     error = await four.refused("lock", resources=["/x"], wait=True)
     assert error.code == "deadlock"
-    assert error.details["cycle"] == ["me waits for /x, which me holds"]
+    assert error.details["cycle"] == ["me (session s) waits for /x, which me (session s) holds"]
 
 
 async def test_a_lease_that_is_bound_to_a_session_ends_with_its_last_owner(server: Server, autojump_clock: MockClock) -> None:
@@ -236,8 +236,10 @@ async def test_a_lease_that_is_bound_to_a_session_ends_with_its_last_owner(serve
     await trio.sleep(60)
     assert len((await other.ask("locks"))["locks"]) == 1
     waiting = await other.send("lock", resources=["/x"], wait=True)
+    orphan = await server.connect("agent", session="s")
     await second.stream.aclose()
     assert (await other.answer(waiting))["token"] > held["token"]
+    assert (await orphan.refused("lock", resources=["/y"], session=True)).code == "invalid"
     tail = await other.tail(after=0, events=True)
     [released] = [event["data"] for event in await tail.replayed() if event["kind"] == "lock_released"]
     assert released["cause"] == "session_ended"
@@ -308,7 +310,9 @@ async def test_force_takes_what_keeps_a_path_locked(server: Server, autojump_clo
     assert await operator.ask("unlock", resources=["/src/app.rs"], force=True) == {"released": [above["token"]]}
     assert await operator.ask("unlock", token=other["token"], force=True) == {"released": [other["token"]]}
     assert await operator.ask("unlock", resources=["/src"], force=True) == {"released": []}
-    assert (await holder.refused("renew", token=above["token"])).code == "stale"
+    error = await holder.refused("renew", token=above["token"])
+    assert (error.code, error.details["ended"], error.details["by"]) == ("stale", "stolen", "root")
+    assert "was taken away by root" in error.message
     tail = await operator.tail(after=0, events=True)
     stolen = [event["data"] for event in await tail.replayed() if event["kind"] == "lock_stolen"]
     assert stolen[0] == {"agent": "root", "token": above["token"], "resources": ["/src", "/doc"], "holder": "a"}

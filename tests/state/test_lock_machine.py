@@ -107,9 +107,9 @@ class LockTable(RuleBasedStateMachine):
             if not cycle:
                 self.waiters.add(waiter)
                 return
-            assert cycle[0][0] == waiter.agent
+            assert cycle[0][0] == waiter
             assert cycle[-1][1].party == waiter.party
-            assert all(obstacle.agent == who for (_, obstacle), (who, _) in itertools.pairwise(cycle))
+            assert all(obstacle.party == who.party for (_, obstacle), (who, _) in itertools.pairwise(cycle))
 
     @precondition(lambda self: self.leases)
     @rule(pick=picks)
