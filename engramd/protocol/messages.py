@@ -422,6 +422,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 ),
                 "session": Field(Bool(), "it ends with the connection's session, and needs no renewal while that lasts"),
                 "reason": Field(Text(1024), "what for; told to whoever it keeps waiting"),
+                "key": Field(DEDUPE, "a key of the agent's: asked again while it holds that lease, it is answered with it"),
                 "wait": Field(Bool(), "wait in the queue; without it, an error at once"),
                 "timeout": Field(DURATION, "how long to wait at most"),
             }
@@ -458,7 +459,7 @@ OPERATIONS: Mapping[str, Operation] = {
         Record(
             {
                 "locks": Field(Any_("[* lock-info]"), "the leases", required=True),
-                "waiters": Field(Any_("[* waiter-info]"), "who waits", required=True),
+                "waiters": Field(Any_("[* waiter-info]"), "the first of those who wait", required=True),
                 "next": Field(OneOf(((int, TOKEN), (type(None), Null()))), "where the next page goes on", required=True),
             }
         ),
@@ -565,7 +566,7 @@ lock-info = {{
 }}
 waiter-info = {{
   number: uint, resources: [+ tstr], mode: tstr, ? slots: uint, agent: tstr, ? session: tstr, reason: tstr, waited: uint,
-  behind: [* uint]   ; the tokens of the leases in the way; none: earlier waiters are
+  behind: [* uint]   ; tokens of leases in the way, at most 16; none: earlier waiters are
 }}
 
 hello = {{ id: id, op: "hello", {hello} }}

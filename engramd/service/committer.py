@@ -109,6 +109,7 @@ class Committer:
         self._last_ts = log.last_ts
         self._warned = -math.inf
         self.failed: EngramError | None = None
+        self.on_failure: Callable[[EngramError], None] = lambda error: None  # told once, when no more writes are taken
 
     def now(self) -> int:
         """The instant for the next command: the wall clock, but never before the last event."""
@@ -184,6 +185,7 @@ class Committer:
         refused, self._forming = self._forming.done, _Group(self._log)
         for done, _ in refused:
             done(self.failed)
+        self.on_failure(self.failed)
         self._room.set()
         if self._flying is None:
             self._idle.set()
@@ -241,6 +243,7 @@ class Committer:
         for group in (self._flying, self._forming):
             for done, _ in group.done if group else ():
                 done(unknown)
+        self.on_failure(error)
         self._idle.set()
         self._room.set()
         self._after()

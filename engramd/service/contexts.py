@@ -158,7 +158,7 @@ def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     """List the names of a kind, or the tokens of leases, that start with a prefix."""
     prefix, limit = fields.get("prefix", ""), fields.get("limit", PAGE)
     if fields["kind"] == "locks":
-        tokens = (name for token in engine.log.pending.held.tokens if (name := str(token)).startswith(prefix))
+        tokens = (name for token in engine.log.pending.held.leases if (name := str(token)).startswith(prefix))
         peer.answer(request_id, {"names": list(islice(tokens, limit))})
         return
     found = engine.log.durable.keys(_NAMED[fields["kind"]], prefix.encode())

@@ -99,6 +99,7 @@ class Engine:
         self.flusher = Flusher()
         self.committer = Committer(log, self.fanout.publish, self.flusher.flush, clock, write)
         self.leases = Leases(self, elapsed)
+        self.committer.on_failure = self.leases.give_up_all
         self.consumers = consumers.Consumers(self)
         self.presence = Presence(self)
         self.peers: set[Peer] = set()

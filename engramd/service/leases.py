@@ -20,7 +20,7 @@ from ..protocol.times import format_duration
 from ..state.deadlines import Deadlines
 from ..state.locks import Acquire, Expire, LockExpired, LockGranted, LockReleased, LockStolen, Release
 from ..state.resources import overlap
-from ..state.view import LEASES, Claim, Lease, View
+from ..state.view import Claim, Lease, View
 from ..state.waiters import Obstacle, Waiter, Waiters
 from ..storage.log import Appended
 from .peer import Peer
@@ -58,7 +58,7 @@ class Leases:
         self._session_of: dict[int, str] = {}
         self._earlier = trio.Event()
         self._started = now()
-        for token in self._view.held.tokens:
+        for token in self._view.held.leases:
             self._watch(token)
 
     def is_open(self, session: str) -> bool:
@@ -102,8 +102,7 @@ class Leases:
         self._admit(freed)
 
     def _watch(self, token: int) -> None:
-        lease = self._view.get(LEASES, token)
-        assert lease is not None, "a token that is held has its row"
+        lease = self._view.held.leases[token]
         if lease.bound and lease.session is not None:
             self._session_of[token] = lease.session
             self._bound.setdefault(lease.session, set()).add(token)
@@ -126,9 +125,12 @@ class Leases:
                 del self._bound[session]
 
     def _admit(self, freed: Sequence[str]) -> None:
-        """Grant what those may have waited for who are next in the queue for some of the resources."""
-        for number in self._waiters.ready(self._view, freed) if freed else ():
+        """Grant what those may have waited for who are next in the queue for some of the resources. At the end nobody is let in."""
+        if not freed or not len(self._waiters) or self._engine.stopping.is_set() or self._engine.committer.failed is not None:
+            return
+        for number in self._waiters.ready(self._view, freed):
             waiting = self._waiting[number]
+            self._unqueue(waiting)
             waiting.leave()
             self._grant(waiting.peer, waiting.request_id, waiting.command)
 
@@ -143,27 +145,33 @@ class Leases:
 
     def left(self, peer: Peer) -> None:
         """A connection has ended. Where it was the last owner of its session, the leases that are bound to that end."""
+        self._release(peer.agent, [token for token, written in peer.grants.items() if written > peer.outbox.taken], "released")
         session = peer.session
         if session is None or not peer.owns_session:
             return
         self._owners[session] -= 1
         if not self._owners[session]:
             del self._owners[session]
-            tokens = tuple(sorted(self._bound.get(session, ())))
-            if tokens and not self._engine.stopping.is_set():  # when the daemon stops, its owner has one TTL to come back
-                self._engine.carry_out(Release(peer.agent, tokens, "session_ended", strict=False))
+            for waiting in [one for one in self._waiting.values() if one.command.bound and one.command.session == session]:
+                waiting.cancel(EngramError("cancelled", "the session that the lock was to end with has ended"))
+            if not self._engine.stopping.is_set():  # when the daemon stops, the owner has one TTL to come back
+                self._release(peer.agent, sorted(self._bound.get(session, ())), "session_ended")
+
+    def _release(self, agent: str, tokens: Sequence[int], cause: str) -> None:
+        if tokens:
+            self._engine.carry_out(Release(agent, tuple(tokens), cause, strict=False))
 
     # Requests
 
     def acquire(self, peer: Peer, request_id: Id, command: Acquire, wait: bool, timeout: float) -> None:
         """Grant, refuse, or queue for at most `timeout` seconds."""
         self.expire()
-        obstacles = self._waiters.obstacles(self._view, command.claim)
-        if not obstacles:
+        obstacle = self._waiters.obstacle(self._view, command.claim)
+        if obstacle is None or (command.agent, command.key) in self._view.held.keys:
             self._grant(peer, request_id, command)
             return
         if not wait:
-            refusal = self.locked(command.claim, obstacles[0])
+            refusal = self.locked(command.claim, obstacle)
             self._engine.settled(peer, request_id, lambda: peer.fail(request_id, refusal))
             return
         if self._engine.committer.failed is not None:
@@ -181,41 +189,53 @@ class Leases:
         self._engine.spawn(peer, request_id, lambda: waiting.run(timeout))
 
     def _grant(self, peer: Peer, request_id: Id, command: Acquire) -> None:
-        if len(self._view.held.tokens) >= MAX_LEASES:
+        if len(self._view.held.leases) >= MAX_LEASES:
             peer.fail(request_id, EngramError("busy", f"{MAX_LEASES} leases are held already; release some first", limit=MAX_LEASES))
+            self._admit(command.claim.resources)  # it may have been in the queue, before others
             return
+        seen = self._view.held.keys.get((command.agent, command.key), 0)
 
         def answer(result: Result) -> None:
             assert isinstance(result, Sequence), "refusals are answered for us"
-            token = result[0].seq
+            token = result[0].seq if result else seen
             if peer.gone:  # nobody would ever release it
-                self._engine.carry_out(Release(peer.agent, (token,), "released", strict=False))
-            else:
-                peer.answer(request_id, self.answer(token, command.claim, command.ttl))
+                self._release(peer.agent, [token], "released")
+                return
+            peer.answer(request_id, self.answer(token, command.claim, command.ttl))
+            peer.grants = {one: at for one, at in peer.grants.items() if at > peer.outbox.taken} | {token: peer.outbox.written}
 
         self._engine.submit(peer, request_id, command, self._engine.committer.now(), answer)
 
     def renew(self, token: int) -> None:
         """Give a lease its full time from now on, if it is held and has a deadline."""
-        lease = self._view.get(LEASES, token)
+        lease = self._view.held.leases.get(token)
         if lease is not None and self._deadlines.get(token) is not None:
             self._set_deadline(token, lease)
 
-    def unqueue(self, number: int) -> Waiter:
-        """Take a request out of the queue."""
-        del self._waiting[number]
-        return self._waiters.remove(number)
+    def _unqueue(self, waiting: Waiting) -> None:
+        del self._waiting[waiting.number]
+        self._waiters.remove(waiting.number)
+
+    def waits(self, waiting: Waiting) -> bool:
+        """Whether a request is still in the queue."""
+        return waiting.number in self._waiting
+
+    def give_up(self, waiting: Waiting) -> None:
+        """A request waits no more; those behind it may be next."""
+        self._unqueue(waiting)
+        self._admit(waiting.command.claim.resources)
+
+    def give_up_all(self, error: EngramError) -> None:
+        """Nothing will be granted any more."""
+        for waiting in list(self._waiting.values()):
+            waiting.cancel(error)
 
     def vain(self, waiting: Waiting) -> EngramError:
         """The error for a request that has waited its time."""
         claim = waiting.command.claim
-        obstacle = self._waiters.obstacles(self._view, claim, waiting.number)[0]
+        obstacle = self._waiters.obstacle(self._view, claim, waiting.number)
+        assert obstacle is not None, "who has nothing in the way is let in at once"
         return self.locked(claim, obstacle, trio.current_time() - waiting.since)
-
-    def give_up(self, number: int) -> None:
-        """A request waits no more; those behind it may be next."""
-        if number in self._waiting:
-            self._admit(self.unqueue(number).claim.resources)
 
     # Descriptions
 
@@ -246,7 +266,7 @@ class Leases:
         if not obstacle.holds:
             message = f"{before}{what} is free, but {obstacle.agent} was in the queue for it first ({how}); queue up with --wait"
             return EngramError("locked", message, **details, waiting=True)
-        token, lease = obstacle.key, self._view.get(LEASES, obstacle.key)
+        token, lease = obstacle.key, self._view.held.leases.get(obstacle.key)
         if lease is None:
             return EngramError("locked", f"{before}{what} was locked by {obstacle.agent} until just now; try again", **details, token=token)
         age, (remaining, _) = max(0, self._engine.committer.now() - lease.granted_at), self.term(token)
@@ -276,13 +296,14 @@ class Waiting:
         """A wait takes no credit."""
 
     def cancel(self, because: EngramError | None = None) -> None:
-        """The client waits no more."""
-        self._because = because or EngramError("cancelled", "the wait for the lock was cancelled")
-        self._over.set()
+        """The client waits no more. One whose turn has come is answered by the grant."""
+        if self._leases.waits(self):
+            self._because = because or EngramError("cancelled", "the wait for the lock was cancelled")
+            self._leases.give_up(self)
+            self.leave()
 
     def leave(self) -> None:
-        """Its turn has come: the grant will answer it."""
-        self._leases.unqueue(self.number)
+        """It is not in the queue any more."""
         self.peer.streams.pop(self.request_id, None)
         self._over.set()
 
@@ -293,16 +314,14 @@ class Waiting:
             EngramError: `locked` when the time is over, or what it was cancelled for.
         """
         try:
-            with trio.move_on_after(timeout) as waiting:
+            with trio.move_on_after(timeout):
                 await self._over.wait()
-            if waiting.cancelled_caught:
+            if self._leases.waits(self):
                 raise self._leases.vain(self)
-            if self._because is not None:
-                raise self._because
         finally:
-            if self.peer.streams.get(self.request_id) is self:
-                del self.peer.streams[self.request_id]
-            self._leases.give_up(self.number)
+            self.cancel()
+        if self._because is not None:
+            raise self._because
 
 
 def _where(claim: Claim, other: Claim) -> tuple[str, str]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from itertools import dropwhile, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ..protocol.connection import Id
 from ..protocol.framing import encode, encode_array, encode_map
+from ..protocol.messages import PAGE_BYTES
 from ..protocol.schema import bound, invalid, require_one
 from ..protocol.times import format_duration, parse_duration
 from ..state.filters import Filter
-from ..state.locks import Acquire, Release, Renew, Steal, held_against, holders
+from ..state.locks import Acquire, Release, Renew, Steal, bears, holders
 from ..state.resources import parse
-from ..state.view import LEASES, Claim, Lease
+from ..state.view import Claim, Lease, View
 from ..storage.query import Range, step
 from .peer import Peer
 
@@ -27,6 +28,7 @@ DEFAULT_TTL = 60_000_000
 MIN_TTL, MAX_TTL = 100_000, 30 * 86_400_000_000  # microseconds
 MAX_GLOBS = 64  # of one request
 PAGE = 256
+BEHIND = 16  # of the leases that a waiter is behind
 EXPLAINED = 3  # units that explain a lease
 EXPLAIN_STEPS = 8  # bounded reads that look for them
 
@@ -50,7 +52,7 @@ def lock(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> 
         raise invalid("timeout", "bounds a wait, and this request does not wait")
     timeout = _duration(fields, "timeout", 0) / 1e6 if "timeout" in fields else math.inf
     claim = Claim(resources, mode, slots)
-    command = Acquire(peer.agent, claim, ttl, peer.session, bound, fields.get("reason", ""))
+    command = Acquire(peer.agent, claim, ttl, peer.session, bound, fields.get("reason", ""), fields.get("key", ""))
     engine.leases.acquire(peer, request_id, command, wait, timeout)
 
 
@@ -72,7 +74,7 @@ def renew(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     token = fields["token"]
     engine.leases.expire()
     engine.leases.renew(token)
-    lease = engine.log.pending.get(LEASES, token)
+    lease = engine.log.pending.held.leases.get(token)
 
     def answer(_: Result) -> None:
         assert lease is not None, "a lease that is not held is refused"
@@ -105,11 +107,7 @@ def locks(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     wanted, explain = _resources(fields) or None, fields.get("explain", False)
     if explain and wanted is None:
         raise invalid("explain", "needs resources")
-    view, after, limit = engine.log.pending, fields.get("after", 0), min(fields.get("limit", PAGE), PAGE)
-    tokens = sorted(holders(view, wanted)) if wanted is not None else view.held.tokens
-    page = list(islice(dropwhile(lambda token: token <= after, tokens), limit + 1))
-    held = [(token, lease) for token in page[:limit] if (lease := view.get(LEASES, token)) is not None]
-    following = page[limit - 1] if len(page) > limit else None
+    held, following = _page(engine.log.pending, wanted, fields.get("after", 0), min(fields.get("limit", PAGE), PAGE))
     leases = [_lease_info(engine, token, lease) for token, lease in held]
     waiters = _waiters(engine, wanted) if following is None else []
 
@@ -120,14 +118,30 @@ def locks(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
             peer.answer(request_id, {"locks": leases, "waiters": waiters, "next": following})
 
     async def go_on() -> None:
-        explained = []
+        explained, room = [], PAGE_BYTES
         for info, (_, lease) in zip(leases, held, strict=True):
-            units = await _explanation(engine, lease)
+            units = await _explanation(engine, lease) if room > 0 else []
+            room -= sum(map(len, units))
             explained.append(encode_map({**{name: encode(value) for name, value in info.items()}, "units": encode_array(units)}))
         shown = {"locks": encode_array(explained), "waiters": encode(waiters), "next": encode(following)}
         peer.answer_encoded(request_id, encode_map(shown))
 
     engine.settled(peer, request_id, answer)
+
+
+def _page(view: View, wanted: tuple[str, ...] | None, after: int, limit: int) -> tuple[list[tuple[int, Lease]], int | None]:
+    """Leases beyond a token, as many as a page may have; and the token where the next page goes on."""
+    leases = view.held.leases if wanted is None else dict(sorted(holders(view, wanted)))
+    page: list[tuple[int, Lease]] = []
+    size = 0
+    for token, lease in leases.items():
+        if token <= after:
+            continue
+        if len(page) == limit or size > PAGE_BYTES:
+            return page, page[-1][0]
+        page.append((token, lease))
+        size += sum(map(len, lease.claim.resources))
+    return page, None
 
 
 def _lease_info(engine: Engine, token: int, lease: Lease) -> dict[str, Any]:
@@ -153,18 +167,27 @@ def _claim_info(claim: Claim, session: str | None) -> dict[str, Any]:
 
 
 def _waiters(engine: Engine, wanted: tuple[str, ...] | None) -> list[dict[str, Any]]:
-    now = trio.current_time()
-    return [
-        {
-            "number": waiting.number,
-            **_claim_info(waiting.command.claim, waiting.command.session),
-            "agent": waiting.command.agent,
-            "reason": waiting.command.reason,
-            "waited": round((now - waiting.since) * 1e6),
-            "behind": sorted(held_against(engine.log.pending, waiting.command.claim)),
-        }
-        for waiting in engine.leases.queue(wanted)
-    ]
+    """The first of those who wait, as many as a page may have."""
+    now, found, size = trio.current_time(), list[dict[str, Any]](), 0
+    for waiting in engine.leases.queue(wanted):
+        if len(found) == PAGE or size > PAGE_BYTES:
+            break
+        claim = waiting.command.claim
+        size += sum(map(len, claim.resources))
+        behind = (
+            token for token, lease in holders(engine.log.pending, claim.resources) if claim.mode == "slots" or not bears(claim, lease.claim)
+        )
+        found.append(
+            {
+                "number": waiting.number,
+                **_claim_info(claim, waiting.command.session),
+                "agent": waiting.command.agent,
+                "reason": waiting.command.reason,
+                "waited": round((now - waiting.since) * 1e6),
+                "behind": sorted(islice(behind, BEHIND)),
+            }
+        )
+    return found
 
 
 async def _explanation(engine: Engine, lease: Lease) -> list[bytes]:

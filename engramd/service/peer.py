@@ -16,6 +16,8 @@ class Outbox(Protocol):
     """Bytes on their way to one client. Writing never waits; whoever produces on its own account looks at `pending` first."""
 
     pending: int  # bytes that the kernel has not taken yet
+    written: int  # bytes that were ever written
+    taken: int  # those of them that the kernel has taken; where it is less in the end, the rest has reached nobody
 
     def write(self, data: bytes) -> None:
         """Queue bytes; `flush` sends them. Bytes for a closed connection vanish."""
@@ -85,6 +87,7 @@ class Peer:
         self.owns_session = owns_session
         self.presence = presence
         self.gone = False  # whether its connection has ended
+        self.grants: dict[int, int] = {}  # tokens of leases, with what had been written when they were answered
         self.outbox = outbox
         self.spawn = spawn
         self.streams: dict[Id, Stream] = {}

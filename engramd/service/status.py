@@ -30,7 +30,7 @@ def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
         "uptime": round(time.monotonic() - engine.started, 3),
         "connections": len(engine.peers),
         "subscriptions": len(subscribers),
-        "leases": len(engine.log.pending.held.tokens),
+        "leases": len(engine.log.pending.held.leases),
         "waiters": engine.leases.waiting,
         "lag": subscribers[0].lag if subscribers else 0,
         "store_bytes": engine.log.size(),

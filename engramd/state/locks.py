@@ -6,7 +6,7 @@ restart grants every lease its full time again, which is never less than what it
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from .outcome import Decision, Refused
@@ -27,6 +27,7 @@ class Acquire(NamedTuple):
     session: str | None
     bound: bool
     reason: str
+    key: str = ""
 
 
 class Release(NamedTuple):
@@ -72,6 +73,7 @@ class LockGranted(NamedTuple):
     session: str | None
     bound: bool
     reason: str
+    key: str = ""
 
 
 class LockReleased(NamedTuple):
@@ -124,21 +126,20 @@ def in_the_way(claim: Claim, rivals: Iterable[tuple[K, Claim]]) -> dict[K, Claim
     return found
 
 
-def holders(view: View, resources: Iterable[str]) -> dict[int, Lease]:
-    """The leases that overlap any of the resources, by token."""
-    found: dict[int, Lease] = {}
+def holders(view: View, resources: Iterable[str]) -> Iterator[tuple[int, Lease]]:
+    """The leases that overlap any of the resources, with their tokens, each once."""
+    seen: set[int] = set()
     for resource in resources:
         for token in view.held.overlapping(resource):
-            lease = view.get(LEASES, token)
-            if lease is not None:
-                found[token] = lease
-    return found
+            if token not in seen:
+                seen.add(token)
+                yield token, view.held.leases[token]
 
 
 def held_against(view: View, claim: Claim) -> dict[int, Lease]:
     """The leases that stand in the way of a claim, by token."""
-    rivals = holders(view, claim.resources)
-    return {token: rivals[token] for token in in_the_way(claim, ((token, lease.claim) for token, lease in rivals.items()))}
+    found = in_the_way(claim, ((token, lease.claim) for token, lease in holders(view, claim.resources)))
+    return {token: view.held.leases[token] for token in found}
 
 
 _ENDINGS = {
@@ -158,22 +159,21 @@ def _stale(view: View, token: int) -> Refused:
 
 
 def decide_acquire(view: View, command: Acquire) -> Decision:
-    """Grant, or refuse with the first lease in the way."""
+    """Grant, or refuse with the first lease in the way. With the key of a lease that its agent holds, nothing more is granted."""
+    if command.key and (command.agent, command.key) in view.held.keys:
+        return []
     against = held_against(view, command.claim)
     if against:
         token, lease = min(against.items())
         return Refused("locked", f"{lease.claim.resources[0]} is locked by {lease.holder}", {"token": token, "holder": lease.holder})
     claim = command.claim
-    granted = LockGranted(
-        command.agent, claim.resources, claim.mode, claim.slots, command.ttl, command.session, command.bound, command.reason
-    )
-    return [granted]
+    return [LockGranted(command.agent, claim.resources, claim.mode, claim.slots, *command[2:])]
 
 
 def decide_release(view: View, command: Release) -> Decision:
     events: list[LockReleased] = []
     for token in dict.fromkeys(command.tokens):
-        lease = view.get(LEASES, token)
+        lease = view.held.leases.get(token)
         if lease is not None:
             events.append(LockReleased(command.agent, token, lease.claim.resources, command.cause))
         elif command.strict:
@@ -183,19 +183,19 @@ def decide_release(view: View, command: Release) -> Decision:
 
 def decide_steal(view: View, command: Steal) -> Decision:
     for token in command.tokens:
-        if view.get(LEASES, token) is None:
+        if view.held.leases.get(token) is None:
             return _stale(view, token)
-    tokens = {*command.tokens, *holders(view, command.resources)}
-    stolen = [(token, lease) for token in sorted(tokens) if (lease := view.get(LEASES, token)) is not None]
+    tokens = {*command.tokens, *(token for token, _ in holders(view, command.resources))}
+    stolen = [(token, lease) for token in sorted(tokens) if (lease := view.held.leases.get(token)) is not None]
     return [LockStolen(command.agent, token, lease.claim.resources, lease.holder) for token, lease in stolen]
 
 
 def decide_renew(view: View, command: Renew) -> Decision:
-    return [] if view.get(LEASES, command.token) is not None else _stale(view, command.token)
+    return [] if view.held.leases.get(command.token) is not None else _stale(view, command.token)
 
 
 def decide_expire(view: View, command: Expire) -> Decision:
-    ended = [(token, renewal, lease) for token, renewal in command.leases if (lease := view.get(LEASES, token)) is not None]
+    ended = [(token, renewal, lease) for token, renewal in command.leases if (lease := view.held.leases.get(token)) is not None]
     return [LockExpired(lease.holder, token, lease.claim.resources, renewal) for token, renewal, lease in ended]
 
 
@@ -209,7 +209,7 @@ class Fence(NamedTuple):
 def check_fences(view: View, fences: Iterable[Fence]) -> Refused | None:
     """Why a guarded write may not happen, or None."""
     for resource, token in fences:
-        lease = view.get(LEASES, token)
+        lease = view.held.leases.get(token)
         if lease is None:
             return _stale(view, token)
         if not any(covers(held, resource) for held in lease.claim.resources):
@@ -223,7 +223,7 @@ def check_fences(view: View, fences: Iterable[Fence]) -> Refused | None:
 
 def apply_granted(state: State, seq: int, ts: int, event: LockGranted) -> None:
     claim = Claim(event.resources, event.mode, event.slots)
-    lease = Lease(event.agent, claim, event.ttl, event.session, event.bound, event.reason, ts)
+    lease = Lease(event.agent, claim, event.ttl, event.session, event.bound, event.reason, ts, event.key)
     state.put(LEASES, seq, lease)
     state.held.begin(seq, lease)
 

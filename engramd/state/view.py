@@ -84,6 +84,7 @@ class Lease(NamedTuple):
         session: that of the connection which asked for it, if it had one.
         bound: whether it ends with that session, and lasts while the session does.
         granted_at: microseconds since the epoch.
+        key: what its holder called the request, or nothing.
     """
 
     holder: str
@@ -93,6 +94,7 @@ class Lease(NamedTuple):
     bound: bool
     reason: str
     granted_at: int
+    key: str = ""
 
 
 # Who holds or waits, where it matters who waits for whom: the session, or the agent where there is none.
@@ -111,7 +113,8 @@ class Holdings(Index[int]):
     """The tokens of the leases that are held, by what they are on.
 
     Attributes:
-        tokens: all of them, rising.
+        leases: all of them by token, rising.
+        keys: the token of the lease that an agent asked for with a key.
         parties: those of each party.
         holders: the tokens of each agent, rising.
         ended: how the last leases ended, and who did it, to be told to who still has the token; a restart forgets it.
@@ -119,7 +122,8 @@ class Holdings(Index[int]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens: dict[int, None] = {}
+        self.leases: dict[int, Lease] = {}
+        self.keys: dict[tuple[str, str], int] = {}
         self.parties: dict[Party, dict[int, None]] = {}
         self.holders: dict[str, dict[int, None]] = {}
         self.ended: dict[int, tuple[str, str]] = {}
@@ -127,7 +131,9 @@ class Holdings(Index[int]):
     def begin(self, token: int, lease: Lease) -> None:
         """A lease is held from now on."""
         self.add(token, lease.claim.resources)
-        self.tokens[token] = None
+        self.leases[token] = lease
+        if lease.key:
+            self.keys[lease.holder, lease.key] = token
         self.parties.setdefault(party(lease.holder, lease.session), {})[token] = None
         self.holders.setdefault(lease.holder, {})[token] = None
 
@@ -137,7 +143,9 @@ class Holdings(Index[int]):
         if len(self.ended) > REMEMBERED:
             del self.ended[next(iter(self.ended))]
         self.remove(token, lease.claim.resources)
-        del self.tokens[token]
+        del self.leases[token]
+        if self.keys.get((lease.holder, lease.key)) == token:
+            del self.keys[lease.holder, lease.key]
         who = party(lease.holder, lease.session)
         del self.parties[who][token]
         if not self.parties[who]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .locks import bears, holders, in_the_way
 from .resources import Index, overlap
-from .view import LEASES, Claim, Party, View, party
+from .view import Claim, Party, View, party
 
 
 class Waiter(NamedTuple):
@@ -78,21 +78,20 @@ class Waiters:
         """What stands in the way of a claim: leases, and waiters with a lower number than `before` (None: all). None: it can be granted."""
         return list(in_the_way(claim, ((rival, rival.claim) for rival in self._rivals(view, claim, before))))
 
+    def obstacle(self, view: View, claim: Claim, before: int | None = None) -> Obstacle | None:
+        """The first of them. Looks no further than it must, unless slots have to be counted."""
+        if claim.mode == "slots":
+            return next(iter(self.obstacles(view, claim, before)), None)
+        return next((rival for rival in self._rivals(view, claim, before) if not bears(claim, rival.claim)), None)
+
     def overlapping(self, resources: Iterable[str]) -> list[int]:
         """The waiters for something that overlaps one of the resources, in order."""
         return sorted({number for resource in resources for number in self._index.overlapping(resource)})
 
     def _rivals(self, view: View, claim: Claim, before: int | None) -> Iterator[Obstacle]:
         """Leases first, and then who waits, in order."""
-        yield from (self._lease(view, token) for token in holders(view, claim.resources))
+        yield from (self._lease(view, token) for token, _ in holders(view, claim.resources))
         yield from (self._wait(number) for number in self.overlapping(claim.resources) if before is None or number < before)
-
-    def _is_next(self, view: View, number: int) -> bool:
-        """Whether nothing is in the way of a waiter. Looks no further than it must: a queue is asked for each of its members."""
-        claim = self._by_number[number].claim
-        if claim.mode == "slots":
-            return not self.obstacles(view, claim, number)
-        return all(bears(claim, rival.claim) for rival in self._rivals(view, claim, number))
 
     def ready(self, view: View, freed: Iterable[str]) -> Iterator[int]:
         """The waiters whose turn it is after these resources were freed, first come first.
@@ -100,7 +99,7 @@ class Waiters:
         Whoever iterates takes each from the queue and grants it before asking for the next.
         """
         for number in self.overlapping(freed):
-            if number in self._by_number and self._is_next(view, number):
+            if number in self._by_number and self.obstacle(view, self._by_number[number].claim, number) is None:
                 yield number
 
     def cycle(self, view: View, waiter: Waiter) -> list[tuple[Waiter, Obstacle]]:
@@ -170,8 +169,7 @@ class Waiters:
 
     @staticmethod
     def _lease(view: View, token: int) -> Obstacle:
-        lease = view.get(LEASES, token)
-        assert lease is not None, "a token that is held has its row"
+        lease = view.held.leases[token]
         return Obstacle(lease.holder, party(lease.holder, lease.session), True, token, lease.claim)
 
     def _wait(self, number: int) -> Obstacle:

@@ -23,6 +23,8 @@ class StreamOutbox:
 
     def __init__(self, stream: trio.abc.SendStream, flusher: Flusher, send_now: Callable[[bytes], int] | None = None) -> None:
         self.pending = 0
+        self.written = 0
+        self.taken = 0
         self._stream = stream
         self._flusher = flusher
         self._send_now = send_now
@@ -35,6 +37,7 @@ class StreamOutbox:
 
     def write(self, data: bytes) -> None:
         """Queue bytes; `flush` sends them. Bytes for a closed connection vanish."""
+        self.written += len(data)
         if self._closed or self._finished:
             return
         self._queue.append(data)
@@ -60,6 +63,7 @@ class StreamOutbox:
                 self.close()
                 return
             self._queue = [data[sent:]] if sent < len(data) else []
+            self.taken += sent
             self._sent(sent)
         if self._queue:
             self._work.set()
@@ -92,6 +96,7 @@ class StreamOutbox:
                     data, self._queue, self._sending = b"".join(self._queue), [], True
                     await self._stream.send_all(data)
                     self._sending = False
+                    self.taken += len(data)
                     if not self._closed:
                         self._sent(len(data))
         except (trio.BrokenResourceError, trio.ClosedResourceError):

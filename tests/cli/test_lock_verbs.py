@@ -41,9 +41,9 @@ def test_the_token_is_data_and_the_rest_is_words(shell: Shell, path: str, way: t
     done = shell.run("lock", path, *way)
     token = done.out.strip()
     assert done.code == 0
-    assert re.fullmatch(
-        f"engram: held until {INSTANT}; to renew: engram renew {token}; to release: engram unlock {token}\n", done.err
-    ), done.err
+    assert re.fullmatch(f"engram: held until {INSTANT}; to renew: engram renew {token}; to release: engram unlock {token}\n", done.err), (
+        done.err
+    )
     assert re.fullmatch(f"{INSTANT}\n", shell.ok("renew", token, *way).out)
     assert shell.ok("unlock", token, *way).raw == b""
     for verb in ("unlock", "renew"):

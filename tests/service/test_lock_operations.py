@@ -350,7 +350,91 @@ async def test_waits_have_a_limit_for_a_connection_and_for_all(
     assert (await holder.refused("lock", resources=["/y"])).code == "busy"
 
 
-async def test_a_grant_that_reaches_nobody_is_given_back(serve: Serve, autojump_clock: MockClock) -> None:
+async def test_every_wait_is_answered_once_whatever_ends_it_in_the_same_moment(server: Server, autojump_clock: MockClock) -> None:
+    """The lease ends just when the wait does, again and again: the client that was told `locked` must not be left with the lease."""
+    holder, other = await server.connect("a"), await server.connect("b")
+    for attempt in range(20):
+        held = await holder.ask("lock", resources=["/x"], ttl="1s")
+        waiting = await other.send("lock", resources=["/x"], wait=True, timeout="1s")
+        if attempt % 2:
+            await trio.sleep(0.5)
+            await other.stream.send_all(other.connection.notice(waiting, "cancel"))
+            await holder.ask("unlock", token=held["token"])
+        await trio.sleep(2)
+        await other.settle()
+        assert other.order.count(waiting) == 1
+        error = other.answers.pop(waiting).error
+        leases = (await holder.ask("locks"))["locks"]
+        assert [info["holder"] for info in leases] == ([] if error else ["b"])
+        await holder.ask("unlock", resources=["/x"], force=True)
+
+
+async def test_a_repeated_request_with_a_key_is_answered_with_its_lease(server: Server, autojump_clock: MockClock) -> None:
+    client, same, other = await server.connect("a"), await server.connect("a", session="s"), await server.connect("b")
+    first = await client.ask("lock", resources=["/x"], key="k")
+    again = await same.ask("lock", resources=["/x"], key="k", wait=True)
+    assert again["token"] == first["token"]
+    assert (await other.refused("lock", resources=["/x"], key="k")).code == "locked", "a key is its agent's"
+    await client.ask("unlock", token=first["token"])
+    assert (await client.ask("lock", resources=["/x"], key="k"))["token"] > first["token"]
+
+
+async def test_a_page_of_locks_has_a_size_and_goes_on(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect("a")
+    tokens = []
+    for number in range(8):
+        resources = [f"/{number}/{at}/{'x' * 3000}" for at in range(80)]
+        tokens.append((await client.ask("lock", resources=resources))["token"])
+    found: list[int] = []
+    after = 0
+    pages = 0
+    while True:
+        page = await client.ask("locks", **({"after": after} if after else {}))
+        found += [info["token"] for info in page["locks"]]
+        pages += 1
+        if page["next"] is None:
+            break
+        after = page["next"]
+    assert found == tokens
+    assert pages > 2
+
+
+async def test_waits_end_when_no_more_writes_are_taken(server: Server, autojump_clock: MockClock) -> None:
+    holder, other = await server.connect("a"), await server.connect("b")
+    await holder.ask("lock", resources=["/x"])
+    waiting = await other.send("lock", resources=["/x"], wait=True)
+    await trio.sleep(1)
+    server.engine.committer.refuse_writes(EngramError("storage", "the store is damaged"))
+    assert (await other.failure(waiting)).code == "storage"
+    assert (await other.refused("lock", resources=["/x"], wait=True)).code == "storage"
+
+
+async def test_who_is_refused_for_the_number_of_leases_keeps_nobody_waiting(
+    server: Server, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = [await server.connect(name) for name in ("a", "b", "c")]
+    held = await first.ask("lock", resources=["/x"])
+    wide = await second.send("lock", resources=["/x", "/y"], wait=True)
+    narrow = await third.send("lock", resources=["/y"], wait=True)
+    await trio.sleep(1)
+    monkeypatch.setattr(leases, "MAX_LEASES", 0)
+    await first.ask("unlock", token=held["token"])
+    assert (await second.failure(wide)).code == "busy"
+    assert (await third.failure(narrow)).code == "busy"
+
+
+async def test_a_bound_wait_ends_with_its_session(server: Server, autojump_clock: MockClock) -> None:
+    holder, owner = await server.connect("a"), await server.connect("b", session="s", owner=True)
+    child = await server.connect("b", session="s")
+    await holder.ask("lock", resources=["/x"])
+    waiting = await child.send("lock", resources=["/x"], wait=True, session=True)
+    await trio.sleep(1)
+    await owner.stream.aclose()
+    assert (await child.failure(waiting)).code == "cancelled"
+
+
+@pytest.mark.parametrize("seconds", [0.1, 60])
+async def test_a_grant_to_a_client_that_has_died_is_given_back(serve: Serve, autojump_clock: MockClock, seconds: float) -> None:
     gate = Gate()
     gate.open()
     server = serve(gate=gate)
@@ -359,10 +443,23 @@ async def test_a_grant_that_reaches_nobody_is_given_back(serve: Serve, autojump_
     await client.send("lock", resources=["/x"], ttl="30d")
     await trio.sleep(0.1)
     await trio.aclose_forcefully(client.stream)
-    await trio.sleep(60)
+    await trio.sleep(seconds)
     gate.open()
-    await trio.sleep(0.1)
+    await trio.sleep(6)
     assert (await other.ask("locks"))["locks"] == []
+
+
+async def test_nobody_is_let_in_while_the_daemon_stops(server: Server, autojump_clock: MockClock) -> None:
+    holder, wide, narrow = [await server.connect(name) for name in ("a", "b", "c")]
+    held = await holder.ask("lock", resources=["/x"])
+    waits = [await wide.send("lock", resources=["/x", "/y"], wait=True), await narrow.send("lock", resources=["/y"], wait=True)]
+    await trio.sleep(1)
+    server.engine.stopping.set()
+    async with trio.open_nursery() as nursery:
+        for peer in list(server.engine.peers):
+            nursery.start_soon(peer.finish, EngramError("unavailable", "the daemon is stopping"))
+        assert [(await client.failure(wait)).code for client, wait in zip((wide, narrow), waits, strict=True)] == ["unavailable"] * 2
+    assert list(server.log.pending.held.leases) == [held["token"]]
 
 
 async def test_waiters_are_told_when_the_daemon_stops(server: Server, autojump_clock: MockClock) -> None:

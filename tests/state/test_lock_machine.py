@@ -49,12 +49,12 @@ class LockTable(RuleBasedStateMachine):
     def _forget(self) -> None:
         """What a restart leaves: the rows, and each lease with its full time."""
         self.waiters, self.deadlines = Waiters(), Deadlines()
-        for token in self.ledger.state.held.tokens:
+        for token in self.ledger.state.held.leases:
             self.deadlines.set(token, self.now + TTL)
 
     @property
     def leases(self) -> dict[int, Lease]:
-        rows = ((token, self.ledger.state.get(LEASES, token)) for token in self.ledger.state.held.tokens)
+        rows = ((token, self.ledger.state.get(LEASES, token)) for token in self.ledger.state.held.leases)
         return {token: lease for token, lease in rows if lease is not None}
 
     def _do(self, command: Any) -> list[tuple[int, Any]]:
@@ -154,7 +154,7 @@ class LockTable(RuleBasedStateMachine):
             again.ts = ts
             assert again.apply([event])[0][0] == seq
         assert again.state.rows == self.ledger.state.rows
-        assert again.state.held.tokens == self.ledger.state.held.tokens
+        assert again.state.held.leases == self.ledger.state.held.leases
         assert again.state.held.parties == self.ledger.state.held.parties
         self.ledger = again
         self._forget()
