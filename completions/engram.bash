@@ -213,6 +213,7 @@ _engram_values() {
     case $1 in
         types*) _engram_offer message reasoning tool_call tool_result file_change task_status error system unknown ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
+        modes*) _engram_offer hybrid keyword semantic ;;
         colors*) _engram_offer auto always never ;;
         shells*) _engram_offer bash zsh fish ;;
         contexts*) _engram_names contexts ;;
@@ -235,7 +236,7 @@ _engram_verbs() {
     case $1 in
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         daemon) _engram_offer run start stop restart status socket ;;
-        *) _engram_offer put get list tail agents status pipe help demo completion context daemon ;;
+        *) _engram_offer put get list tail search agents status pipe help demo completion context daemon ;;
     esac
 }
 
@@ -285,6 +286,22 @@ _engram_declare() {
                 '--events|flag|-'
             )
             arguments=('contexts*')
+            ;;
+        'search')
+            options=(
+                '--context|often|contexts'
+                '--mode|once|modes'
+                '--agent|often|agents'
+                '--type|often|types'
+                '--meta|often|-'
+                '--since|once|-'
+                '--until|once|-'
+                '--related-to|once|-'
+                '--limit|once|-'
+                '--after|once|-'
+                '--min-score|once|-'
+            )
+            arguments=('-')
             ;;
         'agents')
             arguments=('contexts')

@@ -34,7 +34,7 @@ from engramd.protocol.unit import Relationship, Unit, format_id
 
 from . import LOST, settings
 
-__all__ = ["Client", "EngramError", "Event", "PutResult", "Relationship", "Tail", "Unit"]
+__all__ = ["Client", "EngramError", "Event", "Found", "Hit", "PutResult", "Relationship", "Tail", "Unit"]
 
 ANSWER_SECONDS = 1.5  # a daemon that does not greet within this is reported
 STARTING_SECONDS = 5.0  # how long a connection that is closed before the greeting is tried again: a daemon is being replaced
@@ -63,6 +63,39 @@ class PutResult:
     ts: int
     deduped: bool
     ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A unit that a search found.
+
+    Attributes:
+        score: how well it fits, of the search's mode; `keyword` and `semantic` are what the parts gave.
+        snippet: the part of the text that shows why, on one line; `marks` are its characters to be marked, from and to before.
+        cursor: search on with `after=cursor` for what fits next best.
+    """
+
+    unit: Unit
+    score: float
+    keyword: float
+    semantic: float
+    snippet: str
+    marks: tuple[tuple[int, int], ...]
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of a search.
+
+    Attributes:
+        next: `after` of the next page; None at the end.
+        behind: how many events the search did not see: 0 unless the index was behind and `wait` was over.
+    """
+
+    hits: tuple[Hit, ...]
+    next: str | None
+    behind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,6 +503,29 @@ class Client:
             if page["next"] is None:
                 return
             fields["after"] = page["next"]
+
+    def search(self, query: str, *contexts: str, **options: Any) -> Found:
+        """A page of the units that fit a query best.
+
+        Args:
+            contexts: none means all.
+            options: `mode` (`hybrid`, `keyword` or `semantic`), `limit`, `after`, `min_score`, `wait` (milliseconds), and `list`'s filters
+                but `reverse`.
+        """
+        page = self.request("search", {"query": query, **({"contexts": [*contexts]} if contexts else {}), **options})
+        hits = (
+            Hit(
+                Unit.from_wire(hit["unit"]),
+                hit["score"],
+                hit["parts"]["keyword"],
+                hit["parts"]["semantic"],
+                hit["snippet"]["text"],
+                tuple((start, end) for start, end in hit["snippet"]["marks"]),
+                hit["cursor"],
+            )
+            for hit in page["hits"]
+        )
+        return Found(tuple(hits), page["next"], page["behind"])
 
     def tail(self, *contexts: str, follow: bool = True, **options: Any) -> Tail:
         """Stream the entries of contexts (none: of all): `for unit in client.tail("build", last=10): ...`

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engramd.protocol.messages import NAMED
+from engramd.protocol.messages import MODES, NAMED
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from ..common import COLORS
@@ -15,6 +15,7 @@ SOURCES = {
     "CONTEXT": "contexts",
     "AGENT": "agents",
     "TYPE": "types",
+    "MODE": "modes",
     "TYPE:ID": "relationships",
     "WHEN": "colors",
     "F": "files",
@@ -22,11 +23,12 @@ SOURCES = {
     "SHELL": "shells",
     "VERB": "verbs",
 }
-FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "-- OPTION"})
+FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "QUERY", "S", "-- OPTION"})
 
 WORDS: dict[str, tuple[str, ...]] = {
     "types": TYPES,
     "relationships": tuple(f"{kind}:" for kind in RELATIONSHIPS),
+    "modes": MODES,
     "colors": COLORS,
     "shells": SHELLS,
 }

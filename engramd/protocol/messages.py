@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, OneOf, Record, Text, Type
+from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, Number, OneOf, Record, Text, Type
 from .unit import RELATIONSHIPS, TYPES
 
 VERSION = (1, 0)  # major, minor: a major step breaks old peers, a minor one adds
@@ -25,6 +25,8 @@ MAX_UNITS = 1000  # in one put, one get, or one page
 MAX_CONTEXTS = 256  # in one tail
 MAX_CREDIT = 64 * MIB
 DEFAULT_CREDIT = MIB
+MAX_QUERY = 4096  # bytes of a search's query
+MAX_WAIT = 3_600_000  # milliseconds
 PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
 
 PERMISSIONS = ("read", "write", "lock", "admin")
@@ -88,6 +90,7 @@ FILTERS: Mapping[str, Field] = {
 }
 CONTEXT = {"context": Field(NAME, "the context", required=True)}
 UNITS = Any_("[* unit]")
+MODES = ("hybrid", "keyword", "semantic")
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
 SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
@@ -196,6 +199,32 @@ OPERATIONS: Mapping[str, Operation] = {
         Record({"cursor": Field(Text(64), "where the stream ended", required=True)}),
         stream=True,
     ),
+    "search": Operation(
+        "read",
+        "Find a page of the units that fit a query best.",
+        Record(
+            {
+                "query": Field(Text(MAX_QUERY, least=1), 'words, "phrases", -exclusions, type:, agent: and meta:', required=True),
+                "mode": Field(Choice(MODES), "by words and meaning, unless said otherwise"),
+                "contexts": Field(ListOf(NAME, MAX_CONTEXTS), "which contexts; none means all"),
+                **FILTERS,
+                "since": Field(TIME, "units put at or after this instant"),
+                "after": Field(Text(64, least=1), "hits behind this cursor of the same search"),
+                "limit": Field(Int(1, MAX_UNITS), "the most hits in the page; 20 unless said otherwise"),
+                "min_score": Field(Number(0, 1), "hits with at least this score"),
+                "wait": Field(Int(0, MAX_WAIT), "milliseconds to wait for an index that is behind; 5000 unless said otherwise"),
+            }
+        ),
+        Record(
+            {
+                "hits": Field(Any_("[* hit]"), "the hits, best first", required=True),
+                "next": Field(
+                    OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on; null at the end", required=True
+                ),
+                "behind": Field(Int(), "how many events the search did not see; 0 unless the wait was over first", required=True),
+            }
+        ),
+    ),
     "context_create": Operation(
         "write",
         "Create a context.",
@@ -299,6 +328,13 @@ unit = {{
 unit-type = {types}
 relationship-type = {relationships}
 labels = {{ * tstr => tstr }}
+
+; A search's hit. The score is that of the mode; the parts are 0 where they were not asked. Marks are characters of the snippet.
+hit = {{
+  unit: unit, score: number, parts: {{ keyword: number, semantic: number }},
+  snippet: {{ text: tstr, marks: [* [from: uint, to: uint]] }},
+  cursor: tstr
+}}
 
 context-info = {{
   id: tstr, display_name: tstr, meta: labels, agents: [* tstr], pinned: [* bstr .size 16],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import cbor2
@@ -17,9 +17,9 @@ from ..protocol.errors import EngramError
 from ..protocol.messages import MAX_UNITS, VERSION, frame_limit
 from ..state.machine import Command
 from ..state.outcome import Refused
-from ..storage.log import Batch, Log
+from ..storage.log import Appended, Batch, Log
 from ..storage.records import Record
-from . import contexts, status, subscriptions, units
+from . import contexts, search, status, subscriptions, units
 from .committer import Committer, Result, wall_clock
 from .fanout import Fanout
 from .peer import Flusher, Peer
@@ -33,6 +33,7 @@ _HANDLERS: Mapping[str, Handler] = {
     "get": units.get,
     "list": units.list_,
     "tail": subscriptions.tail,
+    "search": search.search,
     "context_create": contexts.create,
     "context_show": contexts.show,
     "context_list": contexts.list_,
@@ -57,6 +58,7 @@ class Engine:
         log: the open store.
         max_payload: bytes a unit's payload may have.
         facts: what `status` should say besides what the engine knows (socket, data directory).
+        search_settings: what to search with; None for an engine that cannot.
 
     Attributes:
         peers: who is connected.
@@ -70,6 +72,7 @@ class Engine:
         facts: Mapping[str, Any] | None = None,
         clock: Callable[[], int] = wall_clock,
         write: Callable[[Batch], Awaitable[None]] | None = None,
+        search_settings: search.Settings | None = None,
     ) -> None:
         self.log = log
         self.max_payload = max_payload
@@ -77,11 +80,16 @@ class Engine:
         self.facts = dict(facts or {})
         self.fanout = Fanout(log)
         self.flusher = Flusher()
-        self.committer = Committer(log, self.fanout.publish, self.flusher.flush, clock, write)
+        self.committer = Committer(log, self._publish, self.flusher.flush, clock, write)
+        self.search = search.Search(log, search_settings)
         self.peers: set[Peer] = set()
         self.stopping = trio.Event()
         self.started_at = clock()
         self.started = time.monotonic()
+
+    def _publish(self, events: Sequence[Appended]) -> None:
+        self.fanout.publish(events)
+        self.search.notice()
 
     def greeting(self) -> dict[str, Any]:
         """The answer to `hello`."""

@@ -31,6 +31,7 @@ _CODES: dict[int, tuple[str, type]] = {
     9: ("unit_removed", contexts.UnitRemoved),
 }
 UNIT_ADDED = 8
+UNIT_REMOVED = 9
 _CODE_OF = {event_type: code for code, (_, event_type) in _CODES.items()}
 ENTRIES = frozenset({UNIT_PUT, UNIT_ADDED})
 

@@ -1,0 +1,240 @@
+"""From a query to hits: what is asked of the parts, and how what they answer becomes one order."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import query as queries
+from . import tokens
+from .index import EVERYTHING, Index, Mask, Wanted
+from .keyword import Scorer, idf
+from .keyword import Wanted as Term
+from .query import Query
+from .snippets import Snippet, snippet
+
+KEYWORD_WEIGHT = 0.55  # of the keyword part in a hybrid score; the rest is the semantic part's
+DEPTH = 200  # units that each part offers to a hybrid order
+DEEP = 1000  # the same, where more hits are asked for
+MAX_CHECKED = 2048  # units whose text is compared with phrases for one page
+STEP_TEXTS = 64  # texts asked for at once
+PREFIX_TERMS = 8  # hashes that the start of one may stand for
+
+Floats = NDArray[np.float32]
+Docs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A search, as the daemon asks for it.
+
+    Attributes:
+        wanted: which units.
+        start: how many of the order to pass over.
+        depth: how deep a hybrid order goes; 0 lets this page decide, and later ones must repeat it.
+    """
+
+    query: str
+    mode: str = "hybrid"
+    wanted: Wanted = EVERYTHING
+    limit: int = 20
+    start: int = 0
+    depth: int = 0
+    min_score: float | None = None
+
+
+class Hit(NamedTuple):
+    """A unit that was found. `rank` is its place in the whole order, from 1; `seq` is that of the entry by which it fits."""
+
+    seq: int
+    rank: int
+    score: float
+    keyword: float
+    semantic: float
+    snippet: Snippet
+
+
+class Page(NamedTuple):
+    """Hits in order; `reached` is how much of the order was looked at, `more` whether there is more of it."""
+
+    hits: list[Hit]
+    reached: int
+    more: bool
+    depth: int
+
+
+class Order(NamedTuple):
+    """Docs, best first, with their scores and those of the parts."""
+
+    docs: Docs
+    scores: Floats
+    keyword: Floats
+    semantic: Floats
+
+
+Texts = Sequence[str | None]
+
+
+def search(index: Index, request: Request) -> Generator[list[int], Texts, Page]:
+    """Find a page of hits. Yields seqs of entries whose units' texts it must be sent (None for one that is no more).
+
+    Raises:
+        EngramError: `invalid` for a query that cannot be read.
+    """
+    query = queries.parse(request.query)
+    depth = request.depth or (DEPTH if request.start + request.limit <= DEPTH // 2 else DEEP)
+    mask = _mask(index, request.wanted, query)
+    ranked = _Ranking(index, query)
+    if mask is not None and not mask.any():
+        return Page([], 0, False, depth)
+    checks = [phrase for phrase in query.phrases if len(phrase) > 1], [phrase for phrase in query.not_phrases if len(phrase) > 1]
+    needed = request.start + (MAX_CHECKED if any(checks) else request.limit) + 1
+    order = ranked.order(request.mode, mask, needed, depth)
+    if request.min_score is not None:
+        count = int(np.count_nonzero(order.scores >= request.min_score))
+        order = Order(order.docs[:count], order.scores[:count], order.keyword[:count], order.semantic[:count])
+    hits: list[Hit] = []
+    at, last = request.start, min(len(order.docs), request.start + MAX_CHECKED)
+    while at < last and len(hits) < request.limit:
+        stop = min(last, at + (STEP_TEXTS if any(checks) else min(STEP_TEXTS, request.limit - len(hits))))
+        seqs = [index.entry(int(doc), request.wanted) for doc in order.docs[at:stop]]
+        texts = yield seqs
+        for place, seq, text in zip(range(at, stop), seqs, texts, strict=True):
+            at = place + 1
+            if text is None or not _has(text, *checks):
+                continue
+            score, keyword, semantic = (float(part[place]) for part in order[1:])
+            hits.append(Hit(seq, at, score, keyword, semantic, snippet(text, ranked.weights)))
+            if len(hits) == request.limit:
+                break
+    return Page(hits, at, at < len(order.docs), depth)
+
+
+def _has(text: str, phrases: Sequence[tuple[str, ...]], not_phrases: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a text has all of some phrases and none of others."""
+    if not phrases and not not_phrases:
+        return True
+    atoms = tokens.atoms(text)
+    return all(_contains(atoms, phrase) for phrase in phrases) and not any(_contains(atoms, phrase) for phrase in not_phrases)
+
+
+def _contains(atoms: list[str], phrase: tuple[str, ...]) -> bool:
+    size = len(phrase)
+    return any(atoms[at] == phrase[0] and tuple(atoms[at : at + size]) == phrase for at in range(len(atoms) - size + 1))
+
+
+def _mask(index: Index, wanted: Wanted, query: Query) -> Mask | None:
+    """Which docs may be found at all; None for all."""
+    parts = [_field(index, *field) for field in query.fields]
+    parts += [~_field(index, *field) for field in query.not_fields]
+    for phrase in query.phrases:
+        parts += [index.having(atom.encode()) for atom in set(phrase)]
+    parts += [~index.having(phrase[0].encode()) for phrase in query.not_phrases if len(phrase) == 1]
+    base = index.mask(wanted)
+    if base is not None:
+        parts.append(base)
+    return np.logical_and.reduce(parts) if parts else None
+
+
+def _field(index: Index, name: str, value: str) -> Mask:
+    key, _, label = value.partition("=")
+    asked = {"type": Wanted(types=[value]), "agent": Wanted(agents=[value]), "meta": Wanted(meta=[(key, label)])}[name]
+    return index.fitting(asked)
+
+
+class _Ranking:
+    """The order that a query gives.
+
+    Attributes:
+        weights: the terms that were looked for and what each counts, for snippets.
+    """
+
+    def __init__(self, index: Index, query: Query) -> None:
+        self._index = index
+        self._words = query.words
+        wanted, self._most = _terms(index, query.words)
+        self._scorer = Scorer(
+            index.postings, index.lengths, index.mean, len(index), [Term(term.encode(), weight) for term, weight in wanted]
+        )
+        self.weights = {term: weight * part for (term, weight), part in zip(wanted, self._scorer.idf, strict=True) if part}
+
+    def order(self, mode: str, mask: Mask | None, count: int, depth: int) -> Order:
+        """The order, at least `count` long if there are so many."""
+        if mode == "keyword":
+            found = self._scorer.best(count, mask)
+            scores = found.scores / np.float32(self._most)
+            return Order(found.docs, scores, scores, np.zeros(len(scores), np.float32))
+        vector = self._index.embedder.embed([self._words])[0]
+        vectors = self._index.vectors
+        near = vectors.nearest(vector, depth if mode == "hybrid" else max(count, depth), mask)
+        if mode == "semantic":
+            return Order(near.docs, near.cosines, np.zeros(len(near.docs), np.float32), near.cosines)
+        found = self._scorer.best(depth, mask)
+        docs = np.union1d(found.docs, near.docs)
+        keyword = _known(docs, found.docs, found.scores)
+        other = np.isnan(keyword)
+        keyword[other] = self._scorer.of(docs[other])
+        keyword /= np.float32(self._most)
+        semantic = _known(docs, near.docs, near.cosines)
+        other = np.isnan(semantic)
+        semantic[other] = vectors.of(vector, docs[other]) if vector.any() else 0
+        scores = fuse(keyword, semantic)
+        ranks = np.lexsort((-docs, -scores))
+        return Order(docs[ranks], scores[ranks], keyword[ranks], semantic[ranks])
+
+
+def fuse(keyword: Floats, semantic: Floats) -> Floats:
+    """One score of two."""
+    scores: Floats = np.float32(KEYWORD_WEIGHT) * keyword + np.float32(1 - KEYWORD_WEIGHT) * semantic
+    return scores
+
+
+def _known(docs: Docs, found: Docs, scores: Floats) -> Floats:
+    """The scores of docs that were found, and NaN for the others. `docs` is sorted and has all that were found."""
+    out = np.full(len(docs), np.nan, np.float32)
+    out[np.searchsorted(docs, found)] = scores
+    return out
+
+
+def _terms(index: Index, words: str) -> tuple[list[tuple[str, float]], float]:
+    """The terms to score by with their weights, and the most that a text could score, by which scores are divided."""
+    counts, _ = tokens.count(words)
+    atoms = set(tokens.atoms(words))
+    wanted: dict[str, float] = {}
+    most = 0.0
+    docs = len(index)
+    for term, times in counts.items():
+        having = index.having_count(term.encode())
+        if having:
+            wanted[term] = max(wanted.get(term, 0), float(times))
+            most += times * idf(docs, having)
+            continue
+        if term not in atoms and not tokens.is_hash(term):
+            continue
+        alike = list(_alike(index, term))
+        for other, similarity in alike:
+            wanted[other] = max(wanted.get(other, 0), times * similarity)
+        most += times * (
+            max(similarity * idf(docs, index.having_count(other.encode())) for other, similarity in alike) if alike else idf(docs, 0)
+        )
+    return list(wanted.items()), max(most, 1e-9)
+
+
+def _alike(index: Index, term: str) -> Iterator[tuple[str, float]]:
+    """Terms that one which is nowhere may stand for, and how much each counts."""
+    if tokens.is_hash(term):
+        for other in index.starting(term, PREFIX_TERMS):
+            yield other, 0.9
+    else:
+        for variant in index.vocabulary.variants(term):
+            yield variant.word, variant.similarity**2
+
+
+def request_of(fields: dict[str, Any]) -> Request:
+    """A request as it travels from the daemon."""
+    wanted = Wanted(**{**fields.pop("wanted", {})})
+    return Request(wanted=wanted._replace(meta=[(key, value) for key, value in wanted.meta]), **fields)
