@@ -67,13 +67,16 @@ class Scorer:
         self._terms: list[_Term] = []
         self.idf: list[float] = []
         self.having: list[int] = []
+        blocks_of: list[list[Block | None]] = []
         for term, weight in wanted:
             blocks = [postings.block(segment, term) for segment in self._segments]
+            blocks_of.append(blocks)
             having = sum(len(block.low) for block in blocks if block is not None)
             self.having.append(having)
             self.idf.append(idf(docs, having) if having else 0.0)
             if having:
                 self._terms.append(_Term(weight * self.idf[-1], blocks))
+        self._blocks = blocks_of
         self._terms.sort(key=lambda term: -term.weight)
 
     def best(self, count: int, mask: Mask | None) -> Found:
@@ -114,6 +117,21 @@ class Scorer:
                 block = term.blocks[segment]
                 if block is not None:
                     out[at] += self._looked_up(term.weight, block, low, lengths)
+        return out
+
+    def having_each(self, docs: Docs) -> NDArray[np.bool_]:
+        """For each wanted term, in their order, a row that says which of some docs have it."""
+        out = np.zeros((len(self._blocks), len(docs)), np.bool_)
+        segments = docs >> SEGMENT_BITS
+        for segment in np.unique(segments):
+            at = np.flatnonzero(segments == segment)
+            low = (docs[at] & SEGMENT - 1).astype(np.uint16)
+            for row, blocks in enumerate(self._blocks):
+                block = blocks[segment]
+                if block is not None:
+                    found = np.searchsorted(block.low, low)
+                    found[found == len(block.low)] = 0
+                    out[row, at] = block.low[found] == low
         return out
 
     def _segment_lengths(self, segment: int) -> NDArray[np.float32]:

@@ -60,6 +60,7 @@ class Postings:
     def __init__(self, store: Store, docs: int) -> None:
         self._store = store
         self._written = docs  # docs in blocks on disk; later ones are in the tail
+        self._last = docs - 1
         self._tail: dict[bytes, list[int]] = {}  # term: doc << 8 | times
         self._cache: OrderedDict[tuple[int, bytes], Block | None] = OrderedDict()
         self._cached_bytes = 0
@@ -70,6 +71,7 @@ class Postings:
 
     def add(self, doc: int, term: bytes, times: int) -> None:
         """Note that a doc has a term. Docs come in order, and a term at most once for each."""
+        self._last = doc
         value = doc << 8 | min(times, 255)
         found = self._tail.get(term)
         if found is None:
@@ -98,10 +100,7 @@ class Postings:
 
     def segments(self) -> range:
         """The segments that have docs, those of the tail included."""
-        last = self._written - 1
-        for values in self._tail.values():
-            last = max(last, values[-1] >> 8)
-        return range((last >> SEGMENT_BITS) + 1)
+        return range((self._last >> SEGMENT_BITS) + 1)
 
     def block(self, segment: int, term: bytes) -> Block | None:
         """The docs of a segment that have a term; None for none."""

@@ -17,7 +17,8 @@ from .keyword import Wanted as Term
 from .query import Query
 from .snippets import Snippet, snippet
 
-KEYWORD_WEIGHT = 0.55  # of the keyword part in a hybrid score; the rest is the semantic part's
+KEYWORD, SEMANTIC, WHOLE = 0.45, 0.35, 0.2  # shares of a hybrid score: the parts, and having all that was asked for (docs/adr/0021)
+LEAST_COSINE = 0.2  # a text that is less like the query, and has none of its words, is no hit
 DEPTH = 200  # units that each part offers to a hybrid order
 DEEP = 1000  # the same, where more hits are asked for
 MAX_CHECKED = 2048  # units whose text is compared with phrases for one page
@@ -155,12 +156,16 @@ class _Ranking:
 
     def __init__(self, index: Index, query: Query) -> None:
         self._index = index
-        self._words = query.words
-        wanted, self._most = _terms(index, query.words)
-        self._scorer = Scorer(
-            index.postings, index.lengths, index.mean, len(index), [Term(term.encode(), weight) for term, weight in wanted]
-        )
-        self.weights = {term: weight * part for (term, weight), part in zip(wanted, self._scorer.idf, strict=True) if part}
+        self._text = query.words
+        self._asked = [_meant(index, term, times) for term, times in _terms(index, query.words)]
+        weights: dict[str, float] = {}
+        for asked in self._asked:
+            for term, weight in asked.terms.items():
+                weights[term] = max(weights.get(term, 0.0), weight)
+        self._most = max(sum(asked.most for asked in self._asked), 1e-9)
+        wanted = [Term(term.encode(), weight) for term, weight in weights.items()]
+        self._scorer = Scorer(index.postings, index.lengths, index.mean, len(index), wanted)
+        self.weights = {term: weight * part for (term, weight), part in zip(weights.items(), self._scorer.idf, strict=True)}
 
     def order(self, mode: str, mask: Mask | None, count: int, depth: int) -> Order:
         """The order, at least `count` long if there are so many."""
@@ -168,9 +173,9 @@ class _Ranking:
             found = self._scorer.best(count, mask)
             scores = found.scores / np.float32(self._most)
             return Order(found.docs, scores, scores, np.zeros(len(scores), np.float32))
-        vector = self._index.embedder.embed([self._words])[0]
+        vector = self._index.embedder.embed([self._corrected()])[0]
         vectors = self._index.vectors
-        near = vectors.nearest(vector, depth if mode == "hybrid" else max(count, depth), mask)
+        near = vectors.nearest(vector, depth if mode == "hybrid" else max(count, depth), mask, LEAST_COSINE)
         if mode == "semantic":
             return Order(near.docs, near.cosines, np.zeros(len(near.docs), np.float32), near.cosines)
         found = self._scorer.best(depth, mask)
@@ -182,14 +187,35 @@ class _Ranking:
         semantic = _known(docs, near.docs, near.cosines)
         other = np.isnan(semantic)
         semantic[other] = vectors.of(vector, docs[other]) if vector.any() else 0
-        scores = fuse(keyword, semantic)
+        scores = fuse(keyword, semantic, self._has_all(docs))
         ranks = np.lexsort((-docs, -scores))
         return Order(docs[ranks], scores[ranks], keyword[ranks], semantic[ranks])
 
+    def _has_all(self, docs: Docs) -> NDArray[np.bool_]:
+        """Which docs have every term of the query, or one that it may stand for."""
+        has = self._scorer.having_each(docs)
+        row_of = {term: row for row, term in enumerate(self.weights)}
+        out = np.ones(len(docs), np.bool_)
+        for asked in self._asked:
+            rows = [row_of[term] for term in asked.terms]
+            out &= has[rows].any(axis=0) if rows else False
+        return out
 
-def fuse(keyword: Floats, semantic: Floats) -> Floats:
-    """One score of two."""
-    scores: Floats = np.float32(KEYWORD_WEIGHT) * keyword + np.float32(1 - KEYWORD_WEIGHT) * semantic
+    def _corrected(self) -> str:
+        """The query's text with the words that nobody has ever used replaced by those that they most likely stand for."""
+        instead = {asked.term: max(asked.terms, key=lambda term: asked.terms[term]) for asked in self._asked if asked.stands_for}
+        if not instead:
+            return self._text
+        words = []
+        for chunk in tokens.chunks(self._text):
+            atoms = tokens.read(chunk).atoms
+            words.append(" ".join(instead.get(atom, atom) for atom in atoms) if instead.keys() & set(atoms) else chunk)
+        return " ".join(words)
+
+
+def fuse(keyword: Floats, semantic: Floats, whole: NDArray[np.bool_]) -> Floats:
+    """One score from those of the parts, for docs of which `whole` says whether they have all that was asked for."""
+    scores: Floats = np.float32(KEYWORD) * keyword + np.float32(SEMANTIC) * np.maximum(semantic, 0) + np.float32(WHOLE) * whole
     return scores
 
 
@@ -200,28 +226,42 @@ def _known(docs: Docs, found: Docs, scores: Floats) -> Floats:
     return out
 
 
-def _terms(index: Index, words: str) -> tuple[list[tuple[str, float]], float]:
-    """The terms to score by with their weights, and the most that a text could score, by which scores are divided."""
+class _Asked(NamedTuple):
+    """A term of the query, and what is looked for.
+
+    Attributes:
+        terms: what is looked for with its weight: the term itself, or if nobody has ever used it those that it may stand for.
+        most: the most that a text can score by it.
+    """
+
+    term: str
+    terms: dict[str, float]
+    most: float
+
+    @property
+    def stands_for(self) -> bool:
+        """Whether something else is looked for in its place."""
+        return bool(self.terms) and self.term not in self.terms
+
+
+def _terms(index: Index, words: str) -> Iterator[tuple[str, int]]:
+    """The terms of a query that count, and how often each occurs. Whole chunks that nobody has ever used count by their atoms alone."""
     counts, _ = tokens.count(words)
     atoms = set(tokens.atoms(words))
-    wanted: dict[str, float] = {}
-    most = 0.0
-    docs = len(index)
     for term, times in counts.items():
-        having = index.having_count(term.encode())
-        if having:
-            wanted[term] = max(wanted.get(term, 0), float(times))
-            most += times * idf(docs, having)
-            continue
-        if term not in atoms and not tokens.is_hash(term):
-            continue
-        alike = list(_alike(index, term))
-        for other, similarity in alike:
-            wanted[other] = max(wanted.get(other, 0), times * similarity)
-        most += times * (
-            max(similarity * idf(docs, index.having_count(other.encode())) for other, similarity in alike) if alike else idf(docs, 0)
-        )
-    return list(wanted.items()), max(most, 1e-9)
+        if term in atoms or index.having_count(term.encode()):
+            yield term, times
+
+
+def _meant(index: Index, term: str, times: int) -> _Asked:
+    docs, having = len(index), index.having_count(term.encode())
+    if having:
+        return _Asked(term, {term: float(times)}, times * idf(docs, having))
+    alike = dict(_alike(index, term))
+    if not alike:
+        return _Asked(term, {}, times * idf(docs, 0))
+    most = max(similarity * idf(docs, index.having_count(other.encode())) for other, similarity in alike.items())
+    return _Asked(term, {other: times * similarity for other, similarity in alike.items()}, times * most)
 
 
 def _alike(index: Index, term: str) -> Iterator[tuple[str, float]]:

@@ -122,8 +122,8 @@ class Vectors:
 
     # Reading
 
-    def nearest(self, query: Floats, count: int, mask: Mask | None) -> Near:
-        """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`."""
+    def nearest(self, query: Floats, count: int, mask: Mask | None, least: float = 0.0) -> Near:
+        """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`, none with a cosine below `least`."""
         owners = self._owners.values
         allowed = None if mask is None else mask[owners]
         if allowed is not None:
@@ -134,7 +134,7 @@ class Vectors:
             rows = self._proposed(query, min(2 * count + 16, having), allowed, having / max(len(owners), 1))
         cosines = self.cosines(query, rows)
         docs, best = _best_of_each(owners[rows], cosines)
-        keep = best > 0
+        keep = (best > 0) & (best >= least)
         docs, best = docs[keep], best[keep]
         order = np.lexsort((-docs, -best))[:count]
         return Near(docs[order].astype(np.int64), best[order])
