@@ -22,6 +22,7 @@ import subprocess
 import sysconfig
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,9 @@ class _Function(NamedTuple):
     source: str
 
 
-def _functions() -> list[_Function]:
+@cache
+def functions() -> list[_Function]:
+    """The documented functions and classes of the standard library."""
     found: list[_Function] = []
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
@@ -184,5 +187,5 @@ SETS: dict[str, Callable[[list[_Function]], Labelled]] = {
 
 def labelled(names: list[str]) -> list[Labelled]:
     """The sets of these names; one whose source is not on the machine is empty."""
-    functions = _functions()
-    return [SETS[name](functions) for name in names]
+    documented = functions()
+    return [SETS[name](documented) for name in names]

@@ -23,6 +23,7 @@ from ..protocol.errors import EngramError
 from ..protocol.unit import TYPES
 from ..storage.leveldb import Store
 from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REMOVED
+from . import postings as segmented
 from . import tokens
 from .columns import Column
 from .embedder import Embedder, quantise
@@ -146,8 +147,6 @@ class Index:
         self._new_rows: list[tuple[bytes, bytes]] = []
         for key in self._store.keys(REMOVED):
             self._remove_entry(int.from_bytes(key))
-        for key in self._store.keys(ERASED):
-            self._gone.values[int.from_bytes(key)] = True
         self._flushed_docs = docs
         self._flushed_rows = len(self._owners)
         self.vocabulary = Vocabulary()
@@ -161,6 +160,8 @@ class Index:
                 raise EngramError("storage", f"the vectors in {self._directory} are damaged")
         lengths = self._columns["length"].values
         self._tokens, self._with_text = float(lengths.sum(dtype=np.float64)), int(np.count_nonzero(lengths))
+        for key in self._store.keys(ERASED):
+            self._set_erased(int.from_bytes(key))
         self._texts: list[tuple[int, str]] = []  # docs whose vectors are still to be made
 
     # What is in it
@@ -212,13 +213,10 @@ class Index:
         doc = len(self)
         text = unit.get("text", "")[:MAX_TEXT]
         counts, length = tokens.count(text)
-        add = self.postings.add
-        for term, times in counts.items():
-            add(doc, term.encode(), times)
-        for key, value in unit["meta"].items():
-            add(doc, label_term(key, value), 1)
-        for target in {edge["target"] for edge in unit["relationships"]}:
-            add(doc, target_term(target), 1)
+        terms = {term.encode(): times for term, times in counts.items()}
+        terms |= {label_term(key, value): 1 for key, value in unit["meta"].items()}
+        terms |= {target_term(edge["target"]): 1 for edge in unit["relationships"]}
+        self.postings.add(doc, terms)
         self._new_words += self.vocabulary.add(counts)
         columns = self._columns
         columns["seq"].append(seq)
@@ -307,23 +305,63 @@ class Index:
     @property
     def has_chores(self) -> bool:
         """Whether there is something to do that can be done at any time."""
-        return self.postings.merging or self.vectors.wants_training()
+        return self.postings.merging or self.vectors.wants_work
 
     @property
     def waits(self) -> bool:
         """Whether something goes on in a thread whose end must be looked for."""
-        return self.vectors.in_training
+        return self.vectors.is_working
 
     def do_chore(self) -> None:
         """Do a small part of it."""
-        if self.vectors.wants_training():
-            self.vectors.train()
+        if self.vectors.wants_work:
+            self.vectors.work()
         elif self.postings.merging:
             self.postings.merge_step()
 
     def facts(self) -> dict[str, Any]:
         """What `status` tells of it."""
         return {"units": len(self), "vectors": len(self._owners), "vector_index": self.vectors.kind, "embedder": self.embedder.name}
+
+    def erase(self, seq: int) -> bool:
+        """Take the unit that was born at a seq out of everything: postings, words, vectors, memory and disk; False if it is not there.
+
+        Its place stays, empty, so that no other moves. What is new is written first, so that a crash leaves the whole unit or nothing.
+        """
+        doc = self.doc_of(seq)
+        if doc is None:
+            return False
+        self.flush()
+        self.vectors.erase(doc)
+        gone = {term.decode() for term in self.postings.erase(doc) if term[0] > 2}
+        batch = self._store.batch()
+        for word in gone:
+            if not self.having_count(word.encode()) and self.vocabulary.remove(word):
+                batch.delete(WORD + word.encode())
+        batch.put(ERASED + doc.to_bytes(4), b"")
+        self._check_anew(batch, doc)
+        self._store.write(batch)
+        self._set_erased(doc)
+        return True
+
+    def _check_anew(self, batch: Any, doc: int) -> None:
+        """Put the checksum of the rows that a doc was written with."""
+        key = max(key for key in self._store.keys(COLUMNS) if int.from_bytes(key) <= doc)
+        stored = cbor2.loads(self._store.get(COLUMNS + key) or b"")
+        first = int.from_bytes(key)
+        docs = len(stored["length"]) // 4
+        owners = self._owners.values
+        rows = np.searchsorted(owners, (first, first + docs))
+        batch.put(COLUMNS + key, cbor2.dumps({**stored, "check": self.vectors.checksum(*map(int, rows))}))
+
+    def _set_erased(self, doc: int) -> None:
+        self._gone.values[doc] = True
+        length = float(self._columns["length"].values[doc])
+        self._tokens -= length
+        self._with_text -= length > 0
+        self._columns["length"].values[doc] = 0
+        for at in self._added.get(doc, ()):
+            self._entries["gone"].values[at] = True
 
     # Filtering
 
@@ -381,7 +419,7 @@ class Index:
         for segment in self.postings.segments():
             block = self.postings.block(segment, term)
             if block is not None:
-                out[block.low.astype(np.int64) + (segment << 16)] = True
+                out[block.low.astype(np.int64) + (segment << segmented.SEGMENT_BITS)] = True
         return out
 
     def having_count(self, term: bytes) -> int:

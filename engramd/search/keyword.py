@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .postings import SEGMENT, SEGMENT_BITS, Block, Postings
+from . import postings as segmented
+from .postings import Block, Postings
 
 K1 = 1.5
 B = 0.75
@@ -85,11 +86,11 @@ class Scorer:
         kept: list[Scores] = []
         bar, held = 0.0, 0
         for segment in reversed(self._segments):
-            allowed = None if mask is None else mask[segment << SEGMENT_BITS : (segment + 1) << SEGMENT_BITS]
+            allowed = None if mask is None else mask[segment << segmented.SEGMENT_BITS : (segment + 1) << segmented.SEGMENT_BITS]
             if allowed is not None and not allowed.any():
                 continue
             low, scores = self._segment(segment, allowed, bar)
-            kept_docs.append(low + (segment << SEGMENT_BITS))
+            kept_docs.append(low + (segment << segmented.SEGMENT_BITS))
             kept.append(scores)
             held += len(low)
             if held > count:
@@ -108,10 +109,10 @@ class Scorer:
     def of(self, docs: Docs) -> Scores:
         """The scores of some docs, in their order."""
         out = np.zeros(len(docs), np.float32)
-        segments = docs >> SEGMENT_BITS
+        segments = docs >> segmented.SEGMENT_BITS
         for segment in np.unique(segments):
             at = np.flatnonzero(segments == segment)
-            low = docs[at] & SEGMENT - 1
+            low = docs[at] & segmented.SEGMENT - 1
             lengths = self._segment_lengths(int(segment))
             for term in self._terms:
                 block = term.blocks[segment]
@@ -122,10 +123,10 @@ class Scorer:
     def having_each(self, docs: Docs) -> NDArray[np.bool_]:
         """For each wanted term, in their order, a row that says which of some docs have it."""
         out = np.zeros((len(self._blocks), len(docs)), np.bool_)
-        segments = docs >> SEGMENT_BITS
+        segments = docs >> segmented.SEGMENT_BITS
         for segment in np.unique(segments):
             at = np.flatnonzero(segments == segment)
-            low = (docs[at] & SEGMENT - 1).astype(np.uint16)
+            low = (docs[at] & segmented.SEGMENT - 1).astype(np.uint16)
             for row, blocks in enumerate(self._blocks):
                 block = blocks[segment]
                 if block is not None:
@@ -135,7 +136,7 @@ class Scorer:
         return out
 
     def _segment_lengths(self, segment: int) -> NDArray[np.float32]:
-        return self._lengths[segment << SEGMENT_BITS : (segment + 1) << SEGMENT_BITS]
+        return self._lengths[segment << segmented.SEGMENT_BITS : (segment + 1) << segmented.SEGMENT_BITS]
 
     def _segment(self, segment: int, allowed: Mask | None, bar: float) -> tuple[Docs, Scores]:
         """The docs of a segment that may be over the bar (all that have a term, at least), with their scores."""

@@ -7,8 +7,9 @@ are written as one block for each term; when a segment is full, its blocks are m
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ SEGMENT_BITS = 16
 SEGMENT = 1 << SEGMENT_BITS
 POSTING = b"p"  # segment(4) : term NUL first doc's low bits(2) -> block
 MERGED = b"m"  # segment(4) -> empty: it has one block for each term
+_ONE = struct.Struct("<HB")  # a block of one doc
 CACHE_BYTES = 48 * 1024 * 1024
 MERGE_TERMS = 512  # in one step of a merge
 
@@ -69,31 +71,36 @@ class Postings:
 
     # Writing
 
-    def add(self, doc: int, term: bytes, times: int) -> None:
-        """Note that a doc has a term. Docs come in order, and a term at most once for each."""
-        self._last = doc
-        value = doc << 8 | min(times, 255)
-        found = self._tail.get(term)
-        if found is None:
-            self._tail[term] = [value]
-        else:
-            found.append(value)
+    def add(self, doc: int, counts: Mapping[bytes, int]) -> None:
+        """Note which terms a doc has, and how often. Docs come in order, each once."""
+        self._last, tail, head = doc, self._tail, doc << 8
+        for term, times in counts.items():
+            value = head | (times if times < 256 else 255)
+            found = tail.get(term)
+            if found is None:
+                tail[term] = [value]
+            else:
+                found.append(value)
 
     def flush(self, batch: Any, docs: int) -> None:
         """Put the tail into a write batch of the index. It must be written before anything else is done here."""
-        for term, values in self._tail.items():
-            packed = np.array(values, np.int64)
-            docs_of = packed >> 8
-            times = (packed & 255).astype(np.uint8)
-            for segment in range(values[0] >> 8 + SEGMENT_BITS, (values[-1] >> 8 + SEGMENT_BITS) + 1):
-                within = slice(*np.searchsorted(docs_of, (segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS)))
-                low = (docs_of[within] & SEGMENT - 1).astype(np.uint16)
-                if len(low):
-                    batch.put(_key(segment, term, int(low[0])), pack(Block(low, times[within])))
+        first, last = self._written >> SEGMENT_BITS, max(docs - 1, 0) >> SEGMENT_BITS
+        put = batch.put
+        for segment in range(first, last + 1):
+            prefix = _prefix(segment)
+            for term, values in self._tail.items():
+                if first != last:
+                    values = [value for value in values if value >> 8 + SEGMENT_BITS == segment]
+                if len(values) == 1:
+                    value = values[0]
+                    put(prefix + term + b"\0" + (value >> 8 & SEGMENT - 1).to_bytes(2), _ONE.pack(value >> 8 & SEGMENT - 1, value & 255))
+                elif values:
+                    packed = np.array(values, np.int64)
+                    block = Block((packed >> 8 & SEGMENT - 1).astype("<u2"), packed.astype(np.uint8))
+                    put(prefix + term + b"\0" + int(block.low[0]).to_bytes(2), block.low.tobytes() + block.times.tobytes())
         self._tail.clear()
-        for segment in range(self._written >> SEGMENT_BITS, docs >> SEGMENT_BITS):
-            self._unmerged.append(segment)
-        self._drop_cached(self._written >> SEGMENT_BITS)
+        self._unmerged += range(self._written >> SEGMENT_BITS, docs >> SEGMENT_BITS)
+        self._drop_cached(first)
         self._written = docs
 
     # Reading

@@ -215,7 +215,8 @@ class _Ranking:
 
 def fuse(keyword: Floats, semantic: Floats, whole: NDArray[np.bool_]) -> Floats:
     """One score from those of the parts, for docs of which `whole` says whether they have all that was asked for."""
-    scores: Floats = np.float32(KEYWORD) * keyword + np.float32(SEMANTIC) * np.maximum(semantic, 0) + np.float32(WHOLE) * whole
+    scores: Floats = (np.float32(KEYWORD) * keyword + np.float32(SEMANTIC) * np.maximum(semantic, 0)).astype(np.float32)
+    scores += np.float32(WHOLE) * whole.astype(np.float32)
     return scores
 
 

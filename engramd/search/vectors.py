@@ -26,14 +26,17 @@ from .embedder import Floats, Quantised
 faiss.omp_set_num_threads(1)
 
 EXACT = 20_000  # vectors up to which every one is compared
-RETRAIN = 4  # a trained index is trained anew when there are so many times more vectors
+RETRAIN = 4  # a trained index is trained anew when a cell has so many times more vectors than there are cells
 TRAIN_ROWS = 64  # vectors for each cell that a training looks at
+SAVE_AGAIN = 1.1  # a trained index is saved when it has grown by this factor
+FILTERED = 0.05  # a filter that keeps less has every cell visited
 LEAST_RECALL = 0.97  # of the best ten, for the number of cells that a search visits
 FEW = 4096  # allowed vectors that are scored exactly, row by row
 TRIED = 64  # queries with which an index is tried out
 CHUNK_ROWS = 8192  # rows read at once where all are read
 
 Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]
 
 
 class Near(NamedTuple):
@@ -63,12 +66,13 @@ class Vectors:
             os.close(self._file)
             raise EngramError("storage", f"{path} is shorter than it should be")
         os.ftruncate(self._file, len(owners) * dim)
-        self._map: mmap.mmap | None = None
         self._mapped: Quantised = np.zeros((0, dim), np.int8)
-        self._index: Any = self._load() or _exact_index(dim)
-        self._fill(self._index, self._index.ntotal, len(owners))
-        self._training: threading.Thread | None = None
+        self._index: Any = self._load() or faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        self._saved = int(self._index.ntotal)  # rows of the saved index of cells
+        self._thread: threading.Thread | None = None
+        self._saving = False  # whether the thread reads the index
         self._trained: Any = None
+        self.refresh()
 
     def close(self) -> None:
         """Release the file. A training under way is left to end with the process."""
@@ -81,9 +85,9 @@ class Vectors:
         return "cells" if _cells(self._index) else "exact"
 
     @property
-    def in_training(self) -> bool:
-        """Whether a better index is being made."""
-        return self._training is not None
+    def is_working(self) -> bool:
+        """Whether a better index is being made, or this one saved."""
+        return self._thread is not None
 
     # Writing
 
@@ -93,10 +97,15 @@ class Vectors:
         self._owners.extend(np.full(len(rows), doc, np.int32))
 
     def refresh(self) -> None:
-        """Put what was added since into the index, so that searches see it."""
-        self._take_trained()
-        if self._index.ntotal < len(self._owners):
-            self._fill(self._index, self._index.ntotal, len(self._owners))
+        """Have the index take in what was added since, and take a better index if one was made."""
+        if self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+            if self._saving:
+                self._saved = int(self._index.ntotal)
+            elif self._trained is not None:
+                self._index, self._trained, self._saved = self._trained, None, 0
+        if not (self._thread is not None and self._saving) and (_cells(self._index) or len(self._owners) <= 4 * EXACT):
+            self._fill(self._index, len(self._owners))
 
     def sync(self) -> None:
         """Have the file's rows on disk."""
@@ -108,22 +117,28 @@ class Vectors:
 
     def erase(self, doc: int) -> None:
         """Make a doc's vectors zeros, on disk and in the index."""
+        if self._thread is not None:
+            self._thread.join()
+            self.refresh()
         rows = np.flatnonzero(self._owners.values == doc)
+        if not len(rows):
+            return
         for row in rows:
             os.pwrite(self._file, bytes(self.dim), int(row) * self.dim)
         self.sync()
-        if len(rows):
-            self._index = _exact_index(self.dim) if self.kind == "exact" else self._index
-            if self.kind == "exact":
-                self._fill(self._index, 0, len(self._owners))
-            else:
-                self._index.remove_ids(faiss.IDSelectorBatch(rows.astype(np.int64)))
-                self._index.ntotal = len(self._owners)
+        if _cells(self._index):
+            self._index.remove_ids(faiss.IDSelectorBatch(rows.astype(np.int64)))
+            self._index.ntotal = len(self._owners)  # the next row's number
+            self._save(len(self._owners))
+        else:
+            self._index.reset()
+            self.refresh()
 
     # Reading
 
     def nearest(self, query: Floats, count: int, mask: Mask | None, least: float = 0.0) -> Near:
-        """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`, none with a cosine below `least`."""
+        """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`, none with a
+        cosine below `least`."""
         owners = self._owners.values
         allowed = None if mask is None else mask[owners]
         if allowed is not None:
@@ -137,6 +152,15 @@ class Vectors:
         keep = (best > 0) & (best >= least)
         docs, best = docs[keep], best[keep]
         order = np.lexsort((-docs, -best))[:count]
+        return Near(docs[order].astype(np.int64), best[order])
+
+    def exactly(self, query: Floats, count: int, mask: Mask | None) -> Near:
+        """As `nearest`, by comparing every row: slow, for tests and figures."""
+        owners = self._owners.values
+        rows = np.arange(len(owners)) if mask is None else np.flatnonzero(mask[owners])
+        docs, best = _best_of_each(owners[rows], self.cosines(query, rows))
+        order = np.lexsort((-docs, -best))[:count]
+        order = order[best[order] > 0]
         return Near(docs[order].astype(np.int64), best[order])
 
     def of(self, query: Floats, docs: NDArray[np.int64]) -> Floats:
@@ -162,85 +186,123 @@ class Vectors:
             out[start : start + CHUNK_ROWS] = part @ query / norms
         return out
 
-    def _proposed(self, query: Floats, count: int, allowed: Mask | None, part: float) -> NDArray[np.int64]:
-        cells = _cells(self._index)
+    def _proposed(self, query: Floats, count: int, allowed: Mask | None, part: float) -> Rows:
+        """Rows that may be the nearest: what the index finds, and all rows that are not in it yet."""
+        index, total = self._index, len(self._owners)
+        known = min(int(index.ntotal), total)
+        fresh = np.arange(known, total) if allowed is None else known + np.flatnonzero(allowed[known:])
+        if not known:
+            return fresh
         options: dict[str, Any] = {}
         if allowed is not None:
-            bits = np.packbits(allowed, bitorder="little")
-            options["sel"] = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
-        if not cells:
-            params = faiss.SearchParameters(**options) if options else None
-        else:
-            visited = self._index.nprobe
-            if part < 0.05:
+            bits = np.packbits(allowed[:known], bitorder="little")
+            options["sel"] = faiss.IDSelectorBitmap(known, faiss.swig_ptr(bits))
+        cells = _cells(index)
+        params: Any = None
+        if cells:
+            visited = index.nprobe
+            if part < FILTERED:
                 visited = cells
             elif part < 1:
                 visited = min(cells, math.ceil(visited / math.sqrt(part)))
             params = faiss.SearchParametersIVF(**{"nprobe": visited, **options})
-        _, found = self._index.search(query.reshape(1, -1), count, params=params)
-        rows: NDArray[np.int64] = found[0]
-        return rows[rows >= 0]
+        elif options:
+            params = faiss.SearchParameters(**options)
+        _, found = index.search(query.reshape(1, -1), min(count, known), params=params)
+        rows: Rows = found[0]
+        return np.concatenate([rows[rows >= 0], fresh])
 
     def _rows(self) -> Quantised:
         """The file, mapped."""
         if len(self._mapped) < len(self._owners):
-            self._map = mmap.mmap(self._file, len(self._owners) * self.dim, mmap.MAP_SHARED, mmap.PROT_READ)
-            self._mapped = np.frombuffer(self._map, np.int8).reshape(-1, self.dim)
+            # Mapped beyond what is there yet, so that it need not be mapped anew for every row.
+            size = (len(self._owners) * 5 // 4 + CHUNK_ROWS) * self.dim
+            os.ftruncate(self._file, max(size, os.fstat(self._file).st_size))
+            self._mapped = np.frombuffer(mmap.mmap(self._file, size, mmap.MAP_SHARED, mmap.PROT_READ), np.int8).reshape(-1, self.dim)
         return self._mapped
-
-    # The index
-
-    def _fill(self, index: Any, first: int, last: int) -> None:
-        for start in range(first, last, CHUNK_ROWS):
-            stop = min(last, start + CHUNK_ROWS)
-            index.add(self._unit_rows(start, stop))
 
     def _unit_rows(self, first: int, last: int) -> Floats:
         raw = os.pread(self._file, (last - first) * self.dim, first * self.dim)
         return unit_rows(np.frombuffer(raw, np.int8).reshape(-1, self.dim))
 
-    def wants_training(self) -> bool:
-        """Whether there are so many more vectors that another index would be better."""
-        if self._training is not None:
+    # The index
+
+    def _fill(self, index: Any, last: int) -> None:
+        """Add the rows that an index does not have yet, up to before `last`."""
+        for start in range(index.ntotal, last, CHUNK_ROWS):
+            index.add(self._unit_rows(start, min(last, start + CHUNK_ROWS)))
+
+    @property
+    def wants_work(self) -> bool:
+        """Whether another index would be better, or this one is worth saving."""
+        if self._thread is not None:
             return False
         cells, size = _cells(self._index), len(self._owners)
-        return size > EXACT if not cells else size > RETRAIN * 16 * cells * cells
+        return size > max(EXACT, RETRAIN * cells * cells) or (cells > 0 and size > self._saved * SAVE_AGAIN)
 
-    def train(self) -> None:
-        """Begin to make a better index, in a thread."""
-        self._training = threading.Thread(target=self._train, args=(len(self._owners),), daemon=True)
-        self._training.start()
+    def work(self) -> None:
+        """Begin with that, in a thread: the end is noticed by `refresh`."""
+        cells, size = _cells(self._index), len(self._owners)
+        retrain = size > max(EXACT, RETRAIN * cells * cells)
+        self._thread = threading.Thread(target=self._train if retrain else self._save, args=(size,), daemon=True)
+        self._saving = not retrain
+        self._thread.start()
 
     def _train(self, size: int) -> None:
-        cells = max(64, 2 ** round(math.log2(size / 16) / 2))
+        """Make an index of cells: find them from a sample, put all rows into them, and try out how many a search must visit."""
+        cells = 2 ** round(math.log2(size) / 2)
         rng = np.random.default_rng(size)
         sample = np.sort(rng.choice(size, min(size, cells * TRAIN_ROWS), replace=False))
         learned = np.concatenate([self._unit_rows(int(row), int(row) + 1) for row in sample])
-        quantizer = faiss.IndexFlatIP(self.dim)
-        index = faiss.IndexIVFScalarQuantizer(quantizer, self.dim, cells, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatIP(self.dim), self.dim, cells, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT
+        )
         index.cp.spherical, index.cp.niter, index.cp.seed = True, 8, 1
         index.train(learned)
-        self._fill(index, 0, size)
-        index.nprobe = self._tried_out(index, learned[rng.choice(len(learned), min(TRIED, len(learned)), replace=False)], size)
+        while len(self._owners) - index.ntotal > CHUNK_ROWS:  # more may arrive meanwhile
+            self._fill(index, len(self._owners))
+        one, other = learned[rng.choice(len(learned), (2, TRIED))]
+        noise = rng.standard_normal((TRIED, self.dim)).astype(np.float32) / np.float32(math.sqrt(self.dim))
+        index.nprobe = self._tried_out(index, one + other / 2 + noise)  # queries are like some texts, but not very much
         self._trained = index
 
-    def _tried_out(self, index: Any, queries: Floats, size: int) -> int:
-        """How many cells a search must visit to find the best ten nearly always."""
-        return 32
+    def _tried_out(self, index: Any, queries: Floats) -> int:
+        """The fewest cells that a search must visit to find the best ten nearly always."""
+        size = index.ntotal
+        best = np.full((len(queries), 10), -2, np.float32)
+        for start in range(0, size, CHUNK_ROWS):
+            scores = queries @ self._unit_rows(start, min(size, start + CHUNK_ROWS)).T
+            best = -np.partition(-np.concatenate([best, scores], axis=1), 9, axis=1)[:, :10]
+        worst = best.min(axis=1)
+        visited = 4
+        while visited < index.nlist:
+            _, found = index.search(queries, 64, params=faiss.SearchParametersIVF(**{"nprobe": visited}))
+            hits = [int((self._dots(*pair) >= bar - 1e-6).sum()) for *pair, bar in zip(queries, found, worst, strict=True)]
+            if sum(min(hit, 10) for hit in hits) >= LEAST_RECALL * 10 * len(queries):
+                break
+            visited *= 2
+        return min(visited, int(index.nlist))
 
-    def _take_trained(self) -> None:
-        if self._training is not None and not self._training.is_alive():
-            self._training = None
-            if self._trained is not None:
-                self._index, self._trained = self._trained, None
-                self._save()
+    def _dots(self, query: Floats, rows: Rows) -> Floats:
+        """The exact products of some rows; for a thread, which must not touch the map."""
+        return np.array([self._unit_rows(int(row), int(row) + 1)[0] @ query for row in rows if row >= 0], np.float32)
 
-    def _save(self) -> None:
+    def _save(self, size: int) -> None:
         path = self._directory / "cells"
         faiss.write_index(self._index, f"{path}.new")
         os.replace(f"{path}.new", path)
 
     def _load(self) -> Any:
+        """The saved index of cells; None if there is none that can be used."""
+        path = self._directory / "cells"
+        if path.exists():
+            try:
+                index = faiss.read_index(str(path))
+                if index.d == self.dim and _cells(index) and index.ntotal <= len(self._owners):
+                    return index
+            except RuntimeError:
+                pass
+            path.unlink()
         return None
 
 
@@ -251,10 +313,6 @@ def unit_rows(rows: Quantised) -> Floats:
     norms[norms == 0] = 1
     wide /= norms
     return wide
-
-
-def _exact_index(dim: int) -> Any:
-    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 
 def _cells(index: Any) -> int:
