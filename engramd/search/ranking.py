@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ DEPTH = 200  # units that each part offers to a hybrid order
 DEEP = 1000  # the same, where more hits are asked for
 MAX_CHECKED = 2048  # units whose text is compared with phrases for one page
 STEP_TEXTS = 64  # texts asked for at once
+MEMORY = 32  # searches whose order is remembered
 PREFIX_TERMS = 8  # hashes that the start of one may stand for
 
 Floats = NDArray[np.float32]
@@ -76,11 +78,38 @@ class Order(NamedTuple):
     keyword: Floats
     semantic: Floats
 
+    def and_then(self, other: Order) -> Order:
+        """This order, and behind it what another has besides."""
+        at = np.flatnonzero(~np.isin(other.docs, self.docs))
+        docs = np.concatenate([self.docs, other.docs[at]])
+        scores, keyword, semantic = (np.concatenate([ours, theirs[at]]) for ours, theirs in zip(self[1:], other[1:], strict=True))
+        return Order(docs, scores, keyword, semantic)
+
 
 Texts = Sequence[str | None]
 
 
-def search(index: Index, request: Request) -> Generator[list[int], Texts, Page]:
+class Memory:
+    """The orders of the last searches. Who asks for the next page goes on in the order that the first was of, whatever was put since."""
+
+    def __init__(self) -> None:
+        self._orders: OrderedDict[Any, tuple[Order, int]] = OrderedDict()
+
+    def order(self, key: Any, count: int, make: Callable[[], Order]) -> Order:
+        """The remembered order, or a new one behind what is remembered of it, at least `count` long if there is so much."""
+        known, asked = self._orders.pop(key, (None, 0))
+        if known is None or (asked < count and len(known.docs) >= asked):
+            made = make()
+            if known is not None:
+                made = known.and_then(made)
+            known, asked = made, count
+        self._orders[key] = known, asked
+        if len(self._orders) > MEMORY:
+            self._orders.popitem(last=False)
+        return known
+
+
+def search(index: Index, request: Request, memory: Memory | None = None) -> Generator[list[int], Texts, Page]:
     """Find a page of hits. Yields seqs of entries whose units' texts it must be sent (None for one that is no more).
 
     Raises:
@@ -94,7 +123,8 @@ def search(index: Index, request: Request) -> Generator[list[int], Texts, Page]:
         return Page([], 0, False, depth)
     checks = [phrase for phrase in query.phrases if len(phrase) > 1], [phrase for phrase in query.not_phrases if len(phrase) > 1]
     needed = request.start + (MAX_CHECKED if any(checks) else request.limit) + 1
-    order = ranked.order(request.mode, mask, needed, depth)
+    memory = memory or Memory()
+    order = memory.order(_key(index, request, depth), needed, lambda: ranked.order(request.mode, mask, needed, depth))
     if request.min_score is not None:
         count = int(np.count_nonzero(order.scores >= request.min_score))
         order = Order(order.docs[:count], order.scores[:count], order.keyword[:count], order.semantic[:count])
@@ -113,6 +143,13 @@ def search(index: Index, request: Request) -> Generator[list[int], Texts, Page]:
             if len(hits) == request.limit:
                 break
     return Page(hits, at, at < len(order.docs), depth)
+
+
+def _key(index: Index, request: Request, depth: int) -> Any:
+    """What tells an order from others."""
+    wanted = request.wanted
+    filters = tuple(wanted.contexts), tuple(wanted.agents), tuple(wanted.types), tuple(wanted.meta), wanted.related_to
+    return request.query, request.mode, depth, filters, wanted.first, wanted.last, min(wanted.upto, index.covers)
 
 
 def _has(text: str, phrases: Sequence[tuple[str, ...]], not_phrases: Sequence[tuple[str, ...]]) -> bool:

@@ -65,6 +65,7 @@ class Worker:
         self._directory, self._embedder = directory, embedder
         self._history, self._last_seq = history, last_seq
         self._index = self._open()
+        self._memory = ranking.Memory()
         self._feeds: deque[dict[str, Any]] = deque()
         self._searches: dict[int, _Search] = {}
 
@@ -148,7 +149,7 @@ class Worker:
     def _advance(self, search: _Search) -> None:
         try:
             if search.steps is None:
-                search.steps = ranking.search(self._index, search.request)
+                search.steps = ranking.search(self._index, search.request, self._memory)
                 seqs = next(search.steps)
             else:
                 texts, search.texts = search.texts, None
