@@ -237,10 +237,10 @@ def tail(
 @leaf(
     app,
     "search",
-    ("Find what fits best, by words and meaning", "engram search 'why did the deployment fail'"),
-    ("Find by words alone, in one context", "engram search KeyError --context work --mode keyword"),
-    ("Find a phrase, without a word, of one type", "engram search '\"broken pipe\" -draft type:error'"),
-    ("Find the units of the last hour that are surely meant", "engram search retry --since 1h --min-score 0.4 --json"),
+    ("Find what fits best, by words and meaning", "engram search 'why did two fail'"),
+    ("Find by words alone, in one context", "engram search three --context work --mode keyword"),
+    ("Find a phrase among errors, without a word", "engram search '\"two\" -draft type:error'"),
+    ("Find what is surely meant, of the last hour", "engram search one --since 1h --min-score 0.4 --json"),
 )
 def search(
     common: Common,

@@ -331,7 +331,7 @@ labels = {{ * tstr => tstr }}
 
 ; A search's hit. The score is that of the mode; the parts are 0 where they were not asked. Marks are characters of the snippet.
 hit = {{
-  unit: unit, score: number, parts: {{ keyword: number, semantic: number }},
+  unit: unit, score: int / float, parts: {{ keyword: int / float, semantic: int / float }},
   snippet: {{ text: tstr, marks: [* [from: uint, to: uint]] }},
   cursor: tstr
 }}

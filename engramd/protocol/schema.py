@@ -119,7 +119,7 @@ class Number:
             raise invalid(name, f"must be from {self.least:g} to {self.most:g}, not {value:g}")
 
     def cddl(self) -> str:
-        return "number"
+        return "int / float"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ any moment costs some reading of the log and nothing else. docs/storage.md has e
 
 from __future__ import annotations
 
+import logging
 import shutil
 import struct
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,8 @@ from .embedder import Embedder, quantise
 from .fuzzy import Vocabulary
 from .postings import Postings
 from .vectors import Vectors
+
+logger = logging.getLogger("engramd.search")
 
 FORMAT = 1
 STATE = b"!state"  # -> map: format, history, embedder, covers, docs
@@ -163,6 +166,7 @@ class Index:
         for key in self._store.keys(ERASED):
             self._set_erased(int.from_bytes(key))
         self._texts: list[tuple[int, str]] = []  # docs whose vectors are still to be made
+        self._mute = False  # whether the embedder has failed to make them
 
     # What is in it
 
@@ -207,7 +211,8 @@ class Index:
                 self._new_rows.append((REMOVED + entry.to_bytes(8), b""))
             self.covers = seq
         self.covers = max(self.covers, upto)
-        self._embed()
+        if not self._mute:
+            self._embed()
 
     def _absorb_unit(self, seq: int, unit: dict[str, Any]) -> None:
         doc = len(self)
@@ -229,13 +234,20 @@ class Index:
         self._with_text += length > 0
         if length:
             self._texts += ((doc, text[at : at + PIECE]) for at in range(0, min(len(text), PIECE * MAX_PIECES), PIECE))
-        if len(self._texts) >= EMBED_DOCS:
+        if len(self._texts) >= EMBED_DOCS and not self._mute:
             self._embed()
 
     def _embed(self) -> None:
-        """Make the vectors of the texts that wait for them."""
+        """Make the vectors of the texts that wait for them. While the embedder does not answer, they wait, and nothing is written."""
         if self._texts:
-            rows = quantise(self.embedder.embed([text for _, text in self._texts]))
+            try:
+                rows = quantise(self.embedder.embed([text for _, text in self._texts]))
+            except EngramError as error:
+                if not self._mute:
+                    logger.warning("%s", error.message)
+                self._mute = True
+                return
+            self._mute = False
             for (doc, _), row in zip(self._texts, rows, strict=True):
                 if row.any():
                     self.vectors.add(doc, row[None])
@@ -269,7 +281,7 @@ class Index:
     @property
     def wants_flush(self) -> bool:
         """Whether enough is new to be written."""
-        return len(self) - self._flushed_docs >= FLUSH_DOCS or self.covers - self._flushed >= FLUSH_EVENTS
+        return not self._texts and (len(self) - self._flushed_docs >= FLUSH_DOCS or self.covers - self._flushed >= FLUSH_EVENTS)
 
     def flush(self) -> None:
         """Write all that is new in one batch. Before it, the rows of the vectors: a row without a batch is cut off at the next start."""
@@ -308,13 +320,20 @@ class Index:
         return self.postings.merging or self.vectors.wants_work
 
     @property
+    def stuck(self) -> bool:
+        """Whether the embedder must answer again before more is absorbed."""
+        return self._mute
+
+    @property
     def waits(self) -> bool:
         """Whether something goes on in a thread whose end must be looked for."""
-        return self.vectors.is_working
+        return self.vectors.is_working or self._mute
 
     def do_chore(self) -> None:
         """Do a small part of it."""
-        if self.vectors.wants_work:
+        if self._mute:
+            self._embed()
+        elif self.vectors.wants_work:
             self.vectors.work()
         elif self.postings.merging:
             self.postings.merge_step()
@@ -379,9 +398,9 @@ class Index:
         """Which docs fit by agent, type, labels and relationships, wherever they are."""
         parts: list[Mask] = []
         if wanted.agents:
-            parts.append(np.isin(self._columns["agent"].values, self._numbers("agent", wanted.agents)))
+            parts.append(_among(self._columns["agent"].values, self._numbers("agent", wanted.agents), len(self._name_of)))
         if wanted.types:
-            parts.append(np.isin(self._columns["type"].values, [TYPES.index(type) for type in wanted.types]))
+            parts.append(_among(self._columns["type"].values, [TYPES.index(type) for type in wanted.types], 256))
         for key, value in wanted.meta:
             parts.append(self.having(label_term(key, value)))
         if wanted.related_to is not None:
@@ -400,7 +419,7 @@ class Index:
         fits = ~self._gone.values
         if not everywhere:
             numbers = self._numbers("context", wanted.contexts)
-            fits &= np.isin(self._columns["context"].values, numbers)
+            fits &= _among(self._columns["context"].values, numbers, len(self._name_of))
         low, high = np.searchsorted(seqs, wanted.first), np.searchsorted(seqs, wanted.last, "right")
         fits[:low] = False
         fits[high:] = False
@@ -409,7 +428,7 @@ class Index:
             at = entries["seq"].values
             chosen = ~entries["gone"].values & (at >= wanted.first) & (at <= wanted.last)
             if not everywhere:
-                chosen &= np.isin(entries["context"].values, numbers)
+                chosen &= _among(entries["context"].values, numbers, len(self._name_of))
             fits[entries["doc"].values[chosen]] = True
         return fits
 
@@ -449,6 +468,15 @@ class Index:
             if fits and not self._entries["gone"].values[at] and wanted.first <= entry <= wanted.last:
                 return entry
         return seq
+
+
+def _among(values: NDArray[Any], chosen: Sequence[int], count: int) -> Mask:
+    """Which of some small numbers, all below `count`, are among those chosen."""
+    if len(chosen) == 1:
+        return values == chosen[0]  # type: ignore[no-any-return]
+    wanted = np.zeros(count, np.bool_)
+    wanted[list(chosen)] = True
+    return wanted.take(values)
 
 
 def label_term(key: str, value: str) -> bytes:

@@ -19,6 +19,7 @@ from .postings import Block, Postings
 
 K1 = 1.5
 B = 0.75
+LOOK_UP = 8  # looking up a doc takes about as long as scoring so many in a row
 
 Docs = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -156,6 +157,8 @@ class Scorer:
                     fits = allowed[low]
                     low, times = low[fits], times[fits]
                 scores[low] += self._share(weight, times, lengths[low])
+            elif len(close) * LOOK_UP > len(block.low):
+                scores[block.low] += self._share(weight, block.times, lengths[block.low])
             elif len(close):
                 scores[close] += self._looked_up(weight, block, close, lengths)
             left -= weight

@@ -20,7 +20,7 @@ from .snippets import Snippet, snippet
 
 KEYWORD, SEMANTIC, WHOLE = 0.45, 0.35, 0.2  # shares of a hybrid score: the parts, and having all that was asked for (docs/adr/0021)
 LEAST_COSINE = 0.2  # a text that is less like the query, and has none of its words, is no hit
-DEPTH = 200  # units that each part offers to a hybrid order
+DEPTH = 100  # units that each part offers to a hybrid order
 DEEP = 1000  # the same, where more hits are asked for
 MAX_CHECKED = 2048  # units whose text is compared with phrases for one page
 STEP_TEXTS = 64  # texts asked for at once
@@ -116,7 +116,7 @@ def search(index: Index, request: Request, memory: Memory | None = None) -> Gene
         EngramError: `invalid` for a query that cannot be read.
     """
     query = queries.parse(request.query)
-    depth = request.depth or (DEPTH if request.start + request.limit <= DEPTH // 2 else DEEP)
+    depth = request.depth or (DEPTH if request.start + request.limit <= DEPTH else DEEP)
     mask = _mask(index, request.wanted, query)
     ranked = _Ranking(index, query)
     if mask is not None and not mask.any():

@@ -32,6 +32,8 @@ SAVE_AGAIN = 1.1  # a trained index is saved when it has grown by this factor
 FILTERED = 0.05  # a filter that keeps less has every cell visited
 LEAST_RECALL = 0.97  # of the best ten, for the number of cells that a search visits
 FEW = 4096  # allowed vectors that are scored exactly, row by row
+KEPT = 192  # numbers of a vector that the cells keep: the ones that say most, found by the training
+RERANKED = 1000  # rows that the cells propose at least, for the exact rows to decide
 TRIED = 64  # queries with which an index is tried out
 CHUNK_ROWS = 8192  # rows read at once where all are read
 
@@ -128,7 +130,7 @@ class Vectors:
         self.sync()
         if _cells(self._index):
             self._index.remove_ids(faiss.IDSelectorBatch(rows.astype(np.int64)))
-            self._index.ntotal = len(self._owners)  # the next row's number
+            self._index.ntotal = _ivf(self._index).ntotal = len(self._owners)  # the next row's number
             self._save(len(self._owners))
         else:
             self._index.reset()
@@ -140,7 +142,7 @@ class Vectors:
         """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`, none with a
         cosine below `least`."""
         owners = self._owners.values
-        allowed = None if mask is None else mask[owners]
+        allowed = None if mask is None else mask.take(owners)
         if allowed is not None:
             rows = np.flatnonzero(allowed) if (having := int(np.count_nonzero(allowed))) <= FEW else None
         else:
@@ -197,15 +199,15 @@ class Vectors:
         if allowed is not None:
             bits = np.packbits(allowed[:known], bitorder="little")
             options["sel"] = faiss.IDSelectorBitmap(known, faiss.swig_ptr(bits))
-        cells = _cells(index)
+        ivf = _ivf(index)
         params: Any = None
-        if cells:
-            visited = index.nprobe
+        if ivf is not None:
+            visited, cells, count = ivf.nprobe, ivf.nlist, max(count, RERANKED)
             if part < FILTERED:
                 visited = cells
             elif part < 1:
                 visited = min(cells, math.ceil(visited / math.sqrt(part)))
-            params = faiss.SearchParametersIVF(**{"nprobe": visited, **options})
+            params = _visiting(visited, options)
         elif options:
             params = faiss.SearchParameters(**options)
         _, found = index.search(query.reshape(1, -1), min(count, known), params=params)
@@ -254,16 +256,18 @@ class Vectors:
         rng = np.random.default_rng(size)
         sample = np.sort(rng.choice(size, min(size, cells * TRAIN_ROWS), replace=False))
         learned = np.concatenate([self._unit_rows(int(row), int(row) + 1) for row in sample])
-        index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatIP(self.dim), self.dim, cells, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT
+        kept = min(self.dim, KEPT)
+        ivf = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatIP(kept), kept, cells, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
         )
-        index.cp.spherical, index.cp.niter, index.cp.seed = True, 8, 1
+        ivf.cp.spherical, ivf.cp.niter, ivf.cp.seed = True, 8, 1
+        index = faiss.IndexPreTransform(faiss.PCAMatrix(self.dim, kept), ivf)
         index.train(learned)
         while len(self._owners) - index.ntotal > CHUNK_ROWS:  # more may arrive meanwhile
             self._fill(index, len(self._owners))
         one, other = learned[rng.choice(len(learned), (2, TRIED))]
         noise = rng.standard_normal((TRIED, self.dim)).astype(np.float32) / np.float32(math.sqrt(self.dim))
-        index.nprobe = self._tried_out(index, one + other / 2 + noise)  # queries are like some texts, but not very much
+        ivf.nprobe = self._tried_out(index, one + other / 2 + noise)  # queries are like some texts, but not very much
         self._trained = index
 
     def _tried_out(self, index: Any, queries: Floats) -> int:
@@ -274,18 +278,20 @@ class Vectors:
             scores = queries @ self._unit_rows(start, min(size, start + CHUNK_ROWS)).T
             best = -np.partition(-np.concatenate([best, scores], axis=1), 9, axis=1)[:, :10]
         worst = best.min(axis=1)
-        visited = 4
-        while visited < index.nlist:
-            _, found = index.search(queries, 64, params=faiss.SearchParametersIVF(**{"nprobe": visited}))
+        visited, cells = 8, _cells(index)
+        while visited < cells:
+            _, found = index.search(queries, RERANKED, params=_visiting(visited, {}))
             hits = [int((self._dots(*pair) >= bar - 1e-6).sum()) for *pair, bar in zip(queries, found, worst, strict=True)]
             if sum(min(hit, 10) for hit in hits) >= LEAST_RECALL * 10 * len(queries):
                 break
             visited *= 2
-        return min(visited, int(index.nlist))
+        return min(visited, cells)
 
     def _dots(self, query: Floats, rows: Rows) -> Floats:
         """The exact products of some rows; for a thread, which must not touch the map."""
-        return np.array([self._unit_rows(int(row), int(row) + 1)[0] @ query for row in rows if row >= 0], np.float32)
+        raw = b"".join(os.pread(self._file, self.dim, int(row) * self.dim) for row in rows if row >= 0)
+        found: Floats = unit_rows(np.frombuffer(raw, np.int8).reshape(-1, self.dim)) @ query
+        return found
 
     def _save(self, size: int) -> None:
         path = self._directory / "cells"
@@ -317,7 +323,19 @@ def unit_rows(rows: Quantised) -> Floats:
 
 def _cells(index: Any) -> int:
     """How many cells an index has; 0 for the exact one."""
-    return int(getattr(index, "nlist", 0))
+    ivf = _ivf(index)
+    return 0 if ivf is None else int(ivf.nlist)
+
+
+def _ivf(index: Any) -> Any:
+    """The cells of an index; None for the exact one."""
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else None
+
+
+def _visiting(cells: int, options: dict[str, Any]) -> Any:
+    """Parameters of a search that visits so many cells."""
+    inner = faiss.SearchParametersIVF(**{"nprobe": cells, **options})
+    return faiss.SearchParametersPreTransform(**{"index_params": inner})
 
 
 def _best_of_each(docs: NDArray[np.int32], cosines: Floats) -> tuple[NDArray[np.int32], Floats]:

@@ -121,7 +121,7 @@ class Worker:
     # Work
 
     def _busy(self) -> bool:
-        return bool(self._feeds) or self._next_search() is not None or self._index.has_chores
+        return (bool(self._feeds) and not self._index.stuck) or self._next_search() is not None or self._index.has_chores
 
     def _patience(self) -> float | None:
         return 0.2 if self._index.waits else None
@@ -130,6 +130,8 @@ class Worker:
         """One thing, the most urgent first."""
         if (search := self._next_search()) is not None:
             self._advance(search)
+        elif self._index.stuck:
+            self._index.do_chore()
         elif self._feeds:
             message = self._feeds.popleft()
             self._index.absorb(message["feed"], message["upto"])
@@ -161,6 +163,6 @@ class Worker:
             self._send({"found": search.id, "covers": self._index.covers, "page": stop.value})
         except EngramError as error:
             if error.code == "storage":
-                raise
+                raise  # the index is damaged: the next worker makes it anew
             del self._searches[search.id]
             self._send({"failed": search.id, "error": error.to_wire()})
