@@ -15,6 +15,7 @@ from ..protocol.errors import EngramError
 from ..storage.lockfile import DataLock
 
 LOCK_SECONDS = 20.0
+NICE = 5  # writers come first
 
 
 def main() -> int:
@@ -31,6 +32,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the daemon's to obey; its end is ours
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # one core is the most that searching may take from the agents
+    os.nice(NICE)
     ours = socket.socket(fileno=given.fd)
     try:
         lock = _lock(given.dir)

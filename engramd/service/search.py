@@ -42,6 +42,7 @@ WAIT_MILLISECONDS = 5000  # that a search waits for the index, unless it says ot
 FEED_EVENTS = 128  # events looked at for one feed
 FEED_BYTES = 128 * 1024  # and about how many bytes it has
 FEEDS = 2  # feeds under way
+NAP = 0.05  # seconds that a few new events wait for more, unless somebody searches: a feed for every put would cost the writers
 TEXT_BYTES = 256 * 1024  # of a payload that the worker is given
 MAX_FRAME = 64 * MIB
 MAX_ASKED = 64  # searches under way
@@ -91,6 +92,7 @@ class Search:
         self._settings = settings
         self._needed = trio.Event()
         self._progress = trio.Event()
+        self._hurry = trio.Event()  # set while somebody searches
         self._numbers = itertools.count(1)
         self._asked: dict[int, Asked] = {}
         self._stream: trio.SocketStream | None = None
@@ -134,6 +136,7 @@ class Search:
         if len(self._asked) >= MAX_ASKED:
             raise EngramError("busy", f"{MAX_ASKED} searches are under way; try again later", limit=MAX_ASKED)
         self._needed.set()
+        self._hurry.set()
         target, number, asked = self._log.last_seq, next(self._numbers), Asked(fields)
         self._asked[number] = asked
         try:
@@ -151,6 +154,8 @@ class Search:
             )
         finally:
             del self._asked[number]
+            if not self._asked:
+                self._hurry = trio.Event()
 
     async def _caught_up(self, target: int, wait: float) -> None:
         """Wait until the worker was told the log up to `target`, or is there and the wait is over."""
@@ -272,6 +277,9 @@ class Search:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._progress.wait()
+                if self._sent + FEED_EVENTS > self._log.last_seq:
+                    with trio.move_on_after(NAP):
+                        await self._hurry.wait()
 
     def _next_events(self) -> tuple[list[tuple[int, int, bytes]], int]:
         """What the index needs of the next events, and the last seq that was looked at."""

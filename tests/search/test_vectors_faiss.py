@@ -64,7 +64,7 @@ def test_few_vectors_are_compared_exactly(tmp_path: Path) -> None:
             assert same(vectors, query, mask) == 1
     found = vectors.nearest(queries()[0], 500, None)
     assert len(set(found.docs.tolist())) == len(found.docs), "a doc with two vectors is one hit"
-    assert found.cosines.tolist() == pytest.approx(vectors.of(queries()[0], found.docs).tolist())
+    assert found.cosines.tolist() == pytest.approx(vectors.of(queries()[0], found.docs).tolist(), abs=1e-6)
 
 
 def test_many_vectors_are_found_by_cells_that_are_trained_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
