@@ -26,12 +26,13 @@ from .embedder import Floats, Quantised
 faiss.omp_set_num_threads(1)
 
 EXACT = 20_000  # vectors up to which every one is compared
-RETRAIN = 4  # a trained index is trained anew when a cell has so many times more vectors than there are cells
+RETRAIN = 3  # a trained index is trained anew when a cell has so many times more vectors than there are cells
 TRAIN_ROWS = 64  # vectors for each cell that a training looks at
 SAVE_AGAIN = 1.1  # a trained index is saved when it has grown by this factor
 FILTERED = 0.05  # a filter that keeps less has every cell visited
-LEAST_RECALL = 0.97  # of the best ten, for the number of cells that a search visits
-FEW = 4096  # allowed vectors that are scored exactly, row by row
+LEAST_RECALL = 0.97  # of the best ten: a search visits as few cells as give that
+MOST_VISITED = 150_000  # but not more than have so many vectors
+FEW = 16_384  # allowed vectors that are scored exactly, row by row
 KEPT = 192  # numbers of a vector that the cells keep: the ones that say most, found by the training
 RERANKED = 1000  # rows that the cells propose at least, for the exact rows to decide
 TRIED = 64  # queries with which an index is tried out
@@ -267,7 +268,7 @@ class Vectors:
             self._fill(index, len(self._owners))
         one, other = learned[rng.choice(len(learned), (2, TRIED))]
         noise = rng.standard_normal((TRIED, self.dim)).astype(np.float32) / np.float32(math.sqrt(self.dim))
-        ivf.nprobe = self._tried_out(index, one + other / 2 + noise)  # queries are like some texts, but not very much
+        ivf.nprobe = self._tried_out(index, one + other / 2 + 2 * noise)  # queries are like some texts, but not very much
         self._trained = index
 
     def _tried_out(self, index: Any, queries: Floats) -> int:
@@ -279,13 +280,14 @@ class Vectors:
             best = -np.partition(-np.concatenate([best, scores], axis=1), 9, axis=1)[:, :10]
         worst = best.min(axis=1)
         visited, cells = 8, _cells(index)
-        while visited < cells:
+        most = min(cells, cells * MOST_VISITED // size)
+        while visited < most:
             _, found = index.search(queries, RERANKED, params=_visiting(visited, {}))
             hits = [int((self._dots(*pair) >= bar - 1e-6).sum()) for *pair, bar in zip(queries, found, worst, strict=True)]
             if sum(min(hit, 10) for hit in hits) >= LEAST_RECALL * 10 * len(queries):
                 break
             visited *= 2
-        return min(visited, cells)
+        return min(visited, most)
 
     def _dots(self, query: Floats, rows: Rows) -> Floats:
         """The exact products of some rows; for a thread, which must not touch the map."""
