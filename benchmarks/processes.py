@@ -134,6 +134,14 @@ class Daemon:
         sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS:", "RssAnon:"))}
         return sizes["VmRSS"], sizes["RssAnon"]
 
+    def peak(self) -> int:
+        """The most resident memory it has had, in bytes; where the system does not tell, what it has now."""
+        try:
+            lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        except OSError:
+            return self.memory()[0]
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
 
 class Helper:
     """A process that runs functions of a pipe and some arguments, one after the other: the load, or the other end of a floor.
@@ -165,6 +173,10 @@ class Helper:
         self._doing = work.__name__
         self._pipe.send((work, arguments))
         return self.get()
+
+    def say(self, word: Any) -> None:
+        """Send an object to what it runs."""
+        self._pipe.send(word)
 
     def get(self, seconds: float = 60.0) -> Any:
         """The next object it sends."""

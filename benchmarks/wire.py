@@ -32,7 +32,7 @@ class Client:
         self.socket = connect(path)
         self._connection = ClientConnection(frame_limit(MAX_PAYLOAD))
         self.socket.sendall(self._connection.hello({"agent": agent, "client": "benchmarks"}))
-        self._answer()
+        self.answer()
 
     def __enter__(self) -> Client:
         return self
@@ -42,10 +42,15 @@ class Client:
 
     def request(self, op: str, **fields: Any) -> dict[str, Any]:
         """Ask and wait for the result."""
-        self.socket.sendall(self._connection.request(op, fields)[1])
-        return self._answer()
+        self.send(op, **fields)
+        return self.answer()
 
-    def _answer(self) -> dict[str, Any]:
+    def send(self, op: str, **fields: Any) -> None:
+        """Ask; `answer` waits for the result."""
+        self.socket.sendall(self._connection.request(op, fields)[1])
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the result of what was sent."""
         while True:
             data = self.socket.recv(LARGE)
             if not data:

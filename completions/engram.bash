@@ -193,7 +193,7 @@ _engram_help() {
     fi
 }
 
-# Offer the names of contexts or agents.
+# Offer the names of contexts, agents or consumers.
 _engram_names() {
     local name
     local -a names=()
@@ -212,12 +212,19 @@ _engram_names() {
 _engram_values() {
     case $1 in
         types*) _engram_offer message reasoning tool_call tool_result file_change task_status error system unknown ;;
+        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone ;;
+        directions*) _engram_offer in out both ;;
+        edges*) _engram_offer sequential causes depends_on references responds_to modifies replaces ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
         modes*) _engram_offer hybrid keyword semantic ;;
         colors*) _engram_offer auto always never ;;
+        acks*) _engram_offer auto manual ;;
+        places*) _engram_offer start now ;;
         shells*) _engram_offer bash zsh fish ;;
         contexts*) _engram_names contexts ;;
         agents*) _engram_names agents ;;
+        locks*) _engram_names locks ;;
+        consumers*) _engram_names consumers ;;
         verbs*) _engram_help ;;
         files*) compopt -o default 2>/dev/null ;;
     esac
@@ -226,7 +233,7 @@ _engram_values() {
 # Whether a word is a group of commands.
 _engram_is_group() {
     case $1 in
-        context | daemon) return 0 ;;
+        context | consumer | daemon) return 0 ;;
         *) return 1 ;;
     esac
 }
@@ -235,8 +242,9 @@ _engram_is_group() {
 _engram_verbs() {
     case $1 in
         context) _engram_offer create show list set join leave pin unpin add remove ;;
+        consumer) _engram_offer create list show ack parked retry reset delete ;;
         daemon) _engram_offer run start stop restart status socket ;;
-        *) _engram_offer put get list tail search agents status pipe help demo completion context daemon ;;
+        *) _engram_offer put get list tail ask related why search agents status top lock unlock renew locks guard pipe help demo completion context consumer daemon ;;
     esac
 }
 
@@ -252,6 +260,8 @@ _engram_declare() {
                 '--file|once|files'
                 '--dedupe|once|-'
                 '--expect-seq|once|-'
+                '--fence|often|-'
+                '--release|flag|-'
             )
             arguments=('contexts' '-')
             ;;
@@ -267,6 +277,7 @@ _engram_declare() {
                 '--until|once|-'
                 '--after|once|-'
                 '--related-to|once|-'
+                '--to|once|agents'
                 '--limit|once|-'
                 '--reverse|flag|-'
             )
@@ -283,9 +294,38 @@ _engram_declare() {
                 '--until|once|-'
                 '--after|once|-'
                 '--related-to|once|-'
+                '--to|once|agents'
                 '--events|flag|-'
+                '--kind|often|kinds'
+                '--consumer|once|consumers'
+                '--ack|once|acks'
+                '--prefetch|once|-'
             )
             arguments=('contexts*')
+            ;;
+        'ask')
+            options=(
+                '--to|once|agents'
+                '--type|once|types'
+                '--meta|often|-'
+            )
+            arguments=('contexts' '-')
+            ;;
+        'related')
+            options=(
+                '--direction|once|directions'
+                '--type|often|edges'
+                '--depth|once|-'
+                '--limit|once|-'
+            )
+            arguments=('-')
+            ;;
+        'why')
+            options=(
+                '--depth|once|-'
+                '--limit|once|-'
+            )
+            arguments=('files')
             ;;
         'search')
             options=(
@@ -297,6 +337,7 @@ _engram_declare() {
                 '--since|once|-'
                 '--until|once|-'
                 '--related-to|once|-'
+                '--to|once|agents'
                 '--limit|once|-'
                 '--after|once|-'
                 '--min-score|once|-'
@@ -307,6 +348,39 @@ _engram_declare() {
             arguments=('contexts')
             ;;
         'status')
+            ;;
+        'top')
+            ;;
+        'lock')
+            options=(
+                '--ttl|once|-'
+                '--wait|flag|-'
+                '--shared|flag|-'
+                '--slots|once|-'
+                '--session|flag|-'
+                '--reason|once|-'
+                '-E|once|-'
+                '--grace|once|-'
+            )
+            arguments=('files*')
+            ;;
+        'unlock')
+            options=(
+                '--force|flag|-'
+            )
+            arguments=('locks*')
+            ;;
+        'renew')
+            arguments=('locks')
+            ;;
+        'locks')
+            arguments=('files*')
+            ;;
+        'guard')
+            options=(
+                '--staged|flag|-'
+            )
+            arguments=('files*')
             ;;
         'pipe')
             ;;
@@ -337,6 +411,43 @@ _engram_declare() {
                 '--unset|often|-'
             )
             arguments=('contexts')
+            ;;
+        'consumer create')
+            options=(
+                '--agent|often|agents'
+                '--type|often|types'
+                '--meta|often|-'
+                '--related-to|once|-'
+                '--to|once|agents'
+                '--key|once|-'
+                '--visibility|once|-'
+                '--deliveries|once|-'
+                '--from|once|places'
+            )
+            arguments=('consumers' 'contexts*')
+            ;;
+        'consumer list')
+            ;;
+        'consumer show')
+            arguments=('consumers')
+            ;;
+        'consumer ack')
+            arguments=('consumers' '-*')
+            ;;
+        'consumer parked')
+            arguments=('consumers')
+            ;;
+        'consumer retry')
+            arguments=('consumers' '-*')
+            ;;
+        'consumer reset')
+            options=(
+                '--to|once|places'
+            )
+            arguments=('consumers')
+            ;;
+        'consumer delete')
+            arguments=('consumers')
             ;;
         'context join')
             arguments=('contexts' 'agents')

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from engramd.protocol.errors import EngramError
 
-from . import LITERAL_DASH
+from . import COMMAND_FOLLOWS, LITERAL_DASH, WITH_COMMAND
 from .fast import leave
 from .output import note, report
 
@@ -73,13 +73,17 @@ def _usage(words: Sequence[str], problem: str) -> EngramError:
     """The error for a line that Typer refuses: its reason, the nearest verb for a typo, and where the help is."""
     from difflib import get_close_matches
 
-    from .app import COMMANDS, GROUPS
+    from .app import COMMANDS, GROUPS, SHARED
+    from .table import VERBS
 
     group = words[0] if words and words[0] in GROUPS else ""
     typed = words[len(group.split())] if len(words) > len(group.split()) else ""
     command = f"{group} {typed}".strip()
     if command in COMMANDS:
         return EngramError("invalid", f"{problem.rstrip('.')} (see: engram help {command})")
+    option = typed.partition("=")[0]
+    if VERBS["get"][0].get(option, ("",))[0] in SHARED:  # every verb has these
+        return EngramError("invalid", f"{option} goes after the command: engram {group} COMMAND ... {typed}".replace("  ", " "))
     siblings = {name.removeprefix(group).split()[0] for name in COMMANDS if name.startswith(f"{group} " if group else "")}
     near = get_close_matches(typed, siblings, n=1)
     if typed.startswith("-") or not near:
@@ -125,10 +129,12 @@ def guarded(action: Callable[[], object]) -> int:
 
 
 def _literal(arguments: Sequence[str]) -> Sequence[str]:
-    """Mark a `-` after `--`, which Typer would hand on like any other."""
+    """Mark a `-` after `--`, and the `--` before a command: Typer would hand on the first like any other, and drop the second."""
     if "--" not in arguments:
         return arguments
     at = list(arguments).index("--")
+    if arguments[0] in WITH_COMMAND:
+        return [*arguments[: at + 1], COMMAND_FOLLOWS, *arguments[at + 1 :]]
     return [*arguments[: at + 1], *(LITERAL_DASH if word == "-" else word for word in arguments[at + 1 :])]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from engramd.protocol.messages import KINDS
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from . import settings
@@ -57,7 +58,10 @@ app = typer.Typer(
 )
 context_app = typer.Typer(name="context", help="Contexts: named groups of units and agents.", no_args_is_help=True, rich_markup_mode=None)
 daemon_app = typer.Typer(name="daemon", help="The daemon: start it, stop it, look at it.", no_args_is_help=True, rich_markup_mode=None)
-GROUPS = {"context": context_app, "daemon": daemon_app}
+consumer_app = typer.Typer(
+    name="consumer", help="Consumers: readers whose place the daemon keeps.", no_args_is_help=True, rich_markup_mode=None
+)
+GROUPS = {"context": context_app, "consumer": consumer_app, "daemon": daemon_app}
 for group_app in GROUPS.values():
     app.add_typer(group_app)
 
@@ -119,6 +123,7 @@ Since = Annotated[
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
 After = Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Beyond this cursor or seq.")]
+To = Annotated[str | None, typer.Option("--to", metavar="AGENT", help="Only units that are for this agent (label to); me stands for you.")]
 RelatedTo = Annotated[str | None, typer.Option("--related-to", metavar="ID", help="Only units with a relationship to this one.")]
 
 
@@ -128,6 +133,8 @@ RelatedTo = Annotated[str | None, typer.Option("--related-to", metavar="ID", hel
     ("Put a message", "engram put work 'tests pass'"),
     ("Put a result, with a label", "engram put work '3 failed' --type tool_result --meta suite=unit"),
     ("Answer unit 2", "engram put work 'fixed' --reply-to 2"),
+    ("Note a change of a file", "engram put work 'fixed' --type file_change --meta path=parser.py"),
+    ("Put something for one agent", "engram put work 'ready?' --meta to=planner"),
     ("Put what a command prints", "date | engram put work - --type system"),
     ("Put once, however often it is tried", "engram put work 'deployed 1.4' --dedupe deploy-1.4"),
     ("Put only if nobody was here before", "engram put plan 'I take the parser' --expect-seq 0"),
@@ -157,11 +164,18 @@ def put(
             "--expect-seq", metavar="N", min=0, max=MOST, help="Fail (exit 3) unless the context's last entry is N; 0 means none."
         ),
     ] = None,
+    fence: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fence", metavar="PATH:TOKEN", help="Fail (exit 3) unless this token's lease is held and covers the path. May be repeated."
+        ),
+    ] = None,
+    release: Annotated[bool, typer.Option("--release", help="Release the leases of --fence in the same write.")] = False,
 ) -> None:
     """Append a unit to a context and print its id. It is on disk when this returns."""
     from .commands import put as command
 
-    command.run(common, context, text, file, type, meta, rel, reply_to, dedupe, expect_seq)
+    command.run(common, context, text, file, type, meta, rel, reply_to, dedupe, expect_seq, fence, release)
 
 
 @leaf(
@@ -195,13 +209,14 @@ def list_(
     until: Until = None,
     after: After = None,
     related_to: RelatedTo = None,
+    to: To = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, max=MOST, help="At most N units.")] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Newest first.")] = False,
 ) -> None:
     """List the units of a context, oldest first. For the next page: --after the last line's seq."""
     from .commands import list as command
 
-    command.run(common, context, limit, reverse, filters(agent, type, meta, since, until, after, related_to))
+    command.run(common, context, limit, reverse, filters(common, agent, type, meta, since, until, after, related_to, to))
 
 
 @leaf(
@@ -210,7 +225,11 @@ def list_(
     ("Follow a context", "engram tail -f work"),
     ("Follow all contexts, from ten minutes ago on", "engram tail -f --since 10m"),
     ("Go on where a reader stopped, at seq 4", "engram tail -f work --after 4"),
+    ("Read what is for one agent", "engram tail -f --to planner"),
     ("Print every event of the log so far", "engram tail --events --json --after 0"),
+    ("Print how the last contexts came to be", "engram tail --kind context_created --json"),
+    ("Take part in a consumer, as one of several", "engram tail -f work --consumer reviews"),
+    ("Print what this consumer has not had yet", "engram tail work --consumer mine"),
 )
 def tail(
     common: Common,
@@ -226,12 +245,118 @@ def tail(
     until: Until = None,
     after: After = None,
     related_to: RelatedTo = None,
+    to: To = None,
     events: Annotated[bool, typer.Option("--events", help="Every event of the log, not only the units.")] = False,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", metavar="KIND", help=f"Only events of this kind. May be repeated. Kinds: {', '.join(KINDS)}."),
+    ] = None,
+    consumer: Annotated[
+        str | None,
+        typer.Option(
+            "--consumer",
+            metavar="CONSUMER",
+            help="Only what no other member of this consumer gets; the daemon keeps its place.",
+        ),
+    ] = None,
+    ack: Annotated[
+        str | None,
+        typer.Option("--ack", metavar="MODE", help="When a unit is done: auto, once it is printed [auto], or manual, by consumer ack."),
+    ] = None,
+    prefetch: Annotated[
+        int | None,
+        typer.Option("--prefetch", metavar="N", min=1, max=MOST, help="Units to have at a time that are not done [64; manual: 1]."),
+    ] = None,
 ) -> None:
-    """Print the last units of contexts, and with -f what follows. A daemon that restarts is waited for; nothing is missed or repeated."""
+    """Print the last units of contexts, and with -f what follows. A daemon that restarts is waited for; nothing is missed or repeated.
+
+    With --consumer, print each unit that no other member of the consumer gets. It counts as done once it is printed; until then it may come
+    again, here or elsewhere.
+    """
     from .commands import tail as command
 
-    command.run(common, contexts or [], number, follow, events, filters(agent, type, meta, since, until, after, related_to))
+    wanted = filters(common, agent, type, meta, since, until, after, related_to, to)
+    if consumer is None:
+        command.run(common, contexts or [], number, follow, events, kind, wanted, ack, prefetch)
+    else:
+        command.consume(common, consumer, contexts or [], number, follow, events, kind, wanted, ack, prefetch)
+
+
+@leaf(
+    app,
+    "ask",
+    ("Ask another agent, and wait a minute at most", "engram ask work 'Is it safe to merge?' --to reviewer --timeout 1m"),
+)
+def ask(
+    common: Common,
+    context: ContextArg,
+    text: Annotated[str, typer.Argument(metavar="TEXT|-", help="The question; - reads standard input. After -- it is literal.")],
+    to: Annotated[str, typer.Option("--to", metavar="AGENT", help="Who is asked.")],
+    type: Annotated[str, typer.Option("--type", metavar="TYPE", help=f"What kind of unit it is. One of {', '.join(TYPES)}.")] = "message",
+    meta: Meta = None,
+) -> None:
+    """Put a question to an agent, wait for the first unit that responds to it, and print that as get does.
+
+    The question is a unit with the label to. Who is asked finds it with engram tail -f --to me, and answers with engram put --reply-to ID.
+    With --timeout, exit 124 says that no answer came in time; the question stands, and its answer can be looked for later. A daemon that
+    restarts meanwhile is waited for.
+    """
+    from .commands import ask as command
+
+    command.run(common, context, text, to, type, meta)
+
+
+@leaf(
+    app,
+    "related",
+    ("See what a unit leads to, and what leads to it", "engram related 2"),
+    ("See all that came of it, for a script", "engram related 2 --direction in --depth 10 --json"),
+)
+def related(
+    common: Common,
+    id: Annotated[str, typer.Argument(metavar="ID", help="The unit's id or seq.")],
+    direction: Annotated[
+        str,
+        typer.Option("--direction", metavar="DIRECTION", help="out: edges that a unit has; in: edges that lead to it; or both."),
+    ] = "both",
+    type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type", metavar="RELATIONSHIP", help=f"Only edges of this type. May be repeated. Types: {', '.join(RELATIONSHIPS)}."
+        ),
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", metavar="N", min=1, max=MOST, help="At most N edges away.")] = 1,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most N units.")] = 100,
+) -> None:
+    """Walk relationships from a unit, nearest first. Each unit is shown once, with its distance and the edge that led there.
+
+    In a pipe: distance, direction and type of the edge, then the unit as list shows it.
+    """
+    from .commands import related as command
+
+    command.run(common, id, direction, type, depth, limit)
+
+
+@leaf(
+    app,
+    "why",
+    ("See why a file is as it is", "engram why parser.py"),
+    ("See its last change only, for a script", "engram why parser.py --limit 1 --json"),
+)
+def why(
+    common: Common,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The file; it need not exist any more.")],
+    depth: Annotated[int, typer.Option("--depth", metavar="N", min=0, max=1000, help="Follow what led to a change N edges far.")] = 8,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, max=MOST, help="At most N changes.")] = None,
+) -> None:
+    """List the changes of a file, newest first: the file_change units whose label path names it, in any context.
+
+    Under each stand the leases it was made under, and what led to it (causes, responds_to, depends_on). A unit's path may be absolute, or
+    relative to where you stand or a directory above.
+    """
+    from .commands import why as command
+
+    command.run(common, path, depth, limit)
 
 
 @leaf(
@@ -253,7 +378,7 @@ def search(
         typer.Option("--context", metavar="CONTEXT", help="Only units in this context; . stands for $ENGRAM_CONTEXT. May be repeated."),
     ] = None,
     mode: Annotated[
-        str | None, typer.Option("--mode", metavar="MODE", help="hybrid (words and meaning), keyword or semantic [hybrid].")
+        str | None, typer.Option("--mode", metavar="SEARCH", help="hybrid (words and meaning), keyword or semantic [hybrid].")
     ] = None,
     agent: ByAgent = None,
     type: ByType = None,
@@ -261,6 +386,7 @@ def search(
     since: Since = None,
     until: Until = None,
     related_to: RelatedTo = None,
+    to: To = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=MOST, help="At most N hits.")] = 20,
     after: Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Behind this hit: its cursor, from --json.")] = None,
     min_score: Annotated[
@@ -270,7 +396,9 @@ def search(
     """Find the units that fit a query best, each with its score and the part of its text that shows why. No hit is exit code 1."""
     from .commands import search as command
 
-    command.run(common, query, context or [], mode, limit, min_score, filters(agent, type, meta, since, until, after, related_to))
+    command.run(
+        common, query, context or [], mode, limit, min_score, filters(common, agent, type, meta, since, until, after, related_to, to)
+    )
 
 
 @leaf(
@@ -282,7 +410,10 @@ def search(
 def agents(
     common: Common, context: Annotated[str | None, typer.Argument(metavar="CONTEXT", help="Only this context's members.")] = None
 ) -> None:
-    """List the agents that have put units."""
+    """List the agents: who is there and since when, who has been, what they have locked.
+
+    Present is who follows (tail -f), pipes, or is connected by a program that says so.
+    """
     from .commands import agents as command
 
     command.run(common, context)
@@ -296,9 +427,125 @@ def status(common: Common) -> None:
     command.run(common)
 
 
+@leaf(app, "top", ("Take one look, for a script", "engram top --json"))
+def top(common: Common) -> None:
+    """Watch contexts, rates, subscribers and their lag, locks, waiters and agents, live. Never starts a daemon.
+
+    Keys: r, n, u and t sort by rate, name, units and time; q quits. Elsewhere than on a terminal it prints what there is once, a line each,
+    starting with the name of its section.
+    """
+    from .commands import top as command
+
+    command.run(common)
+
+
+Paths = Annotated[list[str], typer.Argument(metavar="PATH", help="Paths, globs with *, ** and ?, or abstract @names.")]
+PathsIfAny = Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Paths, globs with *, ** and ?, or abstract @names.")]
+
+
+@leaf(
+    app,
+    "lock",
+    ("Run a command under a lock", "engram lock payload -- cat payload"),
+    ("Wait for it, half a minute at most", "engram lock src docs --wait --timeout 30s -- date"),
+    ("Be one of three at a time", "engram lock @deploy --slots 3 --wait -- date"),
+    ("Take it for five minutes, and say what for", "engram lock src --ttl 5m --reason refactoring"),
+)
+def lock(
+    common: Common,
+    paths: Paths,
+    ttl: Annotated[str | None, typer.Option("--ttl", metavar="T", help="How long it lasts unless renewed: 60s, 5m.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for it, in order; --timeout bounds the wait (exit 75).")] = False,
+    shared: Annotated[bool, typer.Option("--shared", help="Share it with others who do.")] = False,
+    slots: Annotated[int | None, typer.Option("--slots", metavar="N", min=1, max=MOST, help="Be one of at most N holders.")] = None,
+    session: Annotated[
+        bool, typer.Option("--session", help="Hold it as long as the session [ENGRAM_SESSION] lasts, without renewals.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="What for; told to whoever it keeps waiting.")] = None,
+    busy_code: Annotated[
+        int | None, typer.Option("-E", metavar="CODE", min=0, max=MOST, help="Exit with this rather than 75 when it cannot be had.")
+    ] = None,
+    grace: Annotated[
+        str | None,
+        typer.Option("--grace", metavar="T", help="With a command: how long before the lock's end it is told to end, 5s or less."),
+    ] = None,
+) -> None:
+    """Lock paths, all or none, and print the token; or run a command under the lock.
+
+    A lock on a path keeps others from what is beneath it and above it too. Without --wait, one that is held is exit 75 at once.
+
+    Alone, the lock lasts for its time, a minute by default, unless it is renewed or released with the token.
+
+    A command after -- runs with the token as ENGRAM_LOCK_TOKEN, and the exit code is its own. The lock is renewed while it runs and
+    released when it ends. If the lock is lost, all of the command's process group is ended before another can have it, and the exit
+    code is 75.
+    """
+    from .commands import lock as command
+
+    command.run(common, paths, ttl, wait, shared, slots, session, reason, busy_code, grace)
+
+
+@leaf(
+    app,
+    "unlock",
+    ("Take a path away from whoever holds it", "engram unlock --force src/app.rs"),
+    ("Release a lock that was taken before", 'token=$(engram lock tests) && engram unlock "$token"'),
+)
+def unlock(
+    common: Common,
+    tokens: Annotated[list[str], typer.Argument(metavar="TOKEN", help="Tokens of locks; with --force also paths.")],
+    force: Annotated[bool, typer.Option("--force", help="Take locks away from whoever holds them, and say from whom.")] = False,
+) -> None:
+    """Release locks. One that was over already is exit 3: others may have held it meanwhile."""
+    from .commands import unlock as command
+
+    command.run(common, tokens, force)
+
+
+@leaf(app, "renew", ("Go on for as long again", 'token=$(engram lock tests) && engram renew "$token"'))
+def renew(common: Common, token: Annotated[str, typer.Argument(metavar="TOKEN", help="The token of a lock.")]) -> None:
+    """Have a lock last its full time from now on, and print when it ends. One that is over is exit 3."""
+    from .commands import renew as command
+
+    command.run(common, token)
+
+
+@leaf(app, "locks", ("See who holds what, and who waits", "engram locks"), ("See what is in the way of a file", "engram locks src/app.rs"))
+def locks(common: Common, paths: PathsIfAny = None) -> None:
+    """List the locks that are held, by token, then those who wait, in order.
+
+    In a pipe: state, token, mode, holder, age, remaining time, paths and reason, with tabs between them.
+    """
+    from .commands import locks as command
+
+    command.run(common, paths or [])
+
+
+@leaf(
+    app,
+    "guard",
+    ("Look before you edit", "engram guard src/app.rs && vi src/app.rs"),
+    ("Look before a commit, in .git/hooks/pre-commit", "engram guard --staged"),
+)
+def guard(
+    common: Common,
+    paths: PathsIfAny = None,
+    staged: Annotated[bool, typer.Option("--staged", help="The files that git is about to commit.")] = False,
+) -> None:
+    """Exit 75 when another holds a lock on any of the paths, and say who, since when, why, and what they did last.
+
+    Another is whoever is neither the agent that asks, nor in its session, nor the holder of $ENGRAM_LOCK_TOKEN. Shared locks count too.
+    """
+    from .commands import guard as command
+
+    command.run(common, paths or [], staged)
+
+
 @leaf(app, "pipe", ("Ask for one thing", 'echo \'{"id": 1, "op": "get", "ids": [2]}\' | engram pipe'))
 def pipe(common: Common) -> None:
     """Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection.
+
+    A daemon that restarts is waited for: streams go on without a gap or a repeat, and what can do no harm is asked again.
 
     {"id": 1, "op": "put", "context": "c", "text": "hi"} is answered by {"id": 1, "ok": true, "result": {...}}.
     """
@@ -380,6 +627,114 @@ def context_set(
     from .commands import context as command
 
     command.set_(common, context, display_name, meta, unset)
+
+
+ConsumerArg = Annotated[str, typer.Argument(metavar="CONSUMER", help="The consumer.")]
+
+
+@leaf(
+    consumer_app,
+    "create",
+    ("Share out the errors of a context, from now on", "engram consumer create fixes work --type error --from now"),
+    ("Keep the units of each agent in order", "engram consumer create digest --key agent"),
+)
+def consumer_create(
+    common: Common,
+    consumer: ConsumerArg,
+    contexts: Annotated[list[str] | None, typer.Argument(metavar="CONTEXT", help="The contexts; none means all.")] = None,
+    agent: ByAgent = None,
+    type: ByType = None,
+    meta: ByMeta = None,
+    related_to: RelatedTo = None,
+    to: To = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", help="agent, or meta:K: units of one agent, or with one label K, one at a time, in order."),
+    ] = None,
+    visibility: Annotated[
+        str | None, typer.Option("--visibility", metavar="T", help="How long a member may have a unit before another gets it [5m].")
+    ] = None,
+    deliveries: Annotated[
+        int | None, typer.Option("--deliveries", metavar="N", min=1, max=MOST, help="Park a unit after so many deliveries [5].")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="PLACE", help="Where to start: start, now, a cursor, a seq, or a time [start].")
+    ] = None,
+) -> None:
+    """Create a consumer. (tail --consumer creates it too, with the defaults.)"""
+    from .commands import consumer as command
+
+    wanted = filters(common, agent, type, meta, None, None, None, related_to, to)
+    command.create(common, consumer, contexts or [], wanted, key, visibility, deliveries, start)
+
+
+@leaf(consumer_app, "list", ("List all consumers, for a script", "engram consumer list --json"))
+def consumer_list(common: Common) -> None:
+    """List the consumers: where they are, and how much they have before them."""
+    from .commands import consumer as command
+
+    command.list_(common)
+
+
+@leaf(consumer_app, "show", ("Describe a consumer", "engram consumer show reviews"))
+def consumer_show(common: Common, consumer: ConsumerArg) -> None:
+    """Describe a consumer: settings, place, members, counts."""
+    from .commands import consumer as command
+
+    command.show(common, consumer)
+
+
+Entries = Annotated[list[str], typer.Argument(metavar="ENTRY", help="Seqs, as tail prints them first, or cursors.")]
+SomeEntries = Annotated[list[str] | None, typer.Argument(metavar="ENTRY", help="Their seqs or cursors; none means all.")]
+
+
+@leaf(consumer_app, "ack", ("Say that the unit at seq 4 is done", "engram consumer ack digest 4"))
+def consumer_ack(common: Common, consumer: ConsumerArg, entries: Entries) -> None:
+    """Say that units are done: what tail --ack manual printed, or parked ones to give up."""
+    from .commands import consumer as command
+
+    command.ack(common, consumer, entries)
+
+
+@leaf(consumer_app, "parked", ("List what was delivered too often", "engram consumer parked reviews"))
+def consumer_parked(common: Common, consumer: ConsumerArg) -> None:
+    """List the units that were delivered too often and are set aside."""
+    from .commands import consumer as command
+
+    command.parked(common, consumer)
+
+
+@leaf(consumer_app, "retry", ("Deliver all parked units again", "engram consumer retry reviews"))
+def consumer_retry(common: Common, consumer: ConsumerArg, entries: SomeEntries = None) -> None:
+    """Deliver parked units again."""
+    from .commands import consumer as command
+
+    command.retry(common, consumer, entries or [])
+
+
+@leaf(
+    consumer_app,
+    "reset",
+    ("Skip everything up to now", "engram consumer reset reviews --to now"),
+    ("Deliver the last hour again", "engram consumer reset reviews --to 1h"),
+)
+def consumer_reset(
+    common: Common,
+    consumer: ConsumerArg,
+    to: Annotated[str, typer.Option("--to", metavar="PLACE", help="Where to go on: start, now, a cursor, a seq, or a time.")],
+) -> None:
+    """Have a consumer go on somewhere else. What its members have just now is delivered again."""
+    from .commands import consumer as command
+
+    command.reset(common, consumer, to)
+
+
+@leaf(consumer_app, "delete", ("Forget a consumer", "engram consumer delete reviews"))
+def consumer_delete(common: Common, consumer: ConsumerArg) -> None:
+    """Forget a consumer: its place, and what it has parked. The streams of its members end."""
+    from .commands import consumer as command
+
+    command.delete(common, consumer)
 
 
 AgentArg = Annotated[str | None, typer.Argument(metavar="AGENT", help="The agent; you unless said otherwise.")]

@@ -7,112 +7,102 @@
         for unit in engram.list("build"):
             print(unit.seq, unit.agent, unit.text)
 
-A `Client` is for one thread. Every method raises EngramError, whose `code` is one of engramd.protocol.errors.CODES.
+A `Client` is for one thread. Every method raises EngramError, whose `code` is one of engramd.protocol.errors.CODES. For trio there is
+`engram_cli.trio_client`, with the same methods.
 """
 
 from __future__ import annotations
 
 import builtins
 import itertools
+import math
 import os
 import select
 import socket as sockets
-import struct
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from engramd import __version__
 from engramd.protocol.address import socket_path
-from engramd.protocol.connection import Answer, ClientConnection, Id, Item
+from engramd.protocol.connection import Answer, Id, Item
 from engramd.protocol.errors import EngramError
-from engramd.protocol.messages import DEFAULT_CREDIT, MAX_PAYLOAD, OPERATIONS, frame_limit
-from engramd.protocol.unit import Relationship, Unit, format_id
+from engramd.protocol.unit import Relationship, Unit
 
-from . import LOST, settings
+from . import calls, core, settings
+from .calls import Call, Change, Found, Hit, Pages, PutResult, Related, Relations
+from .core import (
+    ANSWER_SECONDS,
+    RETRY_SECONDS,
+    STARTING_SECONDS,
+    Acks,
+    Asking,
+    Attempts,
+    Bookmark,
+    Box,
+    Conversation,
+    Event,
+    Lost,
+    Membership,
+    Patience,
+    lost,
+)
+from .lease import Term, elapsed
 
-__all__ = ["Client", "EngramError", "Event", "Found", "Hit", "PutResult", "Relationship", "Tail", "Unit"]
+__all__ = [
+    "Change",
+    "Client",
+    "Consuming",
+    "EngramError",
+    "Event",
+    "Found",
+    "Hit",
+    "Lease",
+    "PutResult",
+    "Related",
+    "Relations",
+    "Relationship",
+    "Tail",
+    "Unit",
+    "lost",
+]
 
-ANSWER_SECONDS = 1.5  # a daemon that does not greet within this is reported
-STARTING_SECONDS = 5.0  # how long a connection that is closed before the greeting is tried again: a daemon is being replaced
-RETRY_SECONDS = 0.05
 _READ_BYTES = 256 * 1024
-_UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class _Lost(Exception):
-    """The connection ended."""
+def _asked(declared: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """A method that carries out a call."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._do(declared(*args, **kwargs))
+
+    calls.as_method(method, declared)
+    return method
 
 
-@dataclass(frozen=True, slots=True)
-class PutResult:
-    """What a put made, or found.
+def _paged(declared: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], Iterator[T]]:
+    """A method that gives what pages list, one after the other."""
 
-    Attributes:
-        id, seq: of the unit; of several, the last one's.
-        ts: microseconds since the Unix epoch.
-        deduped: whether an earlier put with the same dedupe key is answered.
-        ids: all ids, in order.
-    """
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self.each(declared(*args, **kwargs))
 
-    id: str
-    seq: int
-    ts: int
-    deduped: bool
-    ids: tuple[str, ...]
+    calls.as_method(method, declared)
+    return method
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A unit that a search found.
+def _leased(
+    declared: Callable[P, tuple[dict[str, Any], float | None]],
+) -> Callable[Concatenate[Client, P], Lease]:
+    """A method that takes a lease."""
 
-    Attributes:
-        score: how well it fits, of the search's mode; `keyword` and `semantic` are what the parts gave.
-        snippet: the part of the text that shows why, on one line; `marks` are its characters to be marked, from and to before.
-        cursor: search on with `after=cursor` for what fits next best.
-    """
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Lease:
+        return self.acquire(*declared(*args, **kwargs))
 
-    unit: Unit
-    score: float
-    keyword: float
-    semantic: float
-    snippet: str
-    marks: tuple[tuple[int, int], ...]
-    cursor: str
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A page of a search.
-
-    Attributes:
-        next: `after` of the next page; None at the end.
-        behind: how many events the search did not see: 0 unless the index was behind and `wait` was over.
-    """
-
-    hits: tuple[Hit, ...]
-    next: str | None
-    behind: int
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One item of a stream.
-
-    Attributes:
-        kind: `unit_put` or `unit_added` for entries; `live` where replay ends; `heartbeat`; else the kind of another event of the log.
-        cursor: resume with `after=cursor` to get what follows this item.
-        unit: the entry's unit, or None.
-        fields: the item as it was sent.
-    """
-
-    kind: str
-    cursor: str
-    unit: Unit | None
-    fields: dict[str, Any]
+    calls.as_method(method, declared)
+    return method
 
 
 class Client:
@@ -122,25 +112,37 @@ class Client:
         socket: path of the daemon's Unix socket; by default where every command looks for it.
         agent: who acts; by default ENGRAM_AGENT, else the user's name.
         autostart: whether to start a daemon when none runs. A connection that was lost is never a reason to start one.
-        timeout: seconds that one operation may take; None means no limit. For a stream it bounds each reconnect.
+        timeout: seconds that one operation may take; None means no limit. For a stream it bounds each reconnect. A wait for a lock has its
+            own.
+        opens_session: whether to open a session when ENGRAM_SESSION names none to join. It lasts as long as the client is connected, and
+            goes on after a reconnect.
+        presence: whether the agent counts as present while this client is connected.
+
+    Attributes:
+        session: the session it is in, if any: leases may end with it, and a wait for another lease of the same session is a deadlock.
+        owns_session: whether the client has opened it.
     """
 
     def __init__(
-        self, socket: str | None = None, *, agent: str | None = None, autostart: bool = True, timeout: float | None = None
+        self,
+        socket: str | None = None,
+        *,
+        agent: str | None = None,
+        autostart: bool = True,
+        timeout: float | None = None,
+        opens_session: bool = True,
+        presence: bool = False,
     ) -> None:
         self.address = socket_path(socket or settings.socket())
         self.agent = settings.agent() if agent is None else agent
         self.autostart = autostart
         self.timeout = timeout
-        self.server: dict[str, Any] = {}
-        self._socket: sockets.socket | None = None
-        self._connection = ClientConnection(frame_limit(MAX_PAYLOAD))
-        self._answers: dict[Id, Answer] = {}
-        self._streams: dict[Id, deque[Item]] = {}
-        self._arrived: builtins.list[Answer | Item] = []
-        self._awaited: set[Id] = set()
-        self._broken: EngramError | None = None  # what ended the connection, once all that came before it is used
+        self.session, self.owns_session = core.session(opens_session)
+        self.presence = presence
         self._ids = itertools.count(1)
+        self._socket: sockets.socket | None = None
+        self._conversation = Conversation(self._ids)
+        self._arrived: builtins.list[Answer | Item] = []
         self._was_connected = False
         self._resumes = False
 
@@ -161,6 +163,11 @@ class Client:
         self._connect(self._starts)
 
     @property
+    def server(self) -> dict[str, Any]:
+        """What the daemon said of itself when it was last connected to."""
+        return self._conversation.server
+
+    @property
     def _starts(self) -> bool:
         """Whether connecting may start a daemon."""
         return self.autostart and not self._was_connected
@@ -173,9 +180,9 @@ class Client:
             try:
                 self._greet(self._open(start))
                 return
-            except _Lost:
+            except Lost:
                 if time.monotonic() > deadline:
-                    raise EngramError("unavailable", f"the daemon at {self.address} hangs up before it answers") from None
+                    raise core.abrupt(self.address) from None
                 time.sleep(RETRY_SECONDS)
 
     def resume(self) -> None:
@@ -185,7 +192,6 @@ class Client:
     def close(self) -> None:
         """Hang up, and forget what has not been asked for yet. The client may be used again; it connects anew."""
         self._hang_up()
-        self._answers.clear()
         self._arrived = []
 
     def _hang_up(self) -> None:
@@ -193,9 +199,8 @@ class Client:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._connection = ClientConnection(frame_limit(MAX_PAYLOAD))
-        self._streams.clear()
-        self._broken = None
+        self._keep(self._arrived)
+        self._conversation.end()
 
     def fileno(self) -> int:
         """The socket's file descriptor, to wait on it beside others.
@@ -218,47 +223,34 @@ class Client:
             except (FileNotFoundError, ConnectionRefusedError):
                 opened.close()
                 if not start:
-                    raise EngramError("unavailable", f"no daemon runs at {self.address}; start one with: engram daemon start") from None
+                    raise core.absent(self.address) from None
                 from .autostart import start as start_daemon
 
                 start_daemon(self.address)
             except OSError as error:
                 opened.close()
                 if not isinstance(error, BlockingIOError | TimeoutError):
-                    raise EngramError("unavailable", f"cannot connect to {self.address}: {error.strerror or error}") from error
+                    raise core.unreachable(self.address, error) from error
                 if time.monotonic() > deadline:
-                    raise EngramError(
-                        "unavailable", f"the daemon at {self.address} does not accept connections: it is stopped or overloaded"
-                    ) from None
+                    raise core.deaf(self.address) from None
                 time.sleep(RETRY_SECONDS)
 
     def _greet(self, opened: sockets.socket) -> None:
-        pid, uid = _peer(opened)
+        pid, uid = core.peer(opened)
         if uid not in (None, os.getuid()):
             opened.close()
-            raise EngramError("denied", f"the daemon at {self.address} belongs to uid {uid}, not to you")
+            raise core.foreign(self.address, uid)
         self._socket = opened
+        conversation = self._conversation = Conversation(self._ids)
         try:
-            hello = {"agent": self.agent, "client": f"engram {__version__}"}
-            if session := os.environ.get("ENGRAM_SESSION"):
-                hello["session"] = session
-            self._awaited.add(0)
-            self._send(self._connection.hello(hello))
-            answer = self._wait(0, time.monotonic() + ANSWER_SECONDS)
-        except _Lost:
-            raise
+            box, data = conversation.greet(self.agent, self.session, self.owns_session, self.presence)
+            self._send(data)
+            conversation.server = self._wait(box, time.monotonic() + ANSWER_SECONDS)
         except EngramError as error:
             self.close()
             if error.code != "timeout":
                 raise
-            raise EngramError(
-                "unavailable",
-                f"the daemon at {self.address} (pid {pid}) accepts connections but does not answer. It may be stopped "
-                f"(try: kill -CONT {pid}) or hung (try: kill -KILL {pid}; nothing acknowledged is lost, and the next command starts "
-                "a new one)",
-                pid=pid,
-            ) from None
-        self.server = answer
+            raise core.silent(self.address, pid) from None
         self._was_connected = True
 
     # Requests
@@ -266,32 +258,29 @@ class Client:
     def request(self, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out any operation of the wire and return its result as it travels.
 
-        A request that cannot have done harm (a read, a put with a dedupe key, one that the daemon refused while stopping) is sent
-        again when the connection is lost, for up to STARTING_SECONDS.
+        A request that cannot have done harm (a read, a put with a dedupe key, a renewal, one that the daemon refused while stopping) is
+        sent again when the connection is lost, for up to STARTING_SECONDS.
 
         Raises:
             EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`.
         """
-        deadline = None if self.timeout is None else time.monotonic() + self.timeout
-        retry_until = time.monotonic() + STARTING_SECONDS
-        repeatable = OPERATIONS[op].permission == "read" or (op == "put" and "dedupe" in fields)
-        again = self._resumes
+        return self._request(op, fields, self.timeout)
+
+    def _request(self, op: str, fields: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+        attempts = Attempts(op, fields, timeout, time.monotonic(), self._resumes)
         while True:
             try:
-                self.connect()
-                request_id = self.send(op, fields)
-                return self._wait(request_id, deadline)
-            except _Lost:
-                if not repeatable or time.monotonic() > retry_until:
-                    raise lost(op) from None
+                return self._wait(self._ask(op, fields), attempts.deadline)
+            except Lost:
+                attempts.lost(time.monotonic())
             except EngramError as error:
-                is_away = again and error.code == "unavailable" and not self._starts
-                if not (is_away or self._is_being_replaced(error)) or time.monotonic() > retry_until:
-                    raise
+                connected = self.connected
+                result = attempts.failed(error, time.monotonic(), connected, self._starts)
+                if result is not None:
+                    return result
+                if connected:
+                    self._was_connected = not self.autostart
                 self.close()
-            if deadline is not None and time.monotonic() > deadline:
-                raise EngramError("timeout", "the connection was lost, and no daemon answered in time")
-            again = True
             time.sleep(RETRY_SECONDS)
 
     def send(self, op: str, fields: Mapping[str, Any], request_id: Id | None = None) -> Id:
@@ -300,30 +289,17 @@ class Client:
         Raises:
             EngramError: `too_large` for a request that the daemon would take no byte of; and as `connect`.
         """
-        self.connect()
-        request_id = next(self._ids) if request_id is None else request_id
-        _, frame = self._connection.request(op, fields, request_id)
-        self._check_size(fields, len(frame))
-        self._awaited.add(request_id)
-        self._send(frame)
-        return request_id
+        return self._ask(op, fields, request_id).id
 
-    def _check_size(self, fields: Mapping[str, Any], frame: int) -> None:
-        """Refuse what the daemon would, before sending a frame that it cannot even read."""
-        limits, payload = self.server["limits"], fields.get("payload", b"")
-        for size, limit, what in ((len(payload), limits["max_payload"], "payload"), (frame - 4, limits["max_frame"], "request")):
-            if size > limit:
-                raise EngramError(
-                    "too_large",
-                    f"{what}: {size} bytes are over the daemon's limit of {limit}; put a reference to a file instead, or raise "
-                    "max_payload in its configuration",
-                    limit=limit,
-                    size=size,
-                )
+    def _ask(self, op: str, fields: Mapping[str, Any], request_id: Id | None = None) -> Box:
+        self.connect()
+        box, data = self._conversation.ask(op, fields, request_id)
+        self._send(data)
+        return box
 
     def notify(self, request_id: Id, op: str, **fields: Any) -> None:
-        """Send `credit` or `cancel` for a stream."""
-        self._send(self._connection.notice(request_id, op, **fields))
+        """Send `credit` or `cancel` for a request under way."""
+        self._send(self._conversation.notice(request_id, op, **fields))
 
     def receive(self, timeout: float | None = None) -> builtins.list[Answer | Item]:
         """Wait for bytes and return the answers and items that they complete, perhaps none.
@@ -332,16 +308,9 @@ class Client:
             EngramError: `unavailable` when the connection ends, `timeout` after `timeout` seconds of nothing.
         """
         try:
-            return self._read(None if timeout is None else time.monotonic() + timeout)
-        except _Lost:
+            return self._read(math.inf if timeout is None else time.monotonic() + timeout)
+        except Lost:
             raise EngramError("unavailable", "the daemon closed the connection") from None
-
-    def _is_being_replaced(self, error: EngramError) -> bool:
-        """Whether the error is a daemon's last word before another takes over: nothing was done, and asking again is safe."""
-        if error.code != "unavailable" or self._socket is None:
-            return False
-        self._was_connected = not self.autostart
-        return True
 
     def _send(self, data: bytes) -> None:
         """Send everything, and take what arrives meanwhile, so that two full buffers never wait for each other.
@@ -364,7 +333,7 @@ class Client:
                 if events[0][1] & ~select.POLLOUT:
                     try:
                         self._arrived += self._take(0)
-                    except _Lost:
+                    except Lost:
                         return
             except OSError:
                 return
@@ -378,154 +347,151 @@ class Client:
         """Whether messages are at hand that `receive` gives without waiting."""
         return bool(self._arrived)
 
-    def _read(self, deadline: float | None) -> builtins.list[Answer | Item]:
+    def _read(self, deadline: float) -> builtins.list[Answer | Item]:
         if self._arrived:
             messages, self._arrived = self._arrived, []
             return messages
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise EngramError("timeout", "no answer came in time")
-        return self._take(left)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise core.late()
+        return self._take(None if math.isinf(left) else left)
 
     def _take(self, timeout: float | None) -> builtins.list[Answer | Item]:
-        if self._broken is not None:
-            error = self._broken
-            self._hang_up()
-            raise error
         if self._socket is None:
-            raise _Lost
+            raise Lost
+        data = b""
+        if self._conversation.broken is None:
+            try:
+                self._socket.settimeout(timeout)
+                data = self._socket.recv(_READ_BYTES)
+            except (TimeoutError, BlockingIOError):
+                raise core.late() from None
+            except OSError:
+                pass
         try:
-            self._socket.settimeout(timeout)
-            data = self._socket.recv(_READ_BYTES)
-        except (TimeoutError, BlockingIOError):
-            raise EngramError("timeout", "no answer came in time") from None
-        except OSError:
-            data = b""
-        if not data:
+            return self._conversation.receive(data)
+        except (Lost, EngramError):
             self._hang_up()
-            raise _Lost
-        messages: builtins.list[Answer | Item] = []
-        try:
-            messages.extend(self._connection.receive(data))
-        except EngramError as error:
-            self._broken = error
-            return messages or self._take(timeout)
-        return messages
+            raise
 
-    def _wait(self, request_id: Id, deadline: float | None) -> dict[str, Any]:
+    def _keep(self, messages: builtins.list[Answer | Item]) -> None:
+        for message in messages:
+            self._conversation.keep(message)
+
+    def _wait(self, box: Box, deadline: float) -> dict[str, Any]:
         """The result of a request; what arrives for others is kept for them."""
-        try:
-            while request_id not in self._answers:
-                for message in self._read(deadline):
-                    self._keep(message)
-        finally:
-            self._awaited.discard(request_id)
-        answer = self._answers.pop(request_id)
-        if answer.error is not None:
-            raise answer.error
-        return answer.result or {}
-
-    def _keep(self, message: Answer | Item) -> None:
-        if isinstance(message, Answer):
-            if message.id in self._awaited:
-                self._answers[message.id] = message
-        elif message.id in self._streams:
-            self._streams[message.id].append(message)
+        while box.answer is None and not box.is_lost:
+            self._keep(self._read(deadline))
+        return box.result()
 
     # Operations
 
-    def put(
+    put = _asked(calls.put)
+    put_many = _asked(calls.put_many)
+    get = _asked(calls.get)
+    list = _paged(calls.list_)
+    search = _asked(calls.search)
+    related = _asked(calls.related)
+    why = _paged(calls.why)
+    context_create = _asked(calls.context_create)
+    context_set = _asked(calls.context_set)
+    context_show = _asked(calls.context_show)
+    context_list = _paged(calls.context_list)
+    context_join = _asked(calls.context_join)
+    context_leave = _asked(calls.context_leave)
+    context_pin = _asked(calls.context_pin)
+    context_unpin = _asked(calls.context_unpin)
+    context_add = _asked(calls.context_add)
+    context_remove = _asked(calls.context_remove)
+    lock = _leased(calls.lock)
+    renew = _asked(calls.renew)
+    unlock = _asked(calls.unlock)
+    steal = _asked(calls.steal)
+    locks = _paged(calls.locks)
+    ack = _asked(calls.ack)
+    consumer_create = _asked(calls.consumer_create)
+    consumer_show = _asked(calls.consumer_show)
+    consumer_list = _paged(calls.consumer_list)
+    consumer_parked = _paged(calls.consumer_parked)
+    consumer_retry = _asked(calls.consumer_retry)
+    consumer_reset = _asked(calls.consumer_reset)
+    consumer_delete = _asked(calls.consumer_delete)
+    agents = _paged(calls.agents)
+    names = _asked(calls.names)
+    status = _asked(calls.status)
+    shutdown = _asked(calls.shutdown)
+
+    def _do(self, call: Call[T]) -> T:
+        return call.read(self.request(call.op, call.fields))
+
+    def acquire(self, fields: Mapping[str, Any], timeout: float | None = None) -> Lease:
+        """As `lock`, with the request's members as they travel, but for the `timeout` of a wait, in seconds."""
+        asking = Asking(fields, timeout, time.monotonic())
+        while True:
+            sent = elapsed()
+            try:
+                lease = Lease(self, self._request("lock", *asking.next(time.monotonic(), self.timeout)), sent)
+                if lease.is_doubtful:
+                    lease.renew()
+                return lease
+            except EngramError as error:
+                asking.failed(error, time.monotonic(), self._was_connected or self._resumes)
+            time.sleep(RETRY_SECONDS)
+
+    def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """As `list`, with the units as they travel."""
+        return self.each(calls.pages(context, limit, filters, dict))
+
+    def each(self, pages: Pages[T]) -> Iterator[T]:
+        """What pages of `engram_cli.calls` list, one after the other, asked for as they are used."""
+        while (fields := pages.fields()) is not None:
+            yield from pages.take(self.request(pages.op, fields))
+
+    def ask(
         self,
         context: str,
         payload: str | bytes,
         *,
+        to: str,
         type: str = "message",
         meta: Mapping[str, str] | None = None,
-        relationships: Iterable[Relationship] = (),
-        dedupe: str | None = None,
-        expect_seq: int | None = None,
-    ) -> PutResult:
-        """Append a unit; returns when it is on disk.
+        timeout: float | None = None,
+    ) -> Unit:
+        """Put a question to an agent, and wait for the first unit that responds to it, in any context.
+
+        The question is a unit with the label `to`. It is put once, and its answer found, also when the daemon is restarted meanwhile.
 
         Args:
-            payload: text, or bytes that are kept as they are.
-            dedupe: a key; a put seen before in the context is answered with its unit.
-            expect_seq: refuse with `conflict` unless the context's last entry has this seq (0: it has none).
+            to: who is asked.
+            timeout: seconds to wait for the answer; None means the client's timeout.
+
+        Raises:
+            EngramError: `timeout` when none came, with the question's `id` and `seq`; and as `put`.
         """
-        fields: dict[str, Any] = {"context": context, "type": type, **_payload(payload)}
-        if meta:
-            fields["meta"] = dict(meta)
-        edges = [{"type": edge.type, "target": edge.target, "meta": edge.meta} for edge in relationships]
-        if edges:
-            fields["relationships"] = edges
-        return self._put(fields, dedupe, expect_seq)
+        return Unit.from_wire(self.ask_raw(context, payload, to=to, type=type, meta=meta, timeout=timeout))
 
-    def put_many(
-        self, context: str, units: Sequence[Mapping[str, Any]], *, dedupe: str | None = None, expect_seq: int | None = None
-    ) -> PutResult:
-        """Append several units in one batch, all or none.
-
-        Args:
-            units: maps with `text` or `payload`, and `type`, `meta`, `relationships` if wanted.
-        """
-        return self._put({"context": context, "units": [dict(unit) for unit in units]}, dedupe, expect_seq)
-
-    def _put(self, fields: dict[str, Any], dedupe: str | None, expect_seq: int | None) -> PutResult:
-        if dedupe is not None:
-            fields["dedupe"] = dedupe
-        if expect_seq is not None:
-            fields["expect_seq"] = expect_seq
-        made = self.request("put", fields)
-        ids = tuple(format_id(unit) for unit in made.get("ids", [made["id"]]))
-        return PutResult(ids[-1], made["seq"], made["ts"], made["deduped"], ids)
-
-    def get(self, *ids: str | int) -> builtins.list[Unit]:
-        """The units with these ids or seqs, in this order; `not_found` if one is missing."""
-        return [Unit.from_wire(unit) for unit in self.request("get", {"ids": list(ids)})["units"]]
-
-    def list(self, context: str, *, limit: int | None = None, **filters: Any) -> Iterator[Unit]:
-        """A context's present units, oldest first, read page by page as they are used.
-
-        Args:
-            filters: `agent`, `type` (one or a list), `meta` (a map), `since`, `until`, `after`, `related_to`, `reverse`.
-        """
-        for unit in self.pages(context, limit, filters):
-            yield Unit.from_wire(unit)
-
-    def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """As `list`, with the units as they travel."""
-        fields = {"context": context, **filters}
-        left = limit
-        while left is None or left > 0:
-            page = self.request("list", fields if left is None else {**fields, "limit": min(left, 1000)})
-            yield from page["units"]
-            left = None if left is None else left - len(page["units"])
-            if page["next"] is None:
-                return
-            fields["after"] = page["next"]
-
-    def search(self, query: str, *contexts: str, **options: Any) -> Found:
-        """A page of the units that fit a query best.
-
-        Args:
-            contexts: none means all.
-            options: `mode` (`hybrid`, `keyword` or `semantic`), `limit`, `after`, `min_score`, `wait` (milliseconds), and `list`'s filters
-                but `reverse`.
-        """
-        page = self.request("search", {"query": query, **({"contexts": [*contexts]} if contexts else {}), **options})
-        hits = (
-            Hit(
-                Unit.from_wire(hit["unit"]),
-                hit["score"],
-                hit["parts"]["keyword"],
-                hit["parts"]["semantic"],
-                hit["snippet"]["text"],
-                tuple((start, end) for start, end in hit["snippet"]["marks"]),
-                hit["cursor"],
-            )
-            for hit in page["hits"]
-        )
-        return Found(tuple(hits), page["next"], page["behind"])
+    def ask_raw(
+        self,
+        context: str,
+        payload: str | bytes,
+        *,
+        to: str,
+        type: str = "message",
+        meta: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """As `ask`, with the answer as it travels."""
+        seconds = self.timeout if timeout is None else timeout
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        asked = self._do(calls.question(context, payload, to=to, type=type, meta=meta))
+        try:
+            for item in Tail(self, calls.answers(asked), deadline).raw():
+                if "unit" in item and calls.is_answer(item["unit"], asked):
+                    return dict(item["unit"])
+        except EngramError as error:
+            if error.code != "timeout":
+                raise
+        raise calls.unanswered(asked, to, seconds or 0)
 
     def tail(self, *contexts: str, follow: bool = True, **options: Any) -> Tail:
         """Stream the entries of contexts (none: of all): `for unit in client.tail("build", last=10): ...`
@@ -533,89 +499,72 @@ class Client:
         Args:
             follow: go on with new entries instead of ending where the log ends now.
             options: where to start: `last` (a count), `since` (a time), `after` (a cursor or seq); none of these means now. Which:
-                `agent`, `type`, `meta`, `related_to`, `until`, and `events=True` for every event.
+                `agent`, `type`, `meta`, `related_to`, `until`, `kinds` (of events), and `events=True` for every event.
         """
-        return Tail(self, {"contexts": list(contexts), "follow": follow, **options})
+        return Tail(self, {"contexts": [*contexts], "follow": follow, **options})
 
-    def context_create(self, context: str, *, display_name: str | None = None, meta: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Create a context; `exists` if there is one."""
-        return self._described("context_create", context, display_name, meta)
+    def consume(
+        self, consumer: str, *contexts: str, follow: bool = True, ack: str = "auto", prefetch: int = 1, **settings: Any
+    ) -> Consuming:
+        """Take part in a consumer, which is created if need be: `for unit in client.consume("reviews", "work"): ...`
 
-    def context_set(self, context: str, *, display_name: str | None = None, meta: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-        """Change a context's title and labels; a label of None is removed."""
-        return self._described("context_set", context, display_name, meta)
+        Args:
+            contexts: of a new consumer; none means all. One that exists keeps its own, and another choice is refused (`conflict`).
+            follow: go on with new units instead of ending when all that are there now are done.
+            ack: `auto`: a unit is done when the loop asks for the next one; `manual`: when `Consuming.ack` says so.
+            prefetch: how many units to have at a time.
+            settings: as `consumer_create` takes.
+        """
+        return Consuming(self, calls.consumer_settings(consumer, contexts, settings) | {"follow": follow, "prefetch": prefetch}, ack)
 
-    def _described(self, op: str, context: str, display_name: str | None, meta: Mapping[str, str | None] | None) -> dict[str, Any]:
-        fields: dict[str, Any] = {"context": context}
-        if display_name is not None:
-            fields["display_name"] = display_name
-        if meta:
-            fields["meta"] = dict(meta)
-        described: dict[str, Any] = self.request(op, fields)["context"]
-        return described
 
-    def context_show(self, context: str) -> dict[str, Any]:
-        """Describe a context; `not_found` if there is none."""
-        described: dict[str, Any] = self.request("context_show", {"context": context})["context"]
-        return described
+class Lease(Term):
+    """A lease that was granted. As a context manager it is released at the end.
 
-    def context_list(self) -> Iterator[dict[str, Any]]:
-        """Describe every context, by name."""
-        return self._named("context_list", "contexts", {})
+    It lasts `ttl` seconds from its last good renewal, or, taken with `session=True`, as long as the session. Nobody renews it for you: call
+    `renew` well before `left` comes to 0. A lease that ran out or was taken away is noticed when the daemon is asked, by `renew` and
+    `release`, and they say so (`stale`). What is written must not depend on noticing in time: name the lease as a fence of the put
+    (`client.put(..., fences=[lease])`), which the daemon refuses once it is over.
+    """
 
-    def context_join(self, context: str, agent: str | None = None) -> bool:
-        """Make an agent (by default the client's) a member; False if it was one."""
-        return self._changed("context_join", {"context": context, "agent": self.agent if agent is None else agent})
+    def __init__(self, client: Client, granted: dict[str, Any], sent: float) -> None:
+        super().__init__(granted, sent)
+        self._client = client
 
-    def context_leave(self, context: str, agent: str | None = None) -> bool:
-        """End an agent's membership; False if there was none."""
-        return self._changed("context_leave", {"context": context, "agent": self.agent if agent is None else agent})
+    def renew(self) -> None:
+        """Have it last its full time from now on.
 
-    def context_pin(self, context: str, *ids: str | int) -> bool:
-        """Pin units; False if all were pinned."""
-        return self._changed("context_pin", {"context": context, "ids": list(ids)})
+        Raises:
+            EngramError: `stale` when it is over; others when the daemon cannot be asked, and the lease may go on.
+        """
+        sent = elapsed()
+        try:
+            self._renewed(self._client.renew(self.token), sent)
+        except EngramError as error:
+            self._failed(error)
+            raise
 
-    def context_unpin(self, context: str, *ids: str | int) -> bool:
-        """Unpin units; False if none was pinned."""
-        return self._changed("context_unpin", {"context": context, "ids": list(ids)})
+    def release(self) -> None:
+        """Give it up.
 
-    def context_add(self, context: str, *ids: str | int) -> bool:
-        """Add units of other contexts; False if all were there."""
-        return self._changed("context_add", {"context": context, "ids": list(ids)})
+        Raises:
+            EngramError: `stale` when it was over already: others may have held it meanwhile.
+        """
+        self._client.unlock(self.token)
+        self._is_over = True
 
-    def context_remove(self, context: str, *ids: str | int) -> bool:
-        """Remove units from a context; False if none was there."""
-        return self._changed("context_remove", {"context": context, "ids": list(ids)})
+    def __enter__(self) -> Self:
+        return self
 
-    def _changed(self, op: str, fields: dict[str, Any]) -> bool:
-        changed: bool = self.request(op, fields)["changed"]
-        return changed
-
-    def agents(self, context: str | None = None) -> Iterator[dict[str, Any]]:
-        """Every agent that has put a unit, or a context's members, by name."""
-        return self._named("agents", "agents", {} if context is None else {"context": context})
-
-    def names(self, kind: str, prefix: str = "", limit: int = 1000) -> builtins.list[str]:
-        """The names of `contexts` or `agents` that start with a prefix, in order, at most `limit`."""
-        found: builtins.list[str] = self.request("names", {"kind": kind, "prefix": prefix, "limit": limit})["names"]
-        return found
-
-    def _named(self, op: str, member: str, fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        while True:
-            page = self.request(op, fields)
-            yield from page[member]
-            if page["next"] is None:
-                return
-            fields = {**fields, "after": page["next"]}
-
-    def status(self) -> dict[str, Any]:
-        """The daemon's facts about itself."""
-        facts: dict[str, Any] = self.request("status", {})["status"]
-        return facts
-
-    def shutdown(self) -> None:
-        """Ask the daemon to stop."""
-        self.request("shutdown", {})
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Release it. That it was lost is raised, unless an exception is on its way already."""
+        if self._is_over:
+            return
+        try:
+            self.release()
+        except EngramError:
+            if error is None:
+                raise
 
 
 class Tail:
@@ -623,19 +572,18 @@ class Tail:
 
     Iterating gives units; `events()` gives every item. Reconnecting takes as long as it must, or the client's `timeout`; a stream that does
     not follow waits STARTING_SECONDS at most. A daemon that cannot be reached in the first place is an error at once.
-
-    Attributes:
-        cursor: where the stream stands: after the item that was given last. None before the first.
     """
 
-    def __init__(self, client: Client, fields: dict[str, Any]) -> None:
-        self.cursor: str | None = None
+    def __init__(self, client: Client, fields: Mapping[str, Any], deadline: float = math.inf) -> None:
         self._client = client
-        self._fields = fields
-        self._id: Id | None = None
-        self._items: deque[Item] = deque()
-        self._used = 0
-        self._started = client._resumes
+        self._deadline = deadline
+        self._mark = Bookmark(fields, client._resumes)
+        self._box: Box | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the stream stands: after the item that was given last. None before the first."""
+        return self._mark.cursor
 
     def __iter__(self) -> Iterator[Unit]:
         for event in self.events():
@@ -645,116 +593,126 @@ class Tail:
     def events(self) -> Iterator[Event]:
         """Every item: entries, other events if asked for, the mark `live`, heartbeats."""
         for fields in self.raw():
-            unit = fields.get("unit")
-            yield Event(fields["kind"], fields["cursor"], None if unit is None else Unit.from_wire(unit), fields)
+            yield Event.from_wire(fields)
 
     def raw(self) -> Iterator[dict[str, Any]]:
         """Every item as it travels."""
         try:
-            while True:
-                try:
-                    item = self._next()
-                except _Lost:
-                    self._reconnect()
-                    continue
-                except EngramError as error:
-                    if error.code != "unavailable" or not self._started:
-                        raise
-                    self._client.close()
-                    self._reconnect()
-                    continue
-                if item is None:
-                    return
-                self.cursor = item.event["cursor"]
-                yield item.event
+            while (item := self._next()) is not None:
+                yield self._mark.turn(item)
                 self._pay(item)
         finally:
             self.close()
 
     def close(self) -> None:
         """End the stream. The daemon is told, and the connection stays."""
-        request_id, self._id = self._id, None
-        self._client._awaited.discard(request_id or 0)
-        if request_id is not None and self._client._streams.pop(request_id, None) is not None:
-            self._client.notify(request_id, "cancel")
+        box, self._box = self._box, None
+        if box is not None and self._client._conversation.forget(box):
+            self._client.notify(box.id, "cancel")
 
     def pending(self) -> bool:
         """Whether an item is at hand without waiting."""
-        return bool(self._items)
-
-    def _start(self) -> None:
-        fields = self._fields
-        if self.cursor is not None:
-            fields = {name: value for name, value in fields.items() if name not in ("last", "since")} | {"after": self.cursor}
-        client = self._client
-        client.connect()
-        self._used = 0
-        self._id = client.send("tail", fields)
-        self._items = client._streams[self._id] = deque()
-        self._started = True
+        return self._box is not None and bool(self._box.items)
 
     def _next(self) -> Item | None:
+        """The next item, from this connection or a later one; None at the stream's end."""
         client = self._client
-        if self._id is None or self._id not in client._streams:
-            if self._id is not None:
-                raise _Lost
-            self._start()
-        assert self._id is not None
-        while not self._items:
-            if self._id in client._answers:
-                client._streams.pop(self._id, None)
-                request_id, self._id = self._id, None
-                client._wait(request_id, None)
+        while True:
+            try:
+                if self._box is None:
+                    client.connect()
+                    self._box = self._begin()
+                box = self._box
+                while not (box.items or box.answer or box.is_lost):
+                    client._keep(client._read(self._deadline))
+                if box.items:
+                    return box.items.popleft()
+                self._box = None
+                box.result()
                 return None
-            for message in client._read(None):
-                client._keep(message)
-        return self._items.popleft()
+            except Lost:
+                pass
+            except EngramError as error:
+                if error.code != "unavailable" or not self._mark.started:
+                    raise
+                client.close()
+            self._reconnect()
+
+    def _begin(self) -> Box:
+        """Ask for the stream, on a connection that there is."""
+        return self._client._ask(self._mark.op, self._mark.fields())
 
     def _pay(self, item: Item) -> None:
-        """Give the credit back in large steps, once the items are used."""
-        self._used += item.size + 4
-        if self._used >= DEFAULT_CREDIT // 4 and self._id is not None and self._id in self._client._streams:
-            self._client.notify(self._id, "credit", bytes=self._used)
-            self._used = 0
+        credit = self._mark.used(item)
+        if credit and self._box is not None and self._box.answer is None and not self._box.is_lost:
+            self._client.notify(self._box.id, "credit", bytes=credit)
 
     def _reconnect(self) -> None:
         """Wait for a daemon, as long as the client's timeout allows; never start one."""
-        self._id = None
-        self._items.clear()
-        timeout = self._client.timeout
-        patience = STARTING_SECONDS if timeout is None and not self._fields["follow"] else timeout
-        deadline = None if patience is None else time.monotonic() + patience
+        self._box = None
+        now = time.monotonic()
+        timeout = self._client.timeout if math.isinf(self._deadline) else max(0.0, self._deadline - now)
+        patience = Patience(timeout, self._mark.follows, now)
         while True:
             try:
                 self._client._connect(False)
                 return
             except EngramError as error:
-                if error.code != "unavailable":
-                    raise
-                if deadline is not None and time.monotonic() > deadline:
-                    if timeout is None:
-                        raise
-                    raise EngramError("timeout", f"no daemon came back within {timeout:g} s: {error.message}") from None
+                patience.failed(error, time.monotonic())
                 time.sleep(RETRY_SECONDS)
 
 
-def lost(op: str) -> EngramError:
-    """The error of an operation whose connection ended before its answer."""
-    if OPERATIONS[op].permission == "read":
-        return EngramError("unavailable", "the daemon closed the connection before it answered")
-    return EngramError(
-        "outcome_unknown",
-        LOST.format(op=op),
-    )
+class Consuming(Tail):
+    """A member's part of a consumer's units. Like `Tail`, it survives a lost connection; what was not acknowledged comes again.
 
+    What `events()` gives has `deliveries` in its fields: how often the unit was delivered, this time included.
+    """
 
-def _payload(payload: str | bytes) -> dict[str, str | bytes]:
-    return {"text": payload} if isinstance(payload, str) else {"payload": payload}
+    def __init__(self, client: Client, fields: Mapping[str, Any], ack: str) -> None:
+        if ack not in ("auto", "manual"):
+            raise EngramError("invalid", f"ack: must be auto or manual, not {ack!r}")
+        super().__init__(client, fields)
+        self._mark: Bookmark = Membership(fields, client._resumes)
+        self._acks = Acks(fields["consumer"])
+        self._auto = ack == "auto"
 
+    def raw(self) -> Iterator[dict[str, Any]]:
+        """Every item as it travels."""
+        yield from super().raw()
+        self.flush()
 
-def _peer(opened: sockets.socket) -> tuple[int | None, int | None]:
-    """The pid and uid of who listens, where the kernel tells."""
-    if not hasattr(sockets, "SO_PEERCRED"):
-        return None, None
-    pid, uid, _ = _UCRED.unpack(opened.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _UCRED.size))
-    return pid, uid
+    def ack(self, *entries: Unit | str | int) -> None:
+        """Say that units (or cursors, or seqs of entries) are done, without waiting for the answer: `flush` does.
+
+        Raises:
+            EngramError: an earlier acknowledgement was refused.
+        """
+        self._acks.add(entries)
+        if self._box is not None and not self._box.is_lost and self._client.connected:
+            self._acks.send(self._client._ask)
+
+    def flush(self) -> None:
+        """Wait until every acknowledgement is on disk.
+
+        Raises:
+            EngramError: one was refused, or no daemon answers.
+        """
+        try:
+            for box in self._acks.settle():
+                self._client._wait(box, math.inf)
+        except Lost:
+            self._acks.again()
+        self._acks.settle()
+        for fields in self._acks.rest():
+            self._client.request("ack", fields)
+
+    def _begin(self) -> Box:
+        """What was not answered goes first, so that it does not come again."""
+        self._acks.again()
+        self._acks.send(self._client._ask)
+        return super()._begin()
+
+    def _pay(self, item: Item) -> None:
+        super()._pay(item)
+        if self._auto and "unit" in item.event:
+            self.ack(item.event["cursor"])

@@ -14,6 +14,7 @@ from .client import Client
 from .output import Output
 
 COLORS = ("auto", "always", "never")
+ME = "me"  # as the value of --to: who acts
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,20 @@ class Common:
         if self.socket == "":
             raise EngramError("invalid", "--socket must not be empty")
 
-    def client(self, autostart: bool = True) -> Client:
-        """A connection for this command."""
-        made = Client(self.socket, agent=self.agent, autostart=autostart and not self.no_autostart, timeout=self.seconds)
+    def client(self, autostart: bool = True, opens_session: bool = False, presence: bool = False) -> Client:
+        """A connection for this command. It joins the session that it runs in; only a command that others run in opens one.
+
+        Args:
+            presence: whether the agent counts as present meanwhile: for commands that go on until they are ended.
+        """
+        made = Client(
+            self.socket,
+            agent=self.agent,
+            autostart=autostart and not self.no_autostart,
+            timeout=self.seconds,
+            opens_session=opens_session,
+            presence=presence,
+        )
         if settings.resumed:
             made.resume()
         return made
@@ -47,6 +59,11 @@ class Common:
     def output(self) -> Output:
         """Standard output in the form asked for."""
         return Output(self.json, self.color)
+
+    @property
+    def name(self) -> str:
+        """Who acts."""
+        return settings.agent() if self.agent is None else self.agent
 
     @property
     def seconds(self) -> float | None:
@@ -66,6 +83,7 @@ def labels(given: list[str] | None, option: str = "--meta") -> dict[str, str]:
 
 
 def filters(
+    common: Common,
     agent: list[str] | None,
     type: list[str] | None,
     meta: list[str] | None,
@@ -73,12 +91,18 @@ def filters(
     until: str | None,
     after: str | None,
     related_to: str | None,
+    to: str | None,
 ) -> dict[str, Any]:
     """The filter options as members of a request."""
+    wanted = labels(meta)
+    if to is not None:
+        if "to" in wanted:
+            raise EngramError("invalid", "--to and --meta to=...: give only one of them")
+        wanted["to"] = common.name if to == ME else to
     given: dict[str, Any] = {
         "agent": agent,
         "type": type,
-        "meta": labels(meta),
+        "meta": wanted,
         "since": since,
         "until": until,
         "after": after,

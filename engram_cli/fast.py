@@ -14,8 +14,9 @@ import sys
 import time
 
 from engramd.protocol.address import socket_path
+from engramd.protocol.resources import resource
 
-from . import LITERAL_DASH, LOST, settings
+from . import LITERAL_DASH, LOST, WITH_COMMAND, settings
 from .table import VERBS
 
 TYPE_CHECKING = False
@@ -50,7 +51,7 @@ def main() -> None:
     if sys.argv[1:2] == ["__complete"]:
         leave(complete(sys.argv[2:]))
     call = read(sys.argv[1:])
-    if call is None or call[1]["timeout"] is not None or call[1]["color"] not in ("auto", "always", "never"):
+    if call is None or (call[1]["timeout"] is not None and not call[1].get("wait")) or call[1]["color"] not in ("auto", "always", "never"):
         from .__main__ import main as full
 
         full()
@@ -85,7 +86,7 @@ def leave(code: int) -> NoReturn:
 
 
 def complete(arguments: list[str]) -> int:
-    """Print the names of a KIND (contexts, agents) that start with PREFIX, for the shells' completions, and return 0.
+    """Print the names of a KIND (contexts, agents, consumers, locks) that start with PREFIX, for the shells' completions, and return 0.
 
     Whatever is wrong, there is nothing to offer: no daemon is started, no error is printed, and after COMPLETION_SECONDS it is over.
     """
@@ -126,6 +127,8 @@ def read(arguments: list[str]) -> tuple[str, dict[str, Any]] | None:
     rest = iter(arguments[1:])
     for word in rest:
         if word == "--":
+            if arguments[0] in WITH_COMMAND:
+                return None
             words += [LITERAL_DASH if literal == "-" else literal for literal in rest]
         elif word[:1] != "-" or word == "-":
             words.append(word)
@@ -245,12 +248,11 @@ class Connection:
     """
 
     def __init__(self, values: dict[str, Any], patience: float | None = GREETING_SECONDS) -> None:
-        agent = values["agent_name"]
-        if agent is None:
-            agent = _setting(settings.agent)
         if values["socket"] == "":
             raise GiveUp
-        hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": agent, "client": "engram"}
+        hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": _agent(values), "client": "engram"}
+        if values.get("follow"):  # it is there as long as it reads
+            hello["presence"] = True
         if session := os.environ.get("ENGRAM_SESSION"):
             hello["session"] = session
         self._buffer = b""
@@ -369,6 +371,12 @@ def _put(values: dict[str, Any]) -> int:
     for name in ("dedupe", "expect_seq"):
         if values[name] is not None:
             fields[name] = values[name]
+    if values["fence"]:
+        fields["fences"] = [_fence(fence) for fence in values["fence"]]
+    if values["release"]:
+        if not values["fence"]:
+            raise GiveUp
+        fields["release"] = True
     encode(fields)  # text that no UTF-8 can hold gives up before anything is read
     if file is not None or text == "-":
         fields["payload"] = _file(file) if file is not None else _read(0)
@@ -382,10 +390,8 @@ def _put(values: dict[str, Any]) -> int:
     name = made["id"].hex()
     shown = f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}"
     if values["json"]:
-        seconds, micros = divmod(made["ts"], 1_000_000)
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         deduped = "true" if made["deduped"] else "false"
-        shown = f'{{"id": "{shown}", "seq": {made["seq"]}, "ts": "{moment}.{micros:06}Z", "deduped": {deduped}}}'
+        shown = f'{{"id": "{shown}", "seq": {made["seq"]}, "ts": "{_moment(made["ts"])}", "deduped": {deduped}}}'
     write(shown.encode() + b"\n")
     return 0
 
@@ -427,7 +433,7 @@ def _list(values: dict[str, Any]) -> int:
 
 
 def _tail(values: dict[str, Any]) -> int:
-    if values["events"]:
+    if values["events"] or values["kind"] or not values["consumer"] is values["ack"] is values["prefetch"] is None:
         raise GiveUp
     if not values["json"]:
         _need_pipe(values)
@@ -476,6 +482,110 @@ def _stream(connection: Connection, values: dict[str, Any]) -> int:
     raise Failed(message["error"])
 
 
+def _lock(values: dict[str, Any]) -> int:
+    busy_code, timeout = values["busy_code"], values["timeout"]
+    if values["json"] or values["grace"] is not None or (busy_code or 0) > 255 or (values["shared"] and values["slots"] is not None):
+        raise GiveUp
+    fields: dict[str, Any] = {"resources": [_resource(path) for path in values["paths"]]}
+    for name in ("ttl", "slots", "reason"):
+        if values[name] is not None:
+            fields[name] = values[name]
+    if values["shared"] or values["slots"] is not None:
+        fields["mode"] = "shared" if values["shared"] else "slots"
+    if values["session"]:
+        if not os.environ.get("ENGRAM_SESSION"):
+            raise GiveUp
+        fields["session"] = True
+    if values["wait"]:
+        fields["wait"] = True
+        if timeout is not None:
+            fields["timeout"] = timeout
+    encode(fields)
+    connection, began = Connection(values), time.monotonic()
+    try:
+        granted = connection.ask("lock", fields)
+    except Failed as failed:
+        if busy_code is None or failed.error["code"] not in ("locked", "deadlock", "busy"):
+            raise
+        report(failed.error)
+        return int(busy_code)
+    except GiveUp:
+        if timeout is not None:  # the rest of the wait is for the full program
+            from engramd.protocol.times import parse_duration
+
+            values["timeout"] = f"{max(0.0, parse_duration(timeout) / 1e6 - (time.monotonic() - began)):.3f}"
+        raise
+    write(b"%d\n" % granted["token"])
+    os.write(2, how_long(granted).encode() + b"\n")
+    return 0
+
+
+def how_long(granted: dict[str, Any]) -> str:
+    """What the holder of a lease has to know."""
+    token, ends = granted["token"], granted["expires_at"]
+    if ends is None:
+        return f"engram: held as long as the session; to release it: engram unlock {token}"
+    return f"engram: held until {_moment(ends)}; to renew it: engram renew {token}; to release it: engram unlock {token}"
+
+
+def _unlock(values: dict[str, Any]) -> int:
+    tokens = values["tokens"]
+    if values["force"] or values["json"]:
+        raise GiveUp
+    for token in tokens:
+        _token(token)
+    several = len(tokens) > 1
+    connection = Connection(values)
+    while tokens:
+        try:
+            connection.ask("unlock", {"token": _token(tokens[0])}, repeatable=False)
+        except Failed as failed:
+            if failed.error["code"] != "stale" or not several:
+                raise
+            values["missing"] = report(failed.error)
+        del tokens[0]
+    return int(values.get("missing", 0))
+
+
+def _renew(values: dict[str, Any]) -> int:
+    if values["json"]:
+        raise GiveUp
+    renewed = Connection(values).ask("renew", {"token": _token(values["token"])})
+    ends = renewed["expires_at"]
+    write((WITH_SESSION if ends is None else _moment(ends)).encode() + b"\n")
+    return 0
+
+
+WITH_SESSION = "with its session"  # when a lease ends that has no deadline
+
+
+def _moment(ts: int) -> str:
+    """An instant as RFC 3339 in UTC with microseconds."""
+    seconds, micros = divmod(ts, 1_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{micros:06}Z"
+
+
+def _resource(path: str) -> str:
+    """A PATH argument as a resource in normal form."""
+    if not path:
+        raise GiveUp
+    try:
+        return resource(path)
+    except (OSError, ValueError) as error:
+        raise GiveUp from error
+
+
+def _fence(fence: str) -> dict[str, Any]:
+    path, _, token = fence.rpartition(":")
+    return {"resource": _resource(path), "token": _token(token)}
+
+
+def _token(typed: str) -> int:
+    if not (typed.isascii() and typed.isdigit() and len(typed) < 19 and int(typed)):
+        raise GiveUp
+    return int(typed)
+
+
 def _need_pipe(values: dict[str, Any]) -> None:
     """Text for people on a terminal is the full program's work."""
     if values["color"] != "auto" or os.isatty(1):
@@ -488,6 +598,11 @@ def _context(values: dict[str, Any]) -> str:
 
 def _named(name: str) -> str:
     return _setting(lambda: settings.context("-" if name == LITERAL_DASH else name))
+
+
+def _agent(values: dict[str, Any]) -> str:
+    agent: str | None = values["agent_name"]
+    return _setting(settings.agent) if agent is None else agent
 
 
 def _setting(look_up: Callable[[], str]) -> str:
@@ -519,6 +634,10 @@ def _filters(values: dict[str, Any]) -> dict[str, Any]:
     found = {name: values[name] for name in ("agent", "type", "since", "until", "after", "related_to") if values[name] is not None}
     if values["meta"]:
         found["meta"] = _labels(values["meta"])
+    if values["to"] is not None:
+        if "to" in found.get("meta", {}):
+            raise GiveUp
+        found["meta"] = {**found.get("meta", {}), "to": _agent(values) if values["to"] == "me" else values["to"]}
     return found
 
 
@@ -545,4 +664,12 @@ def _read(fd: int) -> bytes:
     return b"".join(parts)
 
 
-_VERBS: dict[str, Callable[[dict[str, Any]], int]] = {"put": _put, "get": _get, "list": _list, "tail": _tail}
+_VERBS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "put": _put,
+    "get": _get,
+    "list": _list,
+    "tail": _tail,
+    "lock": _lock,
+    "unlock": _unlock,
+    "renew": _renew,
+}

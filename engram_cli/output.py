@@ -98,6 +98,58 @@ class Output:
         line.append(render.for_terminal(snippet["text"][last:]), style="none")
         self.console.print(line)
 
+    def payload(self, unit: dict[str, Any]) -> None:
+        """One decoded unit's payload as cat shows it, or the whole unit as JSON."""
+        if self.json:
+            self.object(unit)
+        elif self.human:
+            text = render.for_terminal(render.unit_text(unit))
+            self.raw(text.encode() if text.endswith("\n") else text.encode() + b"\n")
+        else:
+            self.raw(unit["text"].encode() if "text" in unit else unit["payload"])
+
+    def related(self, item: dict[str, Any]) -> None:
+        """One unit that a relationship leads to: its distance, the edge and the unit."""
+        unit, edge, distance = item["unit"], item["edge"], item["distance"]
+        into = edge["source"] == unit["id"]
+        if self.json:
+            self.object(item)
+        elif self.human:
+            from rich.text import Text
+
+            lead = f"{'  ' * min(distance, 20)}{'←' if into else '→'} {edge['type']} "
+            self.console.print(Text.assemble((lead, "cyan"), self._for_people(unit, True)))
+        else:
+            self.line(f"{distance}\t{'in' if into else 'out'}\t{edge['type']}\t{render.unit_line(unit)}")
+
+    def change(self, change: dict[str, Any]) -> None:
+        """One change of a file, the leases it was made under, and what led to it."""
+        if self.json:
+            self.object(change)
+            return
+        unit = change["unit"]
+        if self.human:
+            self.console.print(self._for_people(unit, True))
+        else:
+            self.line(f"0\t-\tchange\t{render.unit_line(unit)}")
+        for lease in change["leases"]:
+            self._lease(lease)
+        for item in change["chain"]:
+            self.related(item)
+        if change["more"]:
+            note(f"engram: more led to unit {unit['seq']} than is shown; see: engram related {unit['seq']} --direction out --depth 99")
+
+    def _lease(self, lease: dict[str, Any]) -> None:
+        holder, mode = str(lease.get("holder", "")), str(lease.get("mode", ""))
+        text = " ".join([*lease.get("resources", ()), lease.get("reason", "")]).rstrip()
+        granted = lease.get("granted_at")
+        if self.human:
+            shown = f"  under lease {lease['token']} {render.for_terminal(holder)} {mode} {render.for_terminal(text)}"
+            self.console.print(shown.rstrip(), style="dim")
+        else:
+            moment = "" if granted is None else format_ts(granted)
+            self.line(f"0\t-\tlease\t{lease['token']}\t{moment}\t{holder}\t{mode}\t{render.in_line(text)}")
+
     def event(self, item: dict[str, Any], show_context: bool = False) -> None:
         """One item of a stream of every event."""
         if self.json:
@@ -119,9 +171,10 @@ class Output:
             self.object(value)
             return
         for name, member in value.items():
-            self._fact(name, member)
+            self.fact(name, member)
 
-    def _fact(self, name: str, member: Any) -> None:
+    def fact(self, name: str, member: Any) -> None:
+        """One fact as a `name: value` line."""
         shown = shorten(name, member)
         if self.human:
             from rich.text import Text
@@ -177,7 +230,7 @@ class Output:
         return line
 
 
-_TIMES = frozenset({"created_at", "updated_at", "first_seen", "last_seen", "since", "started_at"})
+_TIMES = frozenset({"created_at", "updated_at", "first_seen", "last_seen", "since", "started_at", "parked_at", "present_since"})
 
 
 def when(ts: int) -> str:

@@ -77,6 +77,8 @@ async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready, l
             nursery.start_soon(_watch, signals, engine)
             nursery.start_soon(_commit, engine)
             nursery.start_soon(engine.search.run)
+            nursery.start_soon(engine.leases.run)
+            nursery.start_soon(engine.presence.run)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(listener.serve, engine, max_connections, sessions)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
-from engramd.state import contexts
+from engramd.state import consumers, contexts, locks, presence
+from engramd.state import view as state_view
 from engramd.state.machine import Event
 from engramd.state.units import Edge, UnitPut
 
@@ -17,7 +18,17 @@ IDS = st.binary(min_size=16, max_size=16)
 SEQS = st.integers(1, 2**63 - 1)
 TIMES = st.integers(0, 2**62)
 PAYLOADS = st.text(max_size=50) | st.binary(max_size=50)
+COUNTS = st.integers(0, 2**40)
+SPANS = st.lists(st.tuples(SEQS, SEQS), max_size=4).map(tuple)
+WANTED = st.fixed_dictionaries({}, optional={"agents": st.lists(NAMES), "meta": LABELS, "related_to": IDS})  # a filter as a map
 EDGES = st.builds(Edge, st.sampled_from(RELATIONSHIPS), IDS, LABELS)
+
+
+RESOURCES = st.lists(st.sampled_from(["/", "/a", "/a/b", "/a/*", "/**/b", "@x"]), min_size=1, max_size=3, unique=True).map(tuple)
+CLAIMS = st.one_of(
+    st.builds(state_view.Claim, RESOURCES, st.sampled_from(["exclusive", "shared"])),
+    st.builds(state_view.Claim, RESOURCES, st.just("slots"), st.integers(1, 3)),
+)
 
 
 def _puts(dedupe: st.SearchStrategy[str | None], count: st.SearchStrategy[int]) -> st.SearchStrategy[UnitPut]:
@@ -32,6 +43,7 @@ def _puts(dedupe: st.SearchStrategy[str | None], count: st.SearchStrategy[int]) 
         relationships=st.lists(EDGES, max_size=3).map(tuple),
         dedupe=dedupe,
         dedupe_count=count,
+        fences=st.lists(SEQS, max_size=2).map(tuple),
     )
 
 
@@ -49,4 +61,28 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     contexts.UnitUnpinned: st.builds(contexts.UnitUnpinned, NAMES, NAMES, SEQS),
     contexts.UnitAdded: st.builds(contexts.UnitAdded, NAMES, NAMES, SEQS, NAMES),
     contexts.UnitRemoved: st.builds(contexts.UnitRemoved, NAMES, NAMES, SEQS, SEQS),
+    locks.LockGranted: st.builds(
+        locks.LockGranted,
+        agent=NAMES,
+        resources=RESOURCES,
+        mode=st.sampled_from(["exclusive", "shared", "slots"]),
+        slots=st.integers(0, 5),
+        ttl=TIMES,
+        session=st.none() | NAMES,
+        bound=st.booleans(),
+        reason=TEXTS,
+    ),
+    locks.LockReleased: st.builds(locks.LockReleased, NAMES, SEQS, RESOURCES, TEXTS),
+    locks.LockExpired: st.builds(locks.LockExpired, NAMES, SEQS, RESOURCES, st.integers(0, 9)),
+    locks.LockStolen: st.builds(locks.LockStolen, NAMES, SEQS, RESOURCES, NAMES),
+    presence.AgentPresent: st.builds(presence.AgentPresent, NAMES),
+    presence.AgentsGone: st.builds(presence.AgentsGone, st.lists(NAMES).map(tuple), TIMES, st.booleans()),
+    consumers.ConsumerCreated: st.builds(
+        consumers.ConsumerCreated, NAMES, NAMES, st.lists(NAMES).map(tuple), WANTED, TEXTS, COUNTS, COUNTS, COUNTS
+    ),
+    consumers.ConsumerAcked: st.builds(consumers.ConsumerAcked, NAMES, SPANS, st.lists(SEQS).map(tuple)),
+    consumers.ConsumerParked: st.builds(consumers.ConsumerParked, NAMES, SEQS, COUNTS),
+    consumers.ConsumerRetried: st.builds(consumers.ConsumerRetried, NAMES, NAMES, st.lists(SEQS).map(tuple)),
+    consumers.ConsumerReset: st.builds(consumers.ConsumerReset, NAMES, NAMES, COUNTS),
+    consumers.ConsumerDeleted: st.builds(consumers.ConsumerDeleted, NAMES, NAMES),
 }

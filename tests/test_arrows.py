@@ -183,7 +183,7 @@ def _loaded_by(statement: str) -> set[str]:
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
-@pytest.mark.parametrize("module", ["engram_cli", "engram_cli.__main__"])
+@pytest.mark.parametrize("module", ["engram_cli", "engram_cli.__main__", "engram_cli.client", "engram_cli.app"])
 def test_the_command_line_loads_nothing_heavy(module: str) -> None:
     loaded = _loaded_by(f"import {module}")
     assert "engram_cli" in loaded

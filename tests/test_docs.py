@@ -22,12 +22,17 @@ import typer
 
 from engram_cli.app import app
 from engramd import config
-from engramd.protocol import connection, framing, messages
+from engramd.protocol import connection, framing, messages, resources
 from engramd.protocol.connection import Answer, ClientConnection, Hello, Request, ServerConnection, answer_frame
 from engramd.protocol.errors import CODES
+from engramd.protocol.resources import problem
+from engramd.service import leases
+from engramd.service import locks as locks_service
 from engramd.service import units as units_service
-from engramd.state import contexts, units
+from engramd.state import consumers, contexts, locks, presence, units
 from engramd.state.machine import Command, decide
+from engramd.state.resources import overlap
+from engramd.state.view import Claim
 from engramd.storage import records
 from engramd.storage.log import Log
 
@@ -35,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 STORAGE = (ROOT / "docs/storage.md").read_text()
+LOCKS = (ROOT / "docs/locks.md").read_text()
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -66,7 +72,8 @@ def test_the_table_of_error_codes_is_the_codes() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     shown = {name: int(value) for name, value, _ in rows(section(PROTOCOL, "## Limits"))}
-    rooms = {**vars(framing), **vars(connection), **vars(units_service), **vars(messages)}
+    modules = (framing, connection, units_service, messages, resources, leases, locks_service)
+    rooms = {name: value for module in modules for name, value in vars(module).items()}
     assert shown == {name: rooms[name] for name in shown}
     declared = {name for name in vars(messages) if re.fullmatch(r"(MAX|DEFAULT|PAGE)_[A-Z_]+", name)}
     assert set(shown) >= declared
@@ -108,6 +115,15 @@ def test_links_lead_to_headings() -> None:
             headings = re.findall(r"^#+ (.*)$", ((path.parent / target) if target else path).read_text(), re.M)
             anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, f"{path}: {target}#{anchor}"
+
+
+def test_the_table_of_overlaps_is_what_the_daemon_thinks() -> None:
+    shown = rows(section(LOCKS, "## What overlaps what"))
+    assert len(shown) > 15
+    for one, other, overlaps, _ in shown:
+        assert problem(one) is None
+        assert problem(other) is None
+        assert overlap(one, other) == overlap(other, one) == {"yes": True, "no": False}[overlaps], (one, other)
 
 
 # The configuration file
@@ -170,13 +186,18 @@ def unit_id(ts: int, random: int) -> bytes:
     return (ts // 1000 << 80 | 7 << 76 | 0b10 << 62 | random).to_bytes(16)
 
 
-FIRST, OTHER = unit_id(START, 1), unit_id(START + SECOND, 2)
+FIRST, OTHER, CHANGE = unit_id(START, 1), unit_id(START + SECOND, 2), unit_id(START + 6 * SECOND, 3)
 WRITES: Sequence[Command] = (
     units.Put("a", "me", (units.Draft(FIRST, "message", {"k": "v"}, "hi"),), "d"),
     units.Put("b", "you", (units.Draft(OTHER, "error", {}, b"\xff", (units.Edge("responds_to", FIRST, {}),)),)),
     contexts.SetPlaces("a", "me", (OTHER,), True),
     contexts.SetPins("a", "me", (FIRST,), True),
     contexts.SetPlaces("a", "me", (FIRST,), False),
+    locks.Acquire("me", Claim(("/src",), "exclusive"), 60 * SECOND, None, False, ""),
+    units.Put("a", "me", (units.Draft(CHANGE, "file_change", {"path": "/src//x.py"}, "new"),)),
+    consumers.CreateConsumer("w", "me", {"contexts": ("a",)}, 0, True),
+    consumers.Park("w", 11, 5, 3),
+    presence.Arrive("me"),
 )
 
 
@@ -285,15 +306,17 @@ def stop(lock: Path) -> None:
         time.sleep(0.02)
 
 
-TOURS = re.findall(r"^<!-- test -->\n(.*?)^<!-- /test -->$", README, re.M | re.S)
+TOURS = {
+    name: re.findall(r"^<!-- test -->\n(.*?)^<!-- /test -->$", text, re.M | re.S) for name, text in (("README", README), ("locks", LOCKS))
+}
 
 
-def test_the_readme_has_a_tour() -> None:
-    assert len(TOURS) == README.count("<!-- test -->") == 1
+def test_each_has_one_tour() -> None:
+    assert [len(tours) for tours in TOURS.values()] == [README.count("<!-- test -->"), LOCKS.count("<!-- test -->")] == [1, 1]
 
 
-@pytest.mark.parametrize("tour", TOURS)
-def test_the_tours_of_the_readme(tour: str, place: Path) -> None:
+@pytest.mark.parametrize("tour", [tour for tours in TOURS.values() for tour in tours], ids=TOURS)
+def test_the_tours(tour: str, place: Path) -> None:
     todo = list(steps(tour))
     assert len(todo) > 10
     # One shell runs them all. After each command it writes a mark and the exit code.

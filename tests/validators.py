@@ -6,6 +6,7 @@ connection by connection. Nothing here knows how the daemon works.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ class Subscriber:
 
     Attributes:
         contexts: which ones it asked for; none means all.
-        agents, types, meta: its filter.
+        agents, types, meta, kinds: its filter; the kinds are of the events by which entries arrive.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Subscriber:
     agents: Sequence[str] = ()
     types: Sequence[str] = ()
     meta: dict[str, str] = field(default_factory=dict)
+    kinds: Sequence[str] = ()
     sessions: list[Session] = field(default_factory=list)
 
     def wants(self, entry: Entry) -> bool:
@@ -64,8 +66,14 @@ class Subscriber:
             (not self.contexts or entry.context in self.contexts)
             and (not self.agents or unit["agent"] in self.agents)
             and (not self.types or unit["type"] in self.types)
+            and (not self.kinds or entry.kind in self.kinds)
             and all(unit["meta"].get(key) == value for key, value in self.meta.items())
         )
+
+    def filter(self) -> dict[str, Any]:
+        """Its filter as members of a request."""
+        given = {"agent": self.agents, "type": self.types, "meta": self.meta, "kinds": self.kinds, "contexts": self.contexts}
+        return {name: dict(wanted) if name == "meta" else list(wanted) for name, wanted in given.items() if wanted}
 
     def received(self) -> list[Entry]:
         """Everything it got, over all its connections."""
@@ -83,6 +91,55 @@ class Acknowledged:
     seq: int
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """A unit that a member of a consumer got.
+
+    Attributes:
+        connection: on which; each has a number of its own.
+        number: the place of this among everything that the history's members got and were told, in order of time.
+    """
+
+    connection: int
+    entry: Entry
+    deliveries: int
+    number: int
+
+
+@dataclass
+class Consumer:
+    """What the members of a consumer saw, all together.
+
+    Attributes:
+        key: the label by which units come in order, if there is one.
+        asked, acked: the seqs that a member acknowledged, and those whose acknowledgement was answered, with the number of the moment.
+        cut: the connections that ended, with the number of the moment.
+        restarts: the numbers of the moments when all of them did.
+    """
+
+    name: str
+    contexts: Sequence[str] = ()
+    key: str | None = None
+    delivered: list[Delivery] = field(default_factory=list)
+    acked: dict[int, int] = field(default_factory=dict)
+    asked: dict[int, int] = field(default_factory=dict)
+    cut: dict[int, int] = field(default_factory=dict)
+    restarts: list[int] = field(default_factory=list)
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether an entry is one it asked for."""
+        return not self.contexts or entry.context in self.contexts
+
+    def is_cut(self, before: Delivery, after: Delivery) -> bool:
+        """Whether the connection of one delivery ended before another."""
+        ends = [*self.restarts, self.cut.get(before.connection, after.number)]
+        return any(before.number < number < after.number for number in ends)
+
+    def before(self, delivery: Delivery) -> set[int]:
+        """What members had acknowledged before a delivery."""
+        return {seq for seq, number in self.asked.items() if number < delivery.number}
+
+
 @dataclass
 class History:
     """Everything that was recorded.
@@ -98,6 +155,7 @@ class History:
     acknowledged: list[Acknowledged] = field(default_factory=list)
     attempts: dict[tuple[str, str], int] = field(default_factory=dict)
     subscribers: list[Subscriber] = field(default_factory=list)
+    consumers: list[Consumer] = field(default_factory=list)
 
 
 def _seqs(entries: Iterable[Entry]) -> list[int]:
@@ -180,6 +238,32 @@ def idempotent(history: History) -> None:
             raise BrokenError(f"{answer} was answered as {first} before")
 
 
+def acked(history: History) -> None:
+    """A consumer's members get every entry that it wants; none again after its acknowledgement was answered; and none while another has it.
+    Of one key, none before those in front of it were acknowledged."""
+    for consumer in history.consumers:
+        wanted = {entry.seq: entry for entry in history.log if consumer.wants(entry)}
+        missing = wanted.keys() - {delivery.entry.seq for delivery in consumer.delivered}
+        if missing:
+            raise BrokenError(f"{consumer.name} never got {sorted(missing)}")
+        open_: dict[int, Delivery] = {}
+        for delivery in sorted(consumer.delivered, key=lambda delivery: delivery.number):
+            seq = delivery.entry.seq
+            if delivery.entry != wanted.get(seq):
+                raise BrokenError(f"{consumer.name} got {delivery}, the log has {wanted.get(seq)}")
+            if consumer.acked.get(seq, delivery.number) < delivery.number:
+                raise BrokenError(f"{consumer.name} got {delivery} after its acknowledgement was answered")
+            before = open_.get(seq)
+            if before is not None and not consumer.is_cut(before, delivery):
+                raise BrokenError(f"{consumer.name} got {delivery} while it had {before}")
+            open_[seq] = delivery
+            if consumer.key is not None:
+                label = delivery.entry.unit["meta"].get(consumer.key)
+                for other, entry in wanted.items():
+                    if other < seq and entry.unit["meta"].get(consumer.key) == label and other not in consumer.before(delivery):
+                        raise BrokenError(f"{consumer.name} got {delivery} before {other} was done")
+
+
 def caught_up(history: History) -> None:
     """Every subscriber stands at the end; else the validators above would hold for one that got nothing at all."""
     for subscriber in history.subscribers:
@@ -187,10 +271,91 @@ def caught_up(history: History) -> None:
             raise BrokenError(f"{subscriber.name} stands at {subscriber.sessions[-1].until}, the log ends at {history.end}")
 
 
-GUARANTEES = (durable, ordered, gapless, unique, resumable, filtered, idempotent, caught_up)
+GUARANTEES = (durable, ordered, gapless, unique, resumable, filtered, idempotent, acked, caught_up)
 
 
 def check(history: History) -> None:
     """Hold every guarantee against a history."""
     for guarantee in GUARANTEES:
         guarantee(history)
+
+
+# Locks
+
+
+@dataclass
+class Held:
+    """A lease in a history."""
+
+    token: int
+    holder: str
+    resources: Sequence[str]
+    mode: str
+    slots: int
+
+
+def exclusive(events: Iterable[dict[str, Any]], token_label: str = "token") -> dict[int, Held]:
+    """No two conflicting leases at any point, tokens rise, and no unit under a token that is not held.
+
+    Args:
+        events: every event of the log in order, as a stream of events gives them: `{seq, kind, data}`, or `{kind, unit}`.
+        token_label: the label in which a unit names the token it was written under.
+
+    Returns:
+        The leases that are held at the end.
+    """
+    held: dict[int, Held] = {}
+    highest = 0
+    for event in events:
+        kind = event["kind"]
+        if kind == "lock_granted":
+            data, token = event["data"], event["seq"]
+            lease = Held(token, data["agent"], data["resources"], data["mode"], data["slots"])
+            if token <= highest:
+                raise BrokenError(f"token {token} after {highest}")
+            highest = token
+            _check_conflicts(lease, held.values())
+            held[token] = lease
+        elif kind in ("lock_released", "lock_expired", "lock_stolen"):
+            if held.pop(event["data"]["token"], None) is None:
+                raise BrokenError(f"{kind} at {event['seq']} of a lease that was not held")
+        elif "unit" in event and token_label in event["unit"]["meta"]:
+            token = int(event["unit"]["meta"][token_label])
+            if token not in held:
+                raise BrokenError(f"unit {event['unit']['seq']} was written under token {token}, which was not held")
+    return held
+
+
+def _check_conflicts(new: Held, held: Iterable[Held]) -> None:
+    others = [lease for lease in held if any(_meet(a, b) for a in new.resources for b in lease.resources)]
+    for lease in others:
+        if new.mode != lease.mode or new.mode == "exclusive":
+            raise BrokenError(f"token {new.token} was granted beside {lease}: {new}")
+    if new.mode == "slots":
+        for resource in new.resources:
+            here = [lease for lease in others if any(_meet(resource, other) for other in lease.resources)]
+            if len(here) >= min([new.slots, *(lease.slots for lease in here)]):
+                raise BrokenError(f"token {new.token} has no slot left on {resource}: {here}")
+
+
+def _meet(a: str, b: str) -> bool:
+    """Whether two resources can be the same file, or one beneath the other; where both have wildcards in one component, yes is assumed."""
+    if a.startswith("@") or b.startswith("@"):
+        return a == b
+    return _walk([part for part in a.split("/") if part], [part for part in b.split("/") if part])
+
+
+def _walk(a: list[str], b: list[str]) -> bool:
+    if not a or not b:
+        return True
+    if a[0] == "**" or b[0] == "**":
+        return _walk(a[1:], b) or _walk(a, b[1:])
+    return _same(a[0], b[0]) and _walk(a[1:], b[1:])
+
+
+def _same(a: str, b: str) -> bool:
+    wild_a, wild_b = "*" in a or "?" in a, "*" in b or "?" in b
+    if wild_a and wild_b:
+        return True
+    pattern, text = (a, b) if wild_a else (b, a)
+    return re.fullmatch("".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern), text) is not None

@@ -47,9 +47,9 @@ class Client:
         self.order: list[Id] = []
         self.fatal: EngramError | None = None
 
-    async def hello(self, agent: str = "tester") -> dict[str, Any]:
+    async def hello(self, agent: str = "tester", **said: Any) -> dict[str, Any]:
         """Greet, and give what the server says of itself."""
-        await self.stream.send_all(self.connection.hello({"agent": agent}))
+        await self.stream.send_all(self.connection.hello({"agent": agent, **said}))
         return await self.answer(0)
 
     def frame(self, op: str, **fields: Any) -> tuple[Id, bytes]:
@@ -192,6 +192,7 @@ class Server:
         gate: what its writes wait for, if anything.
         sessions: one for each connection, in order.
         failed: with what the committer ended, if it did.
+        running: what to cancel before another server takes over the log.
     """
 
     def __init__(
@@ -203,10 +204,12 @@ class Server:
         self.skew = 0
         self._started = trio.current_time()
         self.gate = gate
-        self.engine = Engine(log, max_payload, {"socket": "none"}, self.clock, write if gate is None else gate.write)
+        self.engine = Engine(log, max_payload, {"socket": "none"}, self.clock, write if gate is None else gate.write, trio.current_time)
         self.sessions: list[Session] = []
         self.failed: EngramError | None = None
+        self.running = trio.CancelScope()
         nursery.start_soon(self._commit)
+        nursery.start_soon(self._expire)
 
     def clock(self) -> int:
         """The wall clock, in microseconds; `skew` moves it."""
@@ -217,6 +220,12 @@ class Server:
             await self.engine.committer.run()
         except EngramError as error:
             self.failed = error
+
+    async def _expire(self) -> None:
+        with self.running:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.engine.leases.run)
+                nursery.start_soon(self.engine.presence.run)
 
     def open(self, lockstep: bool = False) -> Client:
         """A connection on which nothing was said yet.
@@ -230,10 +239,10 @@ class Server:
         self.nursery.start_soon(session.run)
         return Client(ours, self.engine.max_frame)
 
-    async def connect(self, agent: str = "tester", lockstep: bool = False) -> Client:
+    async def connect(self, agent: str = "tester", lockstep: bool = False, **hello: Any) -> Client:
         """A connection that has greeted."""
         client = self.open(lockstep)
-        await client.hello(agent)
+        await client.hello(agent, **hello)
         return client
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from engramd.protocol import render
 from engramd.protocol.errors import EngramError
 
 from ..common import Common
@@ -23,13 +22,7 @@ def run(common: Common, ids: list[str]) -> None:
                 report(error)
                 failure = error
                 continue
-            if out.json:
-                out.object(unit)
-            elif out.human:
-                text = render.for_terminal(render.unit_text(unit))
-                out.raw(text.encode() if text.endswith("\n") else text.encode() + b"\n")
-            else:
-                out.raw(unit["text"].encode() if "text" in unit else unit["payload"])
+            out.payload(unit)
     if failure is not None:
         out.flush()
         raise SystemExit(failure.exit_code)

@@ -8,6 +8,7 @@ from engramd.protocol.unit import Relationship
 
 from .. import LITERAL_DASH
 from .. import common as c
+from ..lease import fence as parse_fence
 
 
 def run(
@@ -21,15 +22,29 @@ def run(
     reply_to: str | None,
     dedupe: str | None,
     expect_seq: int | None,
+    fence: list[str] | None,
+    release: bool,
 ) -> None:
     """Put one unit and print its id. Text that is bytes has been read already, from a file or standard input."""
-    payload = _payload(text, file)
+    data = payload(text, file)
     edges = [_relationship(edge) for edge in rel or ()]
     if reply_to is not None:
         edges.append(Relationship("responds_to", reply_to))
-    name, label_map = c.context(context), c.labels(meta)
+    name, label_map, fences = c.context(context), c.labels(meta), [parse_fence(one) for one in fence or ()]
+    if release and not fences:
+        raise EngramError("invalid", "--release needs --fence: it names the leases")
     with common.client() as client:
-        made = client.put(name, payload, type=type, meta=label_map, relationships=edges, dedupe=dedupe, expect_seq=expect_seq)
+        made = client.put(
+            name,
+            data,
+            type=type,
+            meta=label_map,
+            relationships=edges,
+            dedupe=dedupe,
+            expect_seq=expect_seq,
+            fences=fences,
+            release=release,
+        )
     out = common.output()
     if out.json:
         out.object({"id": made.id, "seq": made.seq, "ts": made.ts, "deduped": made.deduped})
@@ -37,7 +52,12 @@ def run(
         out.line(made.id)
 
 
-def _payload(text: str | bytes | None, file: str | None) -> bytes:
+def payload(text: str | bytes | None, file: str | None = None) -> bytes:
+    """The payload that TEXT or --file stands for.
+
+    Raises:
+        EngramError: `invalid` when it is neither or both, or cannot be read; `too_large`.
+    """
     if (text is None) == (file is None):
         raise EngramError("invalid", "put needs TEXT, or - for standard input, or --file FILE" + (", not both" if file is not None else ""))
     if file is not None:

@@ -204,7 +204,7 @@ _engram_help() {
     fi
 }
 
-# Offer the names of contexts or agents.
+# Offer the names of contexts, agents or consumers.
 _engram_names() {
     local name
     local -a names=()

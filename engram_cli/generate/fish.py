@@ -55,7 +55,7 @@ function __engram_look
     end
 end
 
-# The names of contexts or agents. Those that start otherwise are asked for only when nothing fits: fish also matches in the middle.
+# The names of a kind. Those that start otherwise are asked for only when nothing fits: fish also matches in the middle.
 function __engram_names --argument-names kind
     set -l program (commandline -opc)[1]
     string match -q '*/*' -- $program; or set program engram

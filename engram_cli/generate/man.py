@@ -8,6 +8,7 @@ from dataclasses import fields
 from engramd import config
 from engramd.protocol.errors import CODES
 
+from .. import WITH_COMMAND
 from ..app import COMMANDS, EXAMPLES, GROUPS, app
 from .mdoc import Page, word
 from .tree import Parameter, arguments, children, description, own_options, shared_options, summary
@@ -21,6 +22,7 @@ _ENVIRONMENT = {
     "ENGRAM_CONTEXT": "The context that a single dot stands for.",
     "ENGRAM_AGENT": "Who acts, unless --as says otherwise.",
     "ENGRAM_SESSION": "The session that the agent is in.",
+    "ENGRAM_LOCK_TOKEN": "The token of the lock that a command runs under; set by engram lock for the command.",
     "ENGRAM_SOCKET": "Path of the daemon's socket, unless --socket says otherwise.",
     "ENGRAM_DATA_DIR": "Directory of the log, for a daemon that a command starts.",
     "ENGRAM_CONFIG": "Path of the configuration file.",
@@ -101,6 +103,8 @@ def _command(name: str) -> Page:
     page.section("SYNOPSIS")
     page.macro(f".Nm engram {name}", *(_optional(option) for option in own_options(name)), ".Op Ar OPTION ...")
     page.macro(*(_placed(argument) for argument in arguments(name)))
+    if name in WITH_COMMAND:
+        page.macro(".Op \\-\\- Ar COMMAND Op Ar ARGUMENT ...")
     page.section("DESCRIPTION")
     page.text(description(name))
     explained = [(f"Ar {_called(argument)}", argument.help) for argument in arguments(name) if argument.help]

@@ -9,7 +9,7 @@ from typing import Any
 from ..app import COMMANDS
 from .tree import parameters
 
-HOT = ("put", "get", "list", "tail")
+HOT = ("put", "get", "list", "tail", "lock", "unlock", "renew")
 
 _TABLE = '''\
 """The hot verbs, made from the tree in `app` by `python -m engram_cli.generate`. Do not edit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engramd.protocol.messages import MODES, NAMED
+from engramd.protocol.messages import DIRECTIONS, KINDS, NAMED, SEARCH_MODES
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from ..common import COLORS
@@ -14,22 +14,36 @@ SHELLS = ("bash", "zsh", "fish")
 SOURCES = {
     "CONTEXT": "contexts",
     "AGENT": "agents",
+    "CONSUMER": "consumers",
+    "MODE": "acks",
+    "PLACE": "places",
     "TYPE": "types",
-    "MODE": "modes",
+    "SEARCH": "modes",
+    "KIND": "kinds",
+    "DIRECTION": "directions",
+    "RELATIONSHIP": "edges",
     "TYPE:ID": "relationships",
     "WHEN": "colors",
     "F": "files",
     "PATH": "files",
+    "TOKEN": "locks",
     "SHELL": "shells",
     "VERB": "verbs",
 }
-FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "QUERY", "S", "-- OPTION"})
+FREE = frozenset(
+    {"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "QUERY", "S", "CODE", "ENTRY", "PATH:TOKEN", "-- OPTION"}
+)
 
 WORDS: dict[str, tuple[str, ...]] = {
     "types": TYPES,
+    "kinds": KINDS,
+    "directions": DIRECTIONS,
+    "edges": RELATIONSHIPS,
     "relationships": tuple(f"{kind}:" for kind in RELATIONSHIPS),
-    "modes": MODES,
+    "modes": SEARCH_MODES,
     "colors": COLORS,
+    "acks": ("auto", "manual"),
+    "places": ("start", "now"),
     "shells": SHELLS,
 }
 NAMES = NAMED  # what `engram __complete` is asked for

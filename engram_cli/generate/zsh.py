@@ -21,7 +21,7 @@ _engram() {
   return ret
 }
 
-# The names of contexts or agents. Those that start otherwise are asked for only when nothing fits: they are for approximate matching.
+# The names of a kind. Those that start otherwise are asked for only when nothing fits: they are for approximate matching.
 _engram_names() {
   local kind=$1 ret=1
   local -a names

@@ -33,7 +33,7 @@ TRANSITIONS: Mapping[str, Mapping[tuple[State, str], State]] = {
 
 MAX_IN_FLIGHT = 1024  # requests of one connection without an answer; then no more are read for a while
 MAX_HELLO = 64 * 1024  # bytes of a first frame: nobody has said who they are yet
-MAX_STREAMS = 256  # of them, streams; one more is refused
+MAX_STREAMS = 256  # of them, streams and waits; one more is refused
 Id = int | str
 _ID, _OK, _RESULT, _ERROR, _EVENT = (encode(key) for key in ("id", "ok", "result", "error", "event"))
 
@@ -180,15 +180,16 @@ class ServerConnection(_Connection):
             return Rejected(
                 request_id, EngramError("unknown_op", f"there is no operation {str(op)[:60]!r}; there are {known}", version=list(VERSION))
             )
-        if operation.stream and len(self.streams) >= MAX_STREAMS:
-            busy = f"this connection has {MAX_STREAMS} streams already; end one, or open another connection"
+        lasts = operation.lasts(message)
+        if lasts and len(self.streams) >= MAX_STREAMS:
+            busy = f"this connection has {MAX_STREAMS} streams and waits already; end one, or open another connection"
             return Rejected(request_id, EngramError("busy", busy, limit=MAX_STREAMS))
         try:
             operation.request.check(message)
         except EngramError as error:
             return Rejected(request_id, error)
         self.in_flight.add(request_id)
-        if operation.stream:
+        if lasts:
             self.streams.add(request_id)
         return Request(request_id, op, message)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, Number, OneOf, Record, Text, Type
+from .paths import MAX_PATHS
+from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
 from .unit import RELATIONSHIPS, TYPES
 
 VERSION = (1, 0)  # major, minor: a major step breaks old peers, a minor one adds
@@ -23,11 +25,16 @@ MAX_META_VALUE = 4096
 MAX_RELATIONSHIPS = 64
 MAX_UNITS = 1000  # in one put, one get, or one page
 MAX_CONTEXTS = 256  # in one tail
+MAX_RESOURCES = 1000  # of one lease
+MAX_SLOTS = 10_000
+MAX_PREFETCH = 1000  # units that a member of a consumer may have at a time
+MAX_DELIVERIES = 1000  # of a unit to a consumer
 MAX_CREDIT = 64 * MIB
 DEFAULT_CREDIT = MIB
 MAX_QUERY = 4096  # bytes of a search's query
 MAX_WAIT = 3_600_000  # milliseconds
 PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
+MAX_DISTANCE = 1000  # edges between a unit and those that are related to it
 
 PERMISSIONS = ("read", "write", "lock", "admin")
 
@@ -43,6 +50,7 @@ class Operation:
 
     Attributes:
         stream: whether items precede the answer.
+        waits: the member that makes the request wait for others, as long as they take.
     """
 
     permission: str
@@ -50,6 +58,11 @@ class Operation:
     request: Record
     result: Record
     stream: bool = False
+    waits: str = ""
+
+    def lasts(self, request: Mapping[str, Any]) -> bool:
+        """Whether the request is under way until someone ends it; `cancel` does. A connection may have fewer of these."""
+        return self.stream or request.get(self.waits) is True
 
 
 NAME = Text(MAX_NAME, least=1, plain=True)
@@ -88,22 +101,63 @@ FILTERS: Mapping[str, Field] = {
     "related_to": Field(REF, "units with a relationship to this one"),
     "until": Field(TIME, "units put before this instant"),
 }
+MODES = ("exclusive", "shared", "slots")
+TOKEN = Int(1)
+DURATION = OneOf(((str, Text(64, least=1)), (int, Int(0))))
+RESOURCES = ListOf(Resource(), MAX_RESOURCES, least=1)
+FENCE = Record(
+    {
+        "resource": Field(Resource(), "what the write touches", required=True),
+        "token": Field(TOKEN, "the token of the lease that covers it", required=True),
+    }
+)
 CONTEXT = {"context": Field(NAME, "the context", required=True)}
 UNITS = Any_("[* unit]")
-MODES = ("hybrid", "keyword", "semantic")
+SEARCH_MODES = ("hybrid", "keyword", "semantic")
+ENTRY_KINDS = ("unit_put", "unit_added")
+KINDS = (  # of events, in the order of their codes
+    "unit_put",
+    "context_created",
+    "context_changed",
+    "agent_joined",
+    "agent_left",
+    "unit_pinned",
+    "unit_unpinned",
+    "unit_added",
+    "unit_removed",
+    "lock_granted",
+    "lock_released",
+    "lock_expired",
+    "lock_stolen",
+    "consumer_created",
+    "consumer_acked",
+    "consumer_parked",
+    "consumer_retried",
+    "consumer_reset",
+    "consumer_deleted",
+    "agent_present",
+    "agents_gone",
+)
+DIRECTIONS = ("in", "out", "both")
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
 SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
 CONTEXT_INFO = Any_("context-info")
-NAMED = ("contexts", "agents")  # what `names` lists
+NAMED = ("contexts", "agents", "locks", "consumers")  # what `names` lists
 CHANGED = Record({"changed": Field(Bool(), "false if it was so already", required=True)})
 NOTHING = Record({})
+CONSUMER = {"consumer": Field(NAME, "the consumer", required=True)}
+CONSUMER_INFO = Any_("consumer-info")
+PLACE = OneOf(((str, Text(64, least=1)), (int, Int(0))))  # in the log
+ENTRIES = Field(ListOf(CURSOR, MAX_UNITS), "cursors or seqs of entries")
 
 HELLO = Record(
     {
         "version": Field(ListOf(Int(0, 2**16), 2, least=2), "major and minor version of the protocol", required=True),
         "agent": Field(NAME, "who acts on this connection", required=True),
         "session": Field(NAME, "the session it belongs to"),
+        "owner": Field(Bool(), "the session lasts as long as this connection, or another owner's"),
+        "presence": Field(Bool(), "the agent counts as present while this connection lasts"),
         "token": Field(Text(1024, least=1), "proof of identity, where the daemon asks for one"),
         "client": Field(Text(MAX_NAME), "name and version of the program, for logs"),
     }
@@ -122,9 +176,32 @@ NOTICES: Mapping[str, Record] = {
     "cancel": Record({}),
 }
 
+LEASE = Record(
+    {
+        "token": Field(TOKEN, "the fencing token: the seq of the grant", required=True),
+        "resources": Field(RESOURCES, "what it is on", required=True),
+        "mode": Field(Choice(MODES), "how", required=True),
+        "ttl": Field(Int(), "its time in microseconds", required=True),
+        "expires_at": Field(
+            OneOf(((int, Int()), (type(None), Null()))),
+            "when it ends unless renewed, by the wall clock; null: with its session",
+            required=True,
+        ),
+    }
+)
+
 _MEMBER = {**CONTEXT, "agent": Field(NAME, "the agent; the caller unless said otherwise")}
 _UNITS_OF = {**CONTEXT, "ids": Field(ListOf(REF, MAX_UNITS, least=1), "the units", required=True)}
 _LABELS = MapOf(Text(MAX_META_KEY, least=1, plain=True), OneOf(((str, Text(MAX_META_VALUE)), (type(None), Null()))), MAX_META)
+_SETTINGS = {
+    **CONSUMER,
+    "contexts": Field(ListOf(NAME, MAX_CONTEXTS), "which contexts; none means all"),
+    **{name: field for name, field in FILTERS.items() if name != "until"},
+    "key": Field(Text(MAX_META_KEY + 5), "agent, or meta:K: units of one such key go out one at a time, in order"),
+    "visibility": Field(DURATION, "how long a member may have a unit, 5m unless said otherwise; as an integer, microseconds"),
+    "deliveries": Field(Int(1, MAX_DELIVERIES), "park a unit after so many, 5 unless said otherwise"),
+    "from": Field(PLACE, "where a new consumer starts: start, now, a cursor, a seq, or a time; start unless said otherwise"),
+}
 
 OPERATIONS: Mapping[str, Operation] = {
     "put": Operation(
@@ -138,6 +215,8 @@ OPERATIONS: Mapping[str, Operation] = {
                 "units": Field(ListOf(Record(DRAFT), MAX_UNITS, least=1), "several units, all or none"),
                 "dedupe": Field(DEDUPE, "a key: a put seen before in this context answers with the first one's units"),
                 "expect_seq": Field(Int(), "refuse unless this is the seq of the context's last entry (0: none)"),
+                "fences": Field(ListOf(FENCE, 64), "refuse unless each token is that of a current lease which covers the resource"),
+                "release": Field(Bool(), "release the leases of fences in the same batch"),
             }
         ),
         Record(
@@ -192,6 +271,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 "after": Field(CURSOR, "start beyond this cursor"),
                 "follow": Field(Bool(), "go on with live entries"),
                 "events": Field(Bool(), "every event, not only the entries"),
+                "kinds": Field(ListOf(Choice(KINDS), len(KINDS), least=1), "only events of these kinds, whether entries or others"),
                 "credit": Field(Int(0, MAX_CREDIT), f"how many bytes may be sent at first ({DEFAULT_CREDIT} unless said otherwise)"),
                 "form": FORM,
             }
@@ -205,7 +285,7 @@ OPERATIONS: Mapping[str, Operation] = {
         Record(
             {
                 "query": Field(Text(MAX_QUERY, least=1), 'words, "phrases", -exclusions, type:, agent: and meta:', required=True),
-                "mode": Field(Choice(MODES), "by words and meaning, unless said otherwise"),
+                "mode": Field(Choice(SEARCH_MODES), "by words and meaning, unless said otherwise"),
                 "contexts": Field(ListOf(NAME, MAX_CONTEXTS), "which contexts; none means all"),
                 **FILTERS,
                 "since": Field(TIME, "units put at or after this instant"),
@@ -225,6 +305,104 @@ OPERATIONS: Mapping[str, Operation] = {
             }
         ),
     ),
+    "related": Operation(
+        "read",
+        "Walk relationships from a unit, nearest first; each unit is come to once.",
+        Record(
+            {
+                "of": Field(REF, "the unit to start from", required=True),
+                "direction": Field(Choice(DIRECTIONS), "out: edges that a unit has; in: edges that lead to it; both unless said otherwise"),
+                "type": Field(_some(Choice(RELATIONSHIPS)), "only edges of these types"),
+                "depth": Field(Int(1, MAX_DISTANCE), "the most edges on the way; 1 unless said otherwise"),
+                "limit": Field(Int(1, MAX_UNITS), "the most units"),
+            }
+        ),
+        Record(
+            {
+                "related": Field(Any_("[* related]"), "the units, with the way to each", required=True),
+                "more": Field(Bool(), "whether a limit ended the walk", required=True),
+            }
+        ),
+    ),
+    "why": Operation(
+        "read",
+        "Read a page of the changes of a file in all contexts, newest first, with what led to each.",
+        Record(
+            {
+                "paths": Field(ListOf(Text(MAX_META_VALUE, least=1), MAX_PATHS, least=1), "every name the file may have", required=True),
+                "depth": Field(Int(0, MAX_DISTANCE), "the most edges from a change to what led to it"),
+                "after": Field(CURSOR, "changes before this cursor"),
+                "limit": Field(Int(1, MAX_UNITS), "the most changes in the page"),
+            }
+        ),
+        Record(
+            {
+                "changes": Field(Any_("[* change]"), "the changes", required=True),
+                "next": Field(
+                    OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on; null at the end", required=True
+                ),
+            }
+        ),
+    ),
+    "consumer_create": Operation(
+        "write",
+        "Create a consumer, or see that the one there is has the settings asked for.",
+        Record(_SETTINGS),
+        CHANGED,
+    ),
+    "consume": Operation(
+        "write",
+        "Take part in a consumer, which is created if need be: stream units that no other member gets, until they are acknowledged.",
+        Record(
+            {
+                **_SETTINGS,
+                "prefetch": Field(Int(1, MAX_PREFETCH), "units to have unacknowledged at a time, 1 unless said otherwise"),
+                "follow": Field(Bool(), "go on with live entries"),
+                "credit": Field(Int(0, MAX_CREDIT), "bytes of items that may be sent before more credit is given"),
+            }
+        ),
+        Record({"cursor": Field(Text(64), "up to where the consumer is done", required=True)}),
+        stream=True,
+    ),
+    "ack": Operation(
+        "write",
+        "Say that a consumer is done with units, delivered or parked. On disk when this is answered.",
+        Record({**CONSUMER, "entries": Field(ENTRIES.type, ENTRIES.doc, required=True)}),
+        CHANGED,
+    ),
+    "consumer_show": Operation(
+        "read", "Describe a consumer.", Record(CONSUMER), Record({"consumer": Field(CONSUMER_INFO, "the consumer", required=True)})
+    ),
+    "consumer_list": Operation(
+        "read",
+        "Describe a page of the consumers, by name.",
+        Record({"after": Field(NAME, "consumers whose name sorts after this")}),
+        Record(
+            {
+                "consumers": Field(Any_("[* consumer-info]"), "the consumers", required=True),
+                "next": Field(OneOf(((str, Text(MAX_NAME)), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
+    "consumer_parked": Operation(
+        "read",
+        "Read a page of a consumer's parked units.",
+        Record({**CONSUMER, "after": Field(CURSOR, "those that were parked after this one")}),
+        Record(
+            {
+                "parked": Field(Any_("[* parked]"), "the units, in the order in which they were parked", required=True),
+                "next": Field(OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
+    "consumer_retry": Operation("write", "Deliver parked units again.", Record({**CONSUMER, "entries": ENTRIES}), CHANGED),
+    "consumer_reset": Operation(
+        "write",
+        "Have a consumer go on somewhere else. What its members have is delivered again.",
+        Record({**CONSUMER, "to": Field(PLACE, "start, now, a cursor, a seq, or a time", required=True)}),
+        Record({"cursor": Field(Text(64), "beyond which it goes on", required=True)}),
+    ),
+    "consumer_delete": Operation("write", "Forget a consumer. The streams of its members end.", Record(CONSUMER), NOTHING),
     "context_create": Operation(
         "write",
         "Create a context.",
@@ -260,9 +438,63 @@ OPERATIONS: Mapping[str, Operation] = {
     "context_unpin": Operation("write", "Unpin units.", Record(_UNITS_OF), CHANGED),
     "context_add": Operation("write", "Add units of other contexts; they arrive as new entries.", Record(_UNITS_OF), CHANGED),
     "context_remove": Operation("write", "Remove units from the context; they stay in the log.", Record(_UNITS_OF), CHANGED),
+    "lock": Operation(
+        "lock",
+        "Take a lease on resources, all or none.",
+        Record(
+            {
+                "resources": Field(RESOURCES, "absolute, normalised paths, globs over them, or @names", required=True),
+                "mode": Field(Choice(MODES), "exclusive unless said otherwise"),
+                "slots": Field(Int(1, MAX_SLOTS), "with mode slots: how many may hold one of the resources at a time"),
+                "ttl": Field(
+                    DURATION, "how long it lasts unless it is renewed, as text such as 90s or in microseconds; a minute by default"
+                ),
+                "session": Field(Bool(), "it ends with the connection's session, and needs no renewal while that lasts"),
+                "reason": Field(Text(1024), "what for; told to whoever it keeps waiting"),
+                "wait": Field(Bool(), "wait in the queue; without it, an error at once"),
+                "timeout": Field(DURATION, "how long to wait at most"),
+            }
+        ),
+        LEASE,
+        waits="wait",
+    ),
+    "renew": Operation(
+        "lock", "Let a lease last its full time from now on.", Record({"token": Field(TOKEN, "the lease", required=True)}), LEASE
+    ),
+    "unlock": Operation(
+        "lock",
+        "Release a lease; or, with force, take leases from those who hold them.",
+        Record(
+            {
+                "token": Field(TOKEN, "the lease"),
+                "resources": Field(RESOURCES, "with force: every lease that keeps one of these locked"),
+                "force": Field(Bool(), "take it away from whoever holds it"),
+            }
+        ),
+        Record({"released": Field(ListOf(Int(1), 100_000), "the tokens of the leases that ended", required=True)}),
+    ),
+    "locks": Operation(
+        "read",
+        "List the leases that are held, by token, and on the last page those who wait, in order.",
+        Record(
+            {
+                "resources": Field(RESOURCES, "only what has to do with these"),
+                "explain": Field(Bool(), "with the last units of each holder; needs resources"),
+                "after": Field(TOKEN, "leases with a higher token"),
+                "limit": Field(Int(1, MAX_UNITS), "the most leases"),
+            }
+        ),
+        Record(
+            {
+                "locks": Field(Any_("[* lock-info]"), "the leases", required=True),
+                "waiters": Field(Any_("[* waiter-info]"), "who waits", required=True),
+                "next": Field(OneOf(((int, TOKEN), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
     "agents": Operation(
         "read",
-        "List the agents that have acted, or a context's members.",
+        "List the agents that have put units or been present, or a context's members.",
         Record({"context": Field(NAME, "only its members"), "after": Field(NAME, "agents whose name sorts after this")}),
         Record(
             {
@@ -312,7 +544,7 @@ item    = {{ id: id, event: event }}
 
 ; A stream's items. "live" marks the end of what is replayed; "heartbeat" says that nothing matched for a while. Clients ignore
 ; members and kinds they do not know.
-event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit }}
+event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit, ? deliveries: uint }}   ; deliveries: of a consumer, this one included
       / {{ cursor: tstr, kind: tstr, text: bstr }}   ; with "form", whatever the kind
       / {{ cursor: tstr, kind: "live" / "heartbeat" }}
       / {{ cursor: tstr, kind: tstr, seq: uint, ts: uint, data: {{ * tstr => any }} }}
@@ -341,7 +573,36 @@ context-info = {{
   units: uint, last_seq: uint, created_at: uint, updated_at: uint,
   ? more: true   ; there are more agents or pinned units than are shown
 }}
-agent-info = {{ id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, ? since: uint }}   ; nil: never put one
+consumer-info = {{
+  id: tstr, contexts: [* tstr], filter: {{ * tstr => any }}, key: tstr, visibility: uint, deliveries: uint,
+  cursor: tstr, lag: uint, waiting: uint, held: uint, parked: uint, members: [* {{ agent: tstr, held: uint, prefetch: uint }}],
+  created_at: uint, updated_at: uint   ; visibility in microseconds; lag in events of the log
+}}
+parked = {{ cursor: tstr, deliveries: uint, parked_at: uint, again: bool, unit: unit / nil }}
+agent-info = {{
+  id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, present_since: uint / nil,   ; nil: never; or not there now
+  holds: [* tstr], ? since: uint   ; resources that it has locked, not all of very many; since when it is a member
+}}
+
+related = {{
+  unit: unit, distance: uint,
+  edge: {{ type: relationship-type, source: bstr .size 16, target: bstr .size 16, meta: labels }}   ; the last one on the way; source has it
+}}
+change = {{
+  unit: unit,
+  chain: [* related], more: bool,   ; what led to it; whether there is more of that
+  leases: [* {{ token: uint, ? holder: tstr, ? resources: [+ tstr], ? mode: tstr, ? reason: tstr, ? granted_at: uint }}]   ; held for it
+}}
+
+lock-info = {{
+  token: uint, resources: [+ tstr], mode: tstr, ? slots: uint, holder: tstr, ? session: tstr, reason: tstr, ttl: uint, granted_at: uint,
+  age: uint, remaining: uint / nil, renewals: uint,   ; microseconds; remaining nil: as long as its session
+  ? units: [* unit]   ; with "explain": the holder's last units
+}}
+waiter-info = {{
+  number: uint, resources: [+ tstr], mode: tstr, ? slots: uint, agent: tstr, ? session: tstr, reason: tstr, waited: uint,
+  behind: [* uint]   ; the tokens of the leases in the way; none: earlier waiters are
+}}
 
 hello = {{ id: id, op: "hello", {hello} }}
 """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .errors import EngramError
+from .resources import MAX_BYTES, problem
 
 
 class Type(Protocol):
@@ -27,7 +28,7 @@ def invalid(name: str, problem: str) -> EngramError:
     return EngramError("invalid", f"{name}: {problem}", field=name)
 
 
-def _bound(name: str, size: int, most: int, unit: str) -> None:
+def bound(name: str, size: int, most: int, unit: str) -> None:
     """Raise EngramError("too_large") when there are more than `most`."""
     if size > most:
         raise EngramError("too_large", f"{name}: {size} {unit} are over the limit of {most}", field=name, limit=most, size=size)
@@ -52,7 +53,7 @@ class Text:
         size = len(value) if value.isascii() else self._size(value, name)
         if size < self.least:
             raise invalid(name, "must not be empty")
-        _bound(name, size, self.most, "bytes")
+        bound(name, size, self.most, "bytes")
         if self.plain:
             if not value.isprintable():
                 raise invalid(name, "must not contain control or invisible characters")
@@ -71,6 +72,20 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource in normal form: an absolute path, a glob over such paths, or `@name`."""
+
+    def check(self, value: object, name: str) -> None:
+        Text(MAX_BYTES, least=1).check(value, name)
+        wrong = problem(str(value))
+        if wrong is not None:
+            raise invalid(name, wrong)
+
+    def cddl(self) -> str:
+        return f"tstr .size (1..{MAX_BYTES})"
+
+
+@dataclass(frozen=True, slots=True)
 class Bytes:
     """A byte string of `least` to `most` bytes."""
 
@@ -82,7 +97,7 @@ class Bytes:
             raise invalid(name, f"must be bytes, not {_kind(value)}")
         if len(value) < self.least:
             raise invalid(name, f"must be at least {self.least} bytes")
-        _bound(name, len(value), self.most, "bytes")
+        bound(name, len(value), self.most, "bytes")
 
     def cddl(self) -> str:
         return f"bstr .size ({self.least}..{self.most})"
@@ -187,7 +202,7 @@ class ListOf:
             raise invalid(name, f"must be a list, not {_kind(value)}")
         if len(value) < self.least:
             raise invalid(name, "must not be empty")
-        _bound(name, len(value), self.most, "items")
+        bound(name, len(value), self.most, "items")
         for index, item in enumerate(value):
             self.item.check(item, f"{name}[{index}]")
 
@@ -206,7 +221,7 @@ class MapOf:
     def check(self, value: object, name: str) -> None:
         if type(value) is not dict:
             raise invalid(name, f"must be a map, not {_kind(value)}")
-        _bound(name, len(value), self.most, "entries")
+        bound(name, len(value), self.most, "entries")
         for key, item in value.items():
             self.key.check(key, f"{name}, a key")
             self.value.check(item, f"{name}.{key}")

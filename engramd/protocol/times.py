@@ -34,6 +34,18 @@ def parse_duration(text: str) -> int:
     return sum(round(float(number) * _UNITS[unit]) for number, unit in _PART.findall(text))
 
 
+def format_duration(micros: int) -> str:
+    """A duration for people, in its two largest units: `250ms`, `7s`, `2m10s`, `3h05m`, `2d4h`."""
+    if micros < 1_000_000:
+        return f"{micros // 1000}ms"
+    seconds = micros // 1_000_000
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if seconds >= size:
+            rest = seconds % size // below
+            return f"{seconds // size}{unit}{rest:02}{small}" if rest else f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
 def parse_instant(value: str | int, now: int) -> int:
     """An instant in microseconds since the epoch.
 

@@ -287,7 +287,7 @@ class Vectors:
             if sum(min(hit, 10) for hit in hits) >= LEAST_RECALL * 10 * len(queries):
                 break
             visited *= 2
-        return min(visited, most)
+        return int(min(visited, most))
 
     def _dots(self, query: Floats, rows: Rows) -> Floats:
         """The exact products of some rows; for a thread, which must not touch the map."""

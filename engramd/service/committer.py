@@ -120,34 +120,34 @@ class Committer:
             logger.warning("the log's last event is %.0f s ahead of the wall clock; new events get its time", (self._last_ts - wall) / 1e6)
         return self._last_ts
 
-    def submit(self, command: Command, now: int, done: Done) -> None:
+    def submit(self, command: Command, now: int, done: Done) -> Sequence[Appended]:
         """Decide a command now; `done` gets the outcome when everything it rests on is on disk, which may be at once.
 
         Args:
             now: what `now()` gave, in the same step of the loop.
             done: gets the events, `Refused` or `Seen`, or an EngramError: `storage` when writes are refused, `outcome_unknown` when the
                 disk refused this one. It must not raise or wait.
+
+        Returns:
+            The events that it led to, which are not on disk yet.
         """
         if self.failed is not None:
             done(self.failed)
-            return
+            return ()
         try:
-            self._submit(command, now, done)
+            return self._submit(command, now, done)
         except Exception as error:
             # Half a command may be in the forming group and the pending state: nothing may be built on them any more.
             logger.exception("a command could not be decided")
             done(self.refuse_writes(error if isinstance(error, EngramError) else EngramError("internal", f"a write failed: {error!r}")))
+            return ()
 
-    def _submit(self, command: Command, now: int, done: Done) -> None:
+    def _submit(self, command: Command, now: int, done: Done) -> Sequence[Appended]:
         decision = decide(self._log.pending, command)
         group = self._forming
         if isinstance(decision, (Refused, Seen)) or not decision:
-            result: Result = decision if isinstance(decision, (Refused, Seen)) else ()
-            if self._idle.is_set():
-                done(result)
-            else:
-                group.done.append((done, result))
-            return
+            self._when_durable(done, decision if isinstance(decision, (Refused, Seen)) else ())
+            return ()
         appended = [group.batch.append(now, event) for event in decision]
         self._last_ts = now
         group.done.append((done, appended))
@@ -156,6 +156,20 @@ class Committer:
             self._room = trio.Event()  # never in place of one that someone waits for
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._wake.set()
+        return appended
+
+    def settled(self, done: Done) -> None:
+        """Call `done`, with no events, when everything that was decided so far is on disk, which may be at once; or with why it is not."""
+        if self.failed is not None:
+            done(self.failed)
+        else:
+            self._when_durable(done, ())
+
+    def _when_durable(self, done: Done, result: Result) -> None:
+        if self._idle.is_set():
+            done(result)
+        else:
+            self._forming.done.append((done, result))
 
     def refuse_writes(self, error: EngramError) -> EngramError:
         """Take no more writes, because the store is damaged. What was not yet handed to the disk is refused; reads go on.

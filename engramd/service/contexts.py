@@ -14,7 +14,7 @@ from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import PAGE_BYTES
 from ..state.contexts import CreateContext, SetContext, SetMember, SetPins, SetPlaces
 from ..state.machine import Command
-from ..state.view import AGENTS, CONTEXTS, MEMBERS, PINS, Agent, Context, Table, is_open
+from ..state.view import AGENTS, CONSUMERS, CONTEXTS, LEASES, MEMBERS, PINS, PRESENCE, Agent, Context, Table, is_open
 from ..storage import keys
 from .peer import Peer
 from .refs import unit_id
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .committer import Result
     from .engine import Engine
 
+_NAMED: dict[str, Table[str, Any]] = {"contexts": CONTEXTS, "agents": AGENTS, "consumers": CONSUMERS}
 PAGE = 100
+HELD = 16  # locked resources in the description of an agent
 SHOWN = 256  # members and pins in the description of a context; `agents` lists all members
 
 
@@ -130,7 +132,7 @@ def _describe(engine: Engine, name: str, row: Context) -> dict[str, Any]:
 
 
 def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
-    """List agents by name: all that have put a unit, or the members of one context."""
+    """List agents by name: all that have put a unit or been present, or the members of one context."""
     rows, after = engine.log.durable, fields.get("after")
     start = None if after is None else after.encode()
     found: list[dict[str, Any]] = []
@@ -153,15 +155,32 @@ def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
 
 
 def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
-    """List the names of contexts, or of agents that have put a unit, that start with a prefix."""
-    table: Table[str, Any] = CONTEXTS if fields["kind"] == "contexts" else AGENTS
-    found = engine.log.durable.keys(table, fields.get("prefix", "").encode())
-    peer.answer(request_id, {"names": [name.decode() for name in islice(found, fields.get("limit", PAGE))]})
+    """List the names of a kind, or the tokens of leases, that start with a prefix."""
+    prefix, limit = fields.get("prefix", ""), fields.get("limit", PAGE)
+    if fields["kind"] == "locks":
+        tokens = (name for token in engine.log.pending.held.tokens if (name := str(token)).startswith(prefix))
+        peer.answer(request_id, {"names": list(islice(tokens, limit))})
+        return
+    found = engine.log.durable.keys(_NAMED[fields["kind"]], prefix.encode())
+    peer.answer(request_id, {"names": [name.decode() for name in islice(found, limit)]})
 
 
 def _agent(engine: Engine, name: str, row: Agent | None, joined: int | None) -> dict[str, Any]:
-    shown: dict[str, Any] = {"id": name, "units": 0, "first_seen": None, "last_seen": None}
-    if row is not None:
-        shown = {"id": name, "units": row.units, "first_seen": row.first_seen, "last_seen": row.last_seen}
+    present = engine.log.durable.get(PRESENCE, name)
+    shown: dict[str, Any] = {
+        "id": name,
+        "units": row.units if row else 0,
+        "first_seen": row.first_seen if row else None,
+        "last_seen": row.last_seen if row else None,
+        "present_since": present.since if present else None,
+        "holds": _holds(engine, name),
+    }
     record = None if joined is None else engine.log.record(joined)
     return shown if record is None else {**shown, "since": record.ts}
+
+
+def _holds(engine: Engine, name: str) -> list[str]:
+    """The resources that an agent has locked, the first of very many."""
+    rows = engine.log.pending
+    leases = (rows.get(LEASES, token) for token in islice(rows.held.holders.get(name, ()), HELD))
+    return list(islice((resource for lease in leases if lease for resource in lease.claim.resources), HELD))

@@ -19,10 +19,12 @@ from ..state.machine import Command
 from ..state.outcome import Refused
 from ..storage.log import Appended, Batch, Log
 from ..storage.records import Record
-from . import contexts, search, status, subscriptions, units
-from .committer import Committer, Result, wall_clock
+from . import consumers, contexts, locks, relationships, search, status, subscriptions, units
+from .committer import Committer, Done, Result, wall_clock
 from .fanout import Fanout
+from .leases import Leases, elapsed
 from .peer import Flusher, Peer
+from .presence import Presence
 
 logger = logging.getLogger("engramd.engine")
 
@@ -34,6 +36,17 @@ _HANDLERS: Mapping[str, Handler] = {
     "list": units.list_,
     "tail": subscriptions.tail,
     "search": search.search,
+    "related": relationships.related,
+    "why": relationships.why,
+    "consumer_create": consumers.create,
+    "consume": consumers.consume,
+    "ack": consumers.ack,
+    "consumer_show": consumers.show,
+    "consumer_list": consumers.list_,
+    "consumer_parked": consumers.parked,
+    "consumer_retry": consumers.retry,
+    "consumer_reset": consumers.reset,
+    "consumer_delete": consumers.delete,
     "context_create": contexts.create,
     "context_show": contexts.show,
     "context_list": contexts.list_,
@@ -44,6 +57,10 @@ _HANDLERS: Mapping[str, Handler] = {
     "context_unpin": contexts.pins(False),
     "context_add": contexts.places(True),
     "context_remove": contexts.places(False),
+    "lock": locks.lock,
+    "renew": locks.renew,
+    "unlock": locks.unlock,
+    "locks": locks.locks,
     "agents": contexts.agents,
     "names": contexts.names,
     "status": status.status,
@@ -58,6 +75,8 @@ class Engine:
         log: the open store.
         max_payload: bytes a unit's payload may have.
         facts: what `status` should say besides what the engine knows (socket, data directory).
+        clock, elapsed: the wall clock in microseconds; and the seconds by which leases expire.
+        write: how a batch is synced.
         search_settings: what to search with; None for an engine that cannot.
 
     Attributes:
@@ -73,6 +92,7 @@ class Engine:
         clock: Callable[[], int] = wall_clock,
         write: Callable[[Batch], Awaitable[None]] | None = None,
         search_settings: search.Settings | None = None,
+        elapsed: Callable[[], float] = elapsed,
     ) -> None:
         self.log = log
         self.max_payload = max_payload
@@ -81,6 +101,9 @@ class Engine:
         self.fanout = Fanout(log)
         self.flusher = Flusher()
         self.committer = Committer(log, self._publish, self.flusher.flush, clock, write)
+        self.leases = Leases(self, elapsed)
+        self.consumers = consumers.Consumers(self)
+        self.presence = Presence(self)
         self.search = search.Search(log, search_settings)
         self.peers: set[Peer] = set()
         self.stopping = trio.Event()
@@ -117,9 +140,37 @@ class Engine:
         except Exception:
             self._bug(peer, request_id)
 
-    def submit(self, peer: Peer, request_id: Id, command: Command, now: int, answer: Callable[[Result], None]) -> None:
-        """Have a command decided. `answer` gets what came of it when that is on disk; refusals and failures are answered here."""
+    def welcome(self, peer: Peer) -> None:
+        """A connection was greeted."""
+        self.peers.add(peer)
+        self.leases.arrived(peer)
+        if peer.presence:
+            self.presence.arrive(peer.agent)
 
+    def farewell(self, peer: Peer) -> None:
+        """A connection has ended."""
+        peer.gone = True
+        self.peers.discard(peer)
+        self.leases.left(peer)
+        if peer.presence:
+            self.presence.leave(peer.agent)
+
+    def submit(
+        self,
+        peer: Peer,
+        request_id: Id,
+        command: Command,
+        now: int,
+        answer: Callable[[Result], None],
+    ) -> None:
+        """Have a command decided. `answer` gets what came of it when that is on disk; refusals and failures are answered here."""
+        self.leases.follow(self.committer.submit(command, now, self._done(peer, request_id, answer)))
+
+    def settled(self, peer: Peer, request_id: Id, answer: Callable[[], None]) -> None:
+        """Answer when everything that was decided so far is on disk: for what rests on it and is no write."""
+        self.committer.settled(self._done(peer, request_id, lambda _: answer()))
+
+    def _done(self, peer: Peer, request_id: Id, answer: Callable[[Result], None]) -> Done:
         def done(result: Result | EngramError) -> None:
             if isinstance(result, EngramError):
                 peer.fail(request_id, result)
@@ -128,7 +179,11 @@ class Engine:
             else:
                 self.answer(peer, request_id, lambda: answer(result))
 
-        self.committer.submit(command, now, done)
+        return done
+
+    def carry_out(self, command: Command) -> None:
+        """Have a command of the daemon's own decided. If it fails, the daemon takes no more writes at all."""
+        self.leases.follow(self.committer.submit(command, self.committer.now(), lambda _: None))
 
     def spawn(self, peer: Peer, request_id: Id, task: Callable[[], Awaitable[None]]) -> None:
         """Run a task that answers the request, as long as the connection lives; what it raises becomes the answer."""

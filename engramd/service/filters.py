@@ -24,8 +24,8 @@ def read_filter(engine: Engine, fields: dict[str, Any]) -> Filter:
     """
     related = fields.get("related_to")
     return Filter(
-        agents=_set(fields.get("agent")),
-        types=_set(fields.get("type")),
+        agents=one_or_more(fields.get("agent")),
+        types=one_or_more(fields.get("type")),
         meta=tuple(fields.get("meta", {}).items()),
         related_to=None if related is None else cbor2.loads(find_unit(engine.log, related))["id"],
     )
@@ -45,7 +45,8 @@ def read_after(engine: Engine, fields: dict[str, Any]) -> int | None:
     return after
 
 
-def _set(value: str | list[str] | None) -> frozenset[str]:
+def one_or_more(value: str | list[str] | None) -> frozenset[str]:
+    """A member that is a text or a list of them; none of them means no condition."""
     if value is None:
         return frozenset()
     return frozenset((value,) if isinstance(value, str) else value)

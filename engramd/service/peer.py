@@ -62,6 +62,9 @@ class Peer:
 
     Args:
         agent: who acts on this connection.
+        session: the session it belongs to, if any.
+        owns_session: whether the session lasts as long as this connection.
+        presence: whether the agent counts as present because of it.
         connection: the protocol state, which is told when a request is answered.
         outbox: where frames go.
         spawn: starts a task that lives at most as long as the connection.
@@ -73,8 +76,15 @@ class Peer:
         connection: ServerConnection,
         outbox: Outbox,
         spawn: Callable[[Callable[[], Awaitable[Any]]], None],
+        session: str | None = None,
+        owns_session: bool = False,
+        presence: bool = False,
     ) -> None:
         self.agent = agent
+        self.session = session
+        self.owns_session = owns_session
+        self.presence = presence
+        self.gone = False  # whether its connection has ended
         self.outbox = outbox
         self.spawn = spawn
         self.streams: dict[Id, Stream] = {}

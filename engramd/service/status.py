@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 
+SUBSCRIBERS = 100  # those that are farthest behind are described
+
+
 def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Describe the daemon: what it is, what it holds, who is connected."""
+    subscribers = sorted(engine.fanout.subscribers(), key=lambda subscriber: -subscriber.lag)
     facts = {
         "server": f"engramd {__version__}",
         "pid": os.getpid(),
@@ -25,12 +29,15 @@ def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
         "started_at": engine.started_at,
         "uptime": round(time.monotonic() - engine.started, 3),
         "connections": len(engine.peers),
-        "subscriptions": len(engine.fanout),
-        "lag": max((subscriber.lag for subscriber in engine.fanout.subscribers()), default=0),
+        "subscriptions": len(subscribers),
+        "leases": len(engine.log.pending.held.tokens),
+        "waiters": engine.leases.waiting,
+        "lag": subscribers[0].lag if subscribers else 0,
         "store_bytes": engine.log.size(),
         "memory_bytes": memory(),
         "max_payload": engine.max_payload,
         "search": engine.search.status(),
+        "subscribers": [subscriber.describe() for subscriber in subscribers[:SUBSCRIBERS]],
     }
     peer.answer(request_id, {"status": facts})
 

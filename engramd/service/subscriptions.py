@@ -15,10 +15,10 @@ import trio
 from ..protocol.connection import Id, item_frame
 from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
-from ..protocol.messages import DEFAULT_CREDIT, MAX_CREDIT
+from ..protocol.messages import DEFAULT_CREDIT, ENTRY_KINDS, MAX_CREDIT
 from ..state.filters import Filter
 from ..storage.query import Range, entry_of, step
-from ..storage.records import ENTRIES
+from ..storage.records import ENTRIES, Record
 from .fanout import Published, entry_item, event_item, mark_item
 from .filters import read_after, read_filter, read_instant
 from .peer import Peer
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FULL = 1024 * 1024  # bytes in an outbox beyond which live events are no longer added
 HEARTBEAT = 5.0  # seconds of silence
 STEP_EVENTS = 256
+SHOWN = 4  # contexts in the description of a subscription
 
 
 def tail(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
@@ -53,7 +54,8 @@ class Subscription:
         self._engine = engine
         self._peer = peer
         self._id = request_id
-        self._events: bool = fields.get("events", False)
+        self._kinds = frozenset(fields["kinds"]) if "kinds" in fields else None
+        self._events: bool = fields.get("events", False) or not (self._kinds or frozenset()).issubset(ENTRY_KINDS)
         self._follow: bool = fields.get("follow", False)
         self._filter: Filter = read_filter(engine, fields)
         self._until = read_instant(engine, fields, "until")
@@ -73,6 +75,18 @@ class Subscription:
     def lag(self) -> int:
         """How many events of the log it has yet to look at."""
         return 0 if self.live else max(0, self._engine.fanout.durable_seq - self.cursor)
+
+    def describe(self) -> dict[str, Any]:
+        """Who reads what, and how far behind it is: it is live, catching up, or stalled because its client takes nothing."""
+        is_full = self._credit <= 0 or self._peer.outbox.pending > FULL
+        contexts = list(self.contexts or ())
+        return {
+            "agent": self._peer.agent,
+            "contexts": contexts[:SHOWN],
+            **({"more": len(contexts) - SHOWN} if len(contexts) > SHOWN else {}),
+            "state": "live" if self.live else "stalled" if is_full else "catching_up",
+            "lag": self.lag,
+        }
 
     # From fan-out and the connection; these never wait
 
@@ -101,6 +115,8 @@ class Subscription:
         self._wake.set()
 
     def _wants(self, published: Published) -> bool:
+        if self._kinds is not None and published.kind not in self._kinds:
+            return False
         if not published.is_entry:
             return self._events
         return self._filter.is_empty() or self._filter.matches(published.unit)
@@ -148,7 +164,7 @@ class Subscription:
             if self._seconds_left() <= 0:
                 self._cancelled = True
             elif self.live and trio.current_time() >= self._last_sent + HEARTBEAT:
-                self._heartbeat()
+                self._heartbeat(self._engine.fanout.durable_seq)
         if self.live:
             self.live = False
             self.cursor = self._end()
@@ -157,10 +173,11 @@ class Subscription:
         """Until no entry can be wanted any more."""
         return math.inf if self._until is None else (self._until - self._engine.committer.now()) / 1e6
 
-    def _heartbeat(self) -> None:
+    def _heartbeat(self, cursor: int) -> None:
+        """Say how far the stream has come, though nothing fits: a reader that has to resume need not look there again."""
         self._last_sent = trio.current_time()
         if self._peer.outbox.pending == 0:
-            self._send(mark_item(self._engine.fanout.history, self._engine.fanout.durable_seq, "heartbeat"))
+            self._send(mark_item(self._engine.fanout.history, cursor, "heartbeat"))
 
     async def _catch_up(self) -> None:
         """Read the log from the cursor to its end, as credit and the outbox allow. Ends without waiting, at the end."""
@@ -169,6 +186,8 @@ class Subscription:
             if self._cancelled:
                 return
             (self._step_events if self._events else self._step_entries)(end)
+            if trio.current_time() >= self._last_sent + HEARTBEAT:
+                self._heartbeat(self.cursor)
             self._peer.outbox.flush()
             if self.cursor < end:
                 await trio.lowlevel.checkpoint()
@@ -187,7 +206,7 @@ class Subscription:
         await self._peer.outbox.room()
 
     def _step_entries(self, last: int) -> None:
-        wanted = Range(self.contexts, self._filter, self.cursor + 1, last)
+        wanted = Range(self.contexts, self._filter, self.cursor + 1, last, kinds=self._kinds)
         found = step(self._engine.log, wanted, size=min(self._credit, FULL // 4))
         for entry in found.entries:
             self._send(entry_item(self._engine.fanout.history, entry, self._form))
@@ -197,16 +216,22 @@ class Subscription:
         """Every event is looked at in the log itself: they are read by few, and have no key by context."""
         log, history = self._engine.log, self._engine.fanout.history
         first = self.cursor + 1
-        contexts = None if self.contexts is None else frozenset(self.contexts)
         for seq, record in log.records(first, min(last, first + STEP_EVENTS)):
             if self._credit <= 0 or self._peer.outbox.pending > FULL:
                 return
-            if contexts is None or self._engine.context_of(record) in contexts:
-                if record.code not in ENTRIES:
-                    self._send(event_item(history, seq, record))
-                elif (entry := entry_of(log, seq, record, self._filter)) is not None:
-                    self._send(entry_item(history, entry))
+            if not self._wants_record(record):
+                pass
+            elif record.code not in ENTRIES:
+                self._send(event_item(history, seq, record))
+            elif (entry := entry_of(log, seq, record, self._filter)) is not None:
+                self._send(entry_item(history, entry))
             self.cursor = seq
+
+    def _wants_record(self, record: Record) -> bool:
+        """Whether the kind and the context of an event are wanted."""
+        if self._kinds is not None and record.kind not in self._kinds:
+            return False
+        return self.contexts is None or self._engine.context_of(record) in self.contexts
 
     def _starting_point(self, fields: dict[str, Any]) -> int:
         """The seq to start beyond, unless `last` says how many entries to go back."""
@@ -223,12 +248,30 @@ class Subscription:
         return self._end()
 
     async def _find_start(self) -> int:
+        """The seq beyond which the last so many entries are; where kinds of other events are named, they count as well."""
         if not self._last:
             return self._start
-        log, missing, end = self._engine.log, self._last, self._start
+        missing, end = self._last, self._start
+        count = self._count_events if self._events and self._kinds is not None else self._count_entries
         while missing > 0 and end > 0 and not self._cancelled:
-            found = step(log, Range(self.contexts, self._filter, 1, end, reverse=True), limit=missing)
-            missing -= len(found.entries)
-            end = found.reached - 1
+            found, reached = count(end, missing)
+            missing -= found
+            end = reached - 1
             await trio.lowlevel.checkpoint()
         return max(end, 0)
+
+    def _count_entries(self, last: int, most: int) -> tuple[int, int]:
+        """Count entries that fit, backwards, for one step; also the seq down to which it came."""
+        wanted = Range(self.contexts, self._filter, 1, last, reverse=True, kinds=self._kinds)
+        found = step(self._engine.log, wanted, limit=most)
+        return len(found.entries), found.reached
+
+    def _count_events(self, last: int, most: int) -> tuple[int, int]:
+        """The same of events."""
+        log, found, first = self._engine.log, 0, max(1, last - STEP_EVENTS + 1)
+        for seq, record in log.records(first, last, reverse=True):
+            if self._wants_record(record) and (record.code not in ENTRIES or entry_of(log, seq, record, self._filter) is not None):
+                found += 1
+                if found == most:
+                    return found, seq
+        return found, first

@@ -12,8 +12,9 @@ from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import MAX_UNITS, PAGE_BYTES
-from ..protocol.schema import require_one
+from ..protocol.schema import invalid, require_one
 from ..protocol.unit import new_id
+from ..state.locks import Fence
 from ..state.outcome import Refused, Seen
 from ..state.units import Draft, Edge, Put, UnitPut
 from ..storage.query import Entry, Range, step
@@ -41,7 +42,14 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
         drafts = tuple(_draft(engine, draft, now, f"units[{index}].") for index, draft in enumerate(fields["units"]))
     else:
         drafts = (_draft(engine, fields, now, ""),)
-    command = Put(fields["context"], fields.get("agent", peer.agent), drafts, fields.get("dedupe"), fields.get("expect_seq"))
+    fences = tuple(Fence(fence["resource"], fence["token"]) for fence in fields.get("fences", ()))
+    release = fields.get("release", False)
+    if fences:
+        engine.leases.expire()
+    elif release:
+        raise invalid("release", "needs fences: they name the leases")
+    agent, dedupe, expected = fields.get("agent", peer.agent), fields.get("dedupe"), fields.get("expect_seq")
+    command = Put(fields["context"], agent, drafts, dedupe, expected, fences, release)
 
     def answer(result: Result) -> None:
         if isinstance(result, Seen):
@@ -50,8 +58,8 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
             made = _answer([unit["id"] for unit in units], units[-1]["seq"], units[-1]["ts"], True, several)
         else:
             assert not isinstance(result, Refused), "refusals are answered for us"
-            ids = [event.event.id for event in result if isinstance(event.event, UnitPut)]
-            made = _answer(ids, result[-1].seq, now, False, several)
+            put = [(event.event.id, event.seq) for event in result if isinstance(event.event, UnitPut)]
+            made = _answer([unit for unit, _ in put], put[-1][1], now, False, several)
         peer.answer(request_id, made)
 
     engine.submit(peer, request_id, command, now, answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -31,6 +32,20 @@ class Filter(NamedTuple):
         if any(meta.get(key) != value for key, value in self.meta):
             return False
         return self.related_to is None or any(edge["target"] == self.related_to for edge in unit["relationships"])
+
+    def to_map(self) -> dict[str, Any]:
+        """The conditions as plain values, for an event. Equal for filters that want the same."""
+        made: dict[str, Any] = {}
+        for name, wanted in self._asdict().items():
+            if wanted != self._field_defaults[name]:
+                made[name] = sorted(wanted) if isinstance(wanted, frozenset) else dict(wanted) if isinstance(wanted, tuple) else wanted
+        return made
+
+    @classmethod
+    def from_map(cls, made: dict[str, Any]) -> Filter:
+        """The filter that `to_map` made it of."""
+        kinds: dict[type, Callable[[Any], Any]] = {dict: lambda wanted: tuple(wanted.items()), list: frozenset}
+        return cls(**{name: kinds.get(type(wanted), lambda same: same)(wanted) for name, wanted in made.items()})
 
 
 EVERYTHING = Filter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import contexts, units
+from . import consumers, contexts, locks, presence, units
 from .outcome import Decision
 from .view import State, View
 
@@ -20,6 +20,19 @@ _DECIDE: Mapping[type, Callable[[View, Any], Decision]] = {
     contexts.SetMember: contexts.decide_member,
     contexts.SetPins: contexts.decide_pins,
     contexts.SetPlaces: contexts.decide_places,
+    locks.Acquire: locks.decide_acquire,
+    locks.Release: locks.decide_release,
+    locks.Steal: locks.decide_steal,
+    locks.Renew: locks.decide_renew,
+    locks.Expire: locks.decide_expire,
+    presence.Arrive: presence.decide_arrive,
+    presence.Depart: presence.decide_depart,
+    consumers.CreateConsumer: consumers.decide_create,
+    consumers.Acknowledge: consumers.decide_acknowledge,
+    consumers.Park: consumers.decide_park,
+    consumers.RetryParked: consumers.decide_retry,
+    consumers.ResetConsumer: consumers.decide_reset,
+    consumers.DeleteConsumer: consumers.decide_delete,
 }
 _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     units.UnitPut: units.apply_unit_put,
@@ -31,9 +44,41 @@ _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     contexts.UnitUnpinned: contexts.apply_unpinned,
     contexts.UnitAdded: contexts.apply_added,
     contexts.UnitRemoved: contexts.apply_removed,
+    locks.LockGranted: locks.apply_granted,
+    locks.LockReleased: locks.apply_ended,
+    locks.LockExpired: locks.apply_ended,
+    locks.LockStolen: locks.apply_ended,
+    presence.AgentPresent: presence.apply_present,
+    presence.AgentsGone: presence.apply_gone,
+    consumers.ConsumerCreated: consumers.apply_created,
+    consumers.ConsumerAcked: consumers.apply_acked,
+    consumers.ConsumerParked: consumers.apply_parked,
+    consumers.ConsumerRetried: consumers.apply_retried,
+    consumers.ConsumerReset: consumers.apply_reset,
+    consumers.ConsumerDeleted: consumers.apply_deleted,
 }
 
-Command = units.Put | contexts.CreateContext | contexts.SetContext | contexts.SetMember | contexts.SetPins | contexts.SetPlaces
+Command = (
+    units.Put
+    | contexts.CreateContext
+    | contexts.SetContext
+    | contexts.SetMember
+    | contexts.SetPins
+    | contexts.SetPlaces
+    | locks.Acquire
+    | locks.Release
+    | locks.Steal
+    | locks.Renew
+    | locks.Expire
+    | presence.Arrive
+    | presence.Depart
+    | consumers.CreateConsumer
+    | consumers.Acknowledge
+    | consumers.Park
+    | consumers.RetryParked
+    | consumers.ResetConsumer
+    | consumers.DeleteConsumer
+)
 Event = (
     units.UnitPut
     | contexts.ContextCreated
@@ -44,12 +89,30 @@ Event = (
     | contexts.UnitUnpinned
     | contexts.UnitAdded
     | contexts.UnitRemoved
+    | locks.LockGranted
+    | locks.LockReleased
+    | locks.LockExpired
+    | locks.LockStolen
+    | presence.AgentPresent
+    | presence.AgentsGone
+    | consumers.ConsumerCreated
+    | consumers.ConsumerAcked
+    | consumers.ConsumerParked
+    | consumers.ConsumerRetried
+    | consumers.ConsumerReset
+    | consumers.ConsumerDeleted
 )
 
 
 def decide(view: View, command: Command) -> Decision:
     """The events that the command leads to on this view, or `Refused`, or `Seen`."""
     return _DECIDE[type(command)](view, command)
+
+
+def context_of(event: Event) -> str | None:
+    """The context that an event belongs to; a lock belongs to none."""
+    context: str | None = getattr(event, "context", None)
+    return context
 
 
 def apply(state: State, seq: int, ts: int, event: Event) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .contexts import ContextCreated, join
+from .locks import Fence, LockReleased, check_fences
 from .outcome import Decision, Refused, Seen
-from .view import AGENTS, CONTEXTS, DEDUPE, UNITS, Agent, Context, Deduped, State, UnitHead, View
+from .view import AGENTS, CONTEXTS, DEDUPE, LEASES, UNITS, Agent, Context, Deduped, State, UnitHead, View
 
 
 class Edge(NamedTuple):
@@ -28,17 +29,23 @@ class Draft(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Append units to a context, all or none."""
+    """Append units to a context, all or none; only under the leases of `fences`, which end with it if `release`."""
 
     context: str
     agent: str
     units: tuple[Draft, ...]
     dedupe: str | None = None
     expect_seq: int | None = None
+    fences: tuple[Fence, ...] = ()
+    release: bool = False
 
 
 class UnitPut(NamedTuple):
-    """A unit was put. Only the first unit of a put carries its dedupe key, with the number of units the key stands for."""
+    """A unit was put. Only the first unit of a put carries its dedupe key, with the number of units the key stands for.
+
+    Attributes:
+        fences: the tokens of the leases under which it was put.
+    """
 
     context: str
     agent: str
@@ -49,6 +56,7 @@ class UnitPut(NamedTuple):
     relationships: tuple[Edge, ...]
     dedupe: str | None = None
     dedupe_count: int = 1
+    fences: tuple[int, ...] = ()
 
 
 def decide_put(view: View, put: Put) -> Decision:
@@ -66,19 +74,25 @@ def decide_put(view: View, put: Put) -> Decision:
                 f"the last entry of {put.context} is {actual}, not {put.expect_seq}: another write came first. Read on and try again",
                 {"expected": put.expect_seq, "actual": actual},
             )
+    refused = check_fences(view, put.fences)
+    if refused is not None:
+        return refused
     for draft in put.units:
         for edge in draft.relationships:
             if view.get(UNITS, edge.target) is None:
                 return Refused("not_found", "a relationship leads to a unit that does not exist", {"target": edge.target})
-    events: list[ContextCreated | UnitPut] = []
+    events: list[ContextCreated | UnitPut | LockReleased] = []
     if context is None:
         events.append(ContextCreated(put.context, put.agent, put.context, {}))
-    dedupe = put.dedupe
+    dedupe, count, tokens = put.dedupe, len(put.units), tuple(dict.fromkeys(fence.token for fence in put.fences))
     for draft in put.units:
         events.append(
-            UnitPut(put.context, put.agent, draft.id, draft.type, draft.meta, draft.payload, draft.relationships, dedupe, len(put.units))
+            UnitPut(put.context, put.agent, draft.id, draft.type, draft.meta, draft.payload, draft.relationships, dedupe, count, tokens)
         )
         dedupe = None
+    if put.release:
+        released = [(token, lease) for token in tokens if (lease := view.get(LEASES, token)) is not None]
+        events += [LockReleased(put.agent, token, lease.claim.resources, "released") for token, lease in released]
     return events
 
 

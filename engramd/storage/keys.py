@@ -20,6 +20,7 @@ BY_AGENT = b"a"  # context NUL agent NUL seq -> pointer
 BY_TYPE = b"t"  # context NUL type NUL seq -> pointer
 BY_META = b"m"  # context NUL digest(16) seq -> pointer
 BY_TARGET = b"r"  # target id(16) context NUL seq -> pointer
+BY_PATH = b"f"  # digest(16) seq -> nothing
 
 CONTEXTS = b"C"  # context -> row
 AGENTS = b"A"  # agent -> row
@@ -28,6 +29,11 @@ MEMBERS = b"M"  # context NUL agent -> row
 PINS = b"P"  # context NUL seq -> row
 PLACES = b"W"  # context NUL seq -> row
 DEDUPE = b"D"  # context NUL key -> row
+LEASES = b"L"  # seq of the grant -> row
+CONSUMERS = b"K"  # consumer -> row
+PROGRESS = b"J"  # consumer -> row
+PRESENCE = b"N"  # agent -> row
+PARKED = b"Q"  # consumer -> row
 
 _SEQ = struct.Struct(">Q")
 pack_seq = _SEQ.pack
@@ -50,6 +56,11 @@ def meta_digest(key: str, value: str) -> bytes:
     """One label in 16 bytes, so that long values make no long keys; readers check the unit itself."""
     raw = key.encode()
     return blake2b(b"%c%c%b%b" % (len(raw) >> 8, len(raw) & 255, raw, value.encode()), digest_size=16).digest()
+
+
+def by_path(path: str) -> bytes:
+    """The prefix of the changes of a file, in every context; the path is in normal form, and readers check the unit itself."""
+    return BY_PATH + blake2b(path.encode(), digest_size=16).digest()
 
 
 @lru_cache(1024)

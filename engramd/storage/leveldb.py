@@ -132,5 +132,6 @@ def _reason(error: Exception) -> str:
 
 
 def _beyond(prefix: bytes) -> bytes:
-    """The first key behind every key with this prefix, whose last byte is not 0xff."""
-    return prefix[:-1] + bytes((prefix[-1] + 1,))
+    """The first key behind every key with this prefix, not all of whose bytes are 0xff."""
+    short = prefix.rstrip(b"\xff")
+    return short[:-1] + bytes((short[-1] + 1,))

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,6 +118,11 @@ class Log:
         if first > last:
             return iter(())
         return self._store.scan(prefix + keys.pack_seq(max(first, 0)), prefix + keys.pack_seq(min(last, keys.LAST_SEQ)), reverse)
+
+    def sources(self, target: bytes, after: bytes, limit: int) -> Iterator[tuple[bytes, int]]:
+        """The units with a relationship to a unit, one for each context they are in: where to go on (`after`), and the unit's seq."""
+        for rest, value in islice(self._store.prefixed(keys.BY_TARGET + target, after), limit):
+            yield rest, keys.seq_of(value or rest)
 
     def is_gone(self, context: str, entry: int) -> bool:
         """Whether the entry was removed from its context."""

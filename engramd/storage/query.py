@@ -39,6 +39,7 @@ class Range(NamedTuple):
 
     Attributes:
         present: leave out entries that were removed from their context since.
+        kinds: only entries that arrived by an event of these kinds; None means all.
     """
 
     contexts: Sequence[str] | None
@@ -47,11 +48,12 @@ class Range(NamedTuple):
     last: int
     reverse: bool = False
     present: bool = False
+    kinds: frozenset[str] | None = None
 
 
 def step(log: Log, wanted: Range, limit: int = STEP_ROWS, rows: int = STEP_ROWS, size: int = STEP_BYTES) -> Step:
     """Read on, until `limit` entries are found, or `rows` rows or more than `size` bytes are examined."""
-    if wanted.contexts is not None and len(wanted.contexts) == 1 and wanted.filter.is_empty():
+    if wanted.contexts is not None and len(wanted.contexts) == 1 and wanted.filter.is_empty() and wanted.kinds is None:
         context = wanted.contexts[0]
         if not (wanted.present and _has_removals(log, context)):
             return _plain_step(log, context, wanted, min(limit, rows), size)
@@ -60,7 +62,7 @@ def step(log: Log, wanted: Range, limit: int = STEP_ROWS, rows: int = STEP_ROWS,
     for examined, (seq, cost, entry) in enumerate(_walk(log, wanted), 1):
         reached = seq
         size -= cost
-        if entry is not None:
+        if entry is not None and (wanted.kinds is None or entry.kind in wanted.kinds):
             found.append(entry)
         if len(found) >= limit or examined >= rows or size <= 0:
             return Step(found, reached)

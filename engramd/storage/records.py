@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import cbor2
 
+from ..protocol.paths import normal
 from ..protocol.unit import encode_unit
-from ..state import contexts
+from ..state import consumers, contexts, locks, presence
 from ..state.machine import Event
 from ..state.units import Edge, UnitPut
 from . import keys
@@ -29,9 +30,22 @@ _CODES: dict[int, tuple[str, type]] = {
     7: ("unit_unpinned", contexts.UnitUnpinned),
     8: ("unit_added", contexts.UnitAdded),
     9: ("unit_removed", contexts.UnitRemoved),
+    16: ("lock_granted", locks.LockGranted),
+    17: ("lock_released", locks.LockReleased),
+    18: ("lock_expired", locks.LockExpired),
+    19: ("lock_stolen", locks.LockStolen),
+    24: ("consumer_created", consumers.ConsumerCreated),
+    25: ("consumer_acked", consumers.ConsumerAcked),
+    26: ("consumer_parked", consumers.ConsumerParked),
+    27: ("consumer_retried", consumers.ConsumerRetried),
+    28: ("consumer_reset", consumers.ConsumerReset),
+    29: ("consumer_deleted", consumers.ConsumerDeleted),
+    30: ("agent_present", presence.AgentPresent),
+    31: ("agents_gone", presence.AgentsGone),
 }
 UNIT_ADDED = 8
 UNIT_REMOVED = 9
+FILE_CHANGE = "file_change"  # the type of units whose label `path` is found
 _CODE_OF = {event_type: code for code, (_, event_type) in _CODES.items()}
 ENTRIES = frozenset({UNIT_PUT, UNIT_ADDED})
 
@@ -58,8 +72,10 @@ def encode_event(seq: int, ts: int, event: Event) -> Record:
     code = _CODE_OF[type(event)]
     if isinstance(event, UnitPut):
         unit = encode_unit(event.id, seq, ts, event.context, event.agent, event.type, event.meta, event.payload, event.relationships)
-        extra = b"" if event.dedupe is None else cbor2.dumps({"dedupe": event.dedupe, "dedupe_count": event.dedupe_count})
-        return Record(code, ts, extra, unit)
+        extra: dict[str, Any] = {} if event.dedupe is None else {"dedupe": event.dedupe, "dedupe_count": event.dedupe_count}
+        if event.fences:
+            extra["fences"] = event.fences
+        return Record(code, ts, cbor2.dumps(extra) if extra else b"", unit)
     return Record(code, ts, b"", cbor2.dumps(event._asdict()))
 
 
@@ -77,9 +93,9 @@ def unpack(value: bytes) -> Record:
 
 def decode_event(record: Record) -> Event:
     """The event that a record holds."""
-    members: dict[str, Any] = cbor2.loads(record.body)
+    members = _members(record.body)
     if record.code == UNIT_PUT:
-        extra = cbor2.loads(record.extra) if record.extra else {}
+        extra = _members(record.extra) if record.extra else {}
         return UnitPut(
             members["context"],
             members["agent"],
@@ -90,8 +106,17 @@ def decode_event(record: Record) -> Event:
             tuple(Edge(edge["type"], edge["target"], edge["meta"]) for edge in members["relationships"]),
             **extra,
         )
-    event: Event = _CODES[record.code][1](**{name: tuple(value) if type(value) is list else value for name, value in members.items()})
+    event: Event = _CODES[record.code][1](**members)
     return event
+
+
+def _members(encoded: bytes) -> dict[str, Any]:
+    return {name: _frozen(value) for name, value in cbor2.loads(encoded).items()}
+
+
+def _frozen(value: Any) -> Any:
+    """A member of an event: lists are tuples there."""
+    return tuple(map(_frozen, value)) if type(value) is list else value
 
 
 Pairs = list[tuple[bytes, bytes]]
@@ -103,6 +128,8 @@ def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Pairs:
     targets = {edge.target for edge in event.relationships}
     pairs = finding_keys(event.context, tail, event.agent, event.type, event.meta, targets, b"")
     pairs.append((keys.entries(event.context) + tail, _HERE + unit if len(unit) <= INLINE else _ELSEWHERE + tail))
+    if event.type == FILE_CHANGE and (path := normal(event.meta.get("path", ""))):
+        pairs.append((keys.by_path(path) + tail, b""))
     return pairs
 
 

@@ -33,8 +33,23 @@ def _numbered(key: tuple[str, int]) -> bytes:
     return keys.name(key[0]) + keys.pack_seq(key[1])
 
 
+def _lease(row: list[Any]) -> view.Lease:
+    holder, (resources, mode, slots), *rest = row
+    return view.Lease(holder, view.Claim(tuple(resources), mode, slots), *rest)
+
+
 def _intervals(row: list[list[int | None]]) -> view.Intervals:
     return tuple((added or 0, removed) for added, removed in row)
+
+
+def _consumer(row: list[Any]) -> view.Consumer:
+    contexts, *rest = row
+    return view.Consumer(tuple(contexts), *rest)
+
+
+def _progress(row: list[Any]) -> view.Progress:
+    epoch, cursor, done, updated_at = row
+    return view.Progress(epoch, cursor, tuple((first, last) for first, last in done), updated_at)
 
 
 _CODECS: dict[str, _Codec] = {
@@ -45,6 +60,11 @@ _CODECS: dict[str, _Codec] = {
     view.PINS.name: _Codec(keys.PINS, _numbered, _intervals),
     view.PLACES.name: _Codec(keys.PLACES, _numbered, _intervals),
     view.DEDUPE.name: _Codec(keys.DEDUPE, _pair, lambda row: view.Deduped(*row)),
+    view.LEASES.name: _Codec(keys.LEASES, keys.pack_seq, _lease, cached=True),
+    view.PRESENCE.name: _Codec(keys.PRESENCE, str.encode, lambda row: view.Present(*row), cached=True),
+    view.CONSUMERS.name: _Codec(keys.CONSUMERS, str.encode, _consumer, cached=True),
+    view.PROGRESS.name: _Codec(keys.PROGRESS, str.encode, _progress, cached=True),
+    view.PARKED.name: _Codec(keys.PARKED, str.encode, lambda row: tuple(view.Parked(*one) for one in row)),
 }
 
 
@@ -96,6 +116,9 @@ class PendingRows:
         self._forming: dict[tuple[str, Any], Any] = {}
         self._flying: dict[tuple[str, Any], Any] = {}
         self._cache: dict[tuple[str, Any], Any] = {}
+        self.held = view.Holdings()
+        for key, lease in durable.scan(view.LEASES):
+            self.held.begin(keys.seq_of(key), lease)
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row, or None."""

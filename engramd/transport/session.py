@@ -61,7 +61,7 @@ class Session:
         finally:
             self.outbox.close()
             if self._peer is not None:
-                self._engine.peers.discard(self._peer)
+                self._engine.farewell(self._peer)
 
     async def refuse(self, error: EngramError) -> None:
         """Say why this client is not served, and hang up."""
@@ -118,8 +118,10 @@ class Session:
             nursery.start_soon(task)
 
         self._patience.deadline = math.inf  # requests that came with hello may take their time
-        self._peer = Peer(hello.fields["agent"], self._connection, self.outbox, spawn)
-        self._engine.peers.add(self._peer)
+        said = hello.fields
+        session, owner, presence = said.get("session"), said.get("owner", False), said.get("presence", False)
+        self._peer = Peer(said["agent"], self._connection, self.outbox, spawn, session, owner, presence)
+        self._engine.welcome(self._peer)
         self.outbox.write(answer_frame(hello.id, encode(self._engine.greeting())))
 
     def _notice(self, notice: Notice) -> None:

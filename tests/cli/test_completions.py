@@ -48,6 +48,7 @@ HOSTILE = (
 )
 PLAIN = ("work", "worker")
 AGENTS = ("al ice", "bob")
+TOKEN = "1"
 
 
 def needs(tool: str) -> pytest.MarkDecorator:
@@ -59,9 +60,11 @@ def needs(tool: str) -> pytest.MarkDecorator:
 def named(shell: Shell) -> Shell:
     """Surroundings whose daemon knows names of every kind, with two files to complete."""
     client = shell.client(AGENTS[0])
+    assert client.lock("@held", ttl=86400).token == int(TOKEN), "the first event of the log"
     for context in (*HOSTILE, *PLAIN, "-dash"):
         client.put(context, "x")
     shell.client(AGENTS[1]).put("work", "x")
+    client.consumer_create("reviews")
     (shell.home / "some file").write_text("payload")
     (shell.home / "other.txt").write_text("payload")
     return shell
@@ -106,10 +109,12 @@ def test_names_are_printed_one_a_line(named: Shell) -> None:
     assert named.ok("__complete", "contexts", "wor").lines == ["work", "worker"]
     assert named.ok("__complete", "contexts", "é").lines == ["é ü"]
     assert named.ok("__complete", "agents", "").lines == sorted(AGENTS)
+    assert named.ok("__complete", "locks", "").lines == [TOKEN]
+    assert named.ok("__complete", "consumers", "re").lines == ["reviews"]
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("contexts",), ("locks", ""), ("", ""), ("contexts", b"\xff"), ("contexts", "w", "x"), ("--help",)]
+    "arguments", [(), ("contexts",), ("cars", ""), ("", ""), ("contexts", b"\xff"), ("contexts", "w", "x"), ("--help",)]
 )
 def test_what_cannot_be_completed_is_nothing(named: Shell, arguments: tuple[str | bytes, ...]) -> None:
     assert named.ok("__complete", *arguments).raw == b""
@@ -250,15 +255,15 @@ def test_each_shell_loads_what_is_printed(alone: Shell, tool: str, script: str, 
 
 OPTIONS_OF_ALL = {"--json", "--color", "--socket", "--as", "--timeout", "--no-autostart", "--verbose", "--help"}
 OFFERED: dict[str, set[str]] = {
-    "engram co": {"completion", "context"},
+    "engram co": {"completion", "consumer", "context"},
     "engram context s": {"set", "show"},
     "engram daemon sto": {"stop"},
-    "engram help con": {"context"},
+    "engram help con": {"consumer", "context"},
     "engram help context un": {"unpin"},
     "engram help daemon s": {"start", "stop", "status", "socket"},
     "engram completion ": set(SHELLS),
     "engram list work --r": {"--related-to", "--reverse"},
-    "engram list --t": {"--timeout", "--type"},
+    "engram list --t": {"--timeout", "--to", "--type"},
     "engram put work --type tool": {"tool_call", "tool_result"},
     "engram put work --type ": set(TYPES),
     "engram put work hi --rel ": {f"{kind}:" for kind in RELATIONSHIPS},
@@ -274,6 +279,11 @@ OFFERED: dict[str, set[str]] = {
     "engram list work --as b": {"bob"},
     "engram context join work ": set(AGENTS),
     "engram agents wor": set(PLAIN),
+    "engram lo": {"lock", "locks"},
+    "engram unlock ": {TOKEN},
+    "engram unlock --force 9 ": {TOKEN},
+    "engram renew --as bob ": {TOKEN},
+    "engram consumer show re": {"reviews"},
 }
 # Where a line ends in `=`, the shells differ in what they show, so only what they make of a line with one answer is compared.
 COMPLETED: dict[str, str] = {
@@ -290,6 +300,9 @@ COMPLETED: dict[str, str] = {
     "engram put worker --file so": "engram put worker --file some\\ file ",
     "engram put worker --file some\\ file worke": "engram put worker --file some\\ file worke",
     "engram list --socket oth": "engram list --socket other.txt ",
+    "engram lock oth": "engram lock other.txt ",
+    "engram lock -E 9 other.txt oth": "engram lock -E 9 other.txt other.txt ",
+    "engram guard --sta": "engram guard --staged ",
     "engram list -- worke": "engram list -- worker ",
     "engram list work worke": "engram list work worke",
     "engram get worke": "engram get worke",
@@ -454,7 +467,7 @@ def test_bash_completes_lines_at_a_tab(terminal: Terminal) -> None:
     assert terminal.tab("engram list -da") == "engram list -da"
     assert terminal.tab("engram list -- -da") == "engram list -- -dash "
     assert terminal.tab(f"engram list worke --reverse{LEFT * 10}") == "engram list worker --reverse"
-    assert terminal.tab("engram put worker --file some\\ file --rel") == "engram put worker --file some\\ file --rel "
+    assert terminal.tab("engram put worker --file some\\ file --reply") == "engram put worker --file some\\ file --reply-to "
 
 
 # zsh

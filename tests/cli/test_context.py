@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from commandline import Shell
+from commandline import Shell, until
 
 from engram_cli.client import Client
 from engramd.protocol.unit import format_id
@@ -142,3 +142,21 @@ def test_contexts_and_agents_are_listed_by_name_with_what_they_hold(alone: Shell
 def test_a_context_that_is_not_there_is_an_error(shell: Shell, client: Client, name: str, verb: str) -> None:
     units = [] if verb == "show" else [client.put(f"{name} other", "x").id]
     assert "there is no context" in shell.fails(1, "context", verb, name, *units)
+
+
+def test_who_follows_or_pipes_is_there(shell: Shell, client: Client) -> None:
+    shell.put("work", "x", "--as", "brief")
+    for name, words in (("reader", ["tail", "-f"]), ("slow reader", ["tail", "-f", "--events"]), ("piper", ["pipe"])):
+        running = shell.start(*words, "--as", name, pipe_stdin=True)
+        until(lambda name=name: name in there(shell), name)  # type: ignore[misc]
+        running.end()
+    with Client(str(shell.socket), agent="program", presence=True) as program:
+        program.connect()
+        until(lambda: "program" in there(shell), "program")
+    assert "brief" not in there(shell)
+    until(lambda: {"reader", "slow reader", "piper", "program"}.isdisjoint(there(shell)), "everyone to be gone")
+
+
+def there(shell: Shell) -> list[str]:
+    """Who is present."""
+    return [agent["id"] for agent in shell.ok("agents", "--json").objects if agent["present_since"] is not None]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
+import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import BIN, PATIENCE, Done, Running, Shell
+from commandline import BIN, PATIENCE, Done, Running, Shell, until
 
 from engram_cli.client import Client
 from engramd.protocol.messages import MAX_PAYLOAD
@@ -274,11 +279,73 @@ def test_answers_do_not_pile_up_in_memory(shell: Shell, client: Client, name: st
     assert peak < size / 2
 
 
-def test_a_daemon_that_goes_away_is_told_to_every_request_under_way(alone: Shell) -> None:
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
+def test_streams_go_on_when_the_daemon_is_replaced(alone: Shell, kill: bool) -> None:
     alone.daemon()
     pipe = alone.start("pipe", pipe_stdin=True)
     follow(pipe, "stream", contexts=["c"])
+    for number in range(30):
+        if number % 10 == 5:
+            if kill:
+                alone.kill_daemon()
+            else:
+                assert alone.run("daemon", "stop").code == 0
+            alone.daemon()
+        alone.client().put("c", str(number))
+    pipe.expect(lambda lines: any('"text": "29"' in line for line in lines), "the last unit")
+    pipe.say({"id": "put", "op": "put", "context": "c", "text": "from the pipe"})
+    pipe.expect(lambda lines: any('"id": "put"' in line for line in lines), "an answer over the new connection")
+    pipe.hang_up()
+    assert (pipe.wait(), pipe.errors) == (0, [])
+    texts = [line["event"]["unit"]["text"] for line in pipe.objects if "unit" in line.get("event", {})]
+    assert texts[:30] == [str(number) for number in range(30)], "none missing, none twice"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="nothing tells whether a process waits")
+def test_requests_of_a_lost_connection_are_asked_again_or_told(alone: Shell) -> None:
+    first = alone.daemon()
+    pipe = alone.start("pipe", pipe_stdin=True)
+    pipe.say({"id": 0, "op": "put", "context": "c", "text": "first"})
+    pipe.expect_lines(1)
+    first.signal(signal.SIGSTOP)
+    pipe.say(
+        {"id": 1, "op": "get", "ids": [2]},
+        {"id": 2, "op": "put", "context": "c", "text": "with a key", "dedupe": "k"},
+        {"id": 3, "op": "put", "context": "c", "text": "without"},
+    )
+    until(lambda: idle(pipe), "the pipe to have sent all of it")
     alone.kill_daemon()
-    assert pipe.wait() == 69
+    alone.daemon()
+    pipe.hang_up()
+    assert pipe.wait() == 0
+    answers = {answer["id"]: answer for answer in pipe.objects}
+    assert [answers[number]["ok"] for number in range(4)] == [True, True, True, False]
+    assert answers[3]["error"]["code"] == "outcome_unknown"
+    assert "with a key" in [unit.text for unit in alone.client().list("c")]
+
+
+def idle(running: Running) -> bool:
+    """Whether a command has read all of its input, and waits."""
+    assert running.process.stdin is not None
+    (unread,) = struct.unpack("i", fcntl.ioctl(running.process.stdin.fileno(), termios.FIONREAD, bytes(4)))
+    return unread == 0 and Path(f"/proc/{running.pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"S"
+
+
+def test_a_daemon_that_does_not_come_back_is_told_to_every_request_under_way(alone: Shell) -> None:
+    alone.daemon()
+    pipe = alone.start("pipe", "--timeout", "300ms", pipe_stdin=True)
+    follow(pipe, "stream", contexts=["c"])
+    alone.kill_daemon()
+    assert pipe.wait() == 124
     assert [(answer["id"], answer["error"]["code"]) for answer in pipe.objects if answer.get("ok") is False] == [("stream", "unavailable")]
     assert len(pipe.errors) == 1
+    assert "no daemon" in pipe.errors[0]
+
+
+def test_the_end_of_stdin_ends_a_wait_for_a_lock(shell: Shell, client: Client, name: str) -> None:
+    with client.lock(f"@{name}"):
+        request = {"id": "w", "op": "lock", "resources": [f"@{name}"], "wait": True}
+        done = shell.script(f"echo '{json.dumps(request)}' | engram pipe")
+        assert done.code == 0
+        [answer] = [json.loads(line) for line in done.lines]
+        assert (answer["id"], answer["ok"], answer["error"]["code"]) == ("w", False, "cancelled")

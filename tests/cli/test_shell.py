@@ -86,3 +86,13 @@ def test_color_is_for_terminals_unless_asked_for(shell: Shell, client: Client, n
     assert b"\x1b[" in shell.ok("list", name, "--color", "always", env={"TERM": "xterm"}).raw
     assert b"\x1b[" not in shell.ok("list", name, "--color", "never").raw
     assert b"\x1b[" not in shell.ok("list", name, "--json", "--color", "always").raw
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [("--as bob put c x", "engram COMMAND ... --as"), ("context --json list", "engram context COMMAND ... --json")],
+)
+def test_a_common_option_before_the_command_says_where_it_goes(shell: Shell, line: str, advice: str) -> None:
+    done = shell.script(f"engram {line}")
+    option = advice.split()[-1]
+    assert (done.code, done.out, done.err) == (2, "", f"engram: {option} goes after the command: {advice}\n")

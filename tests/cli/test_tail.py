@@ -79,6 +79,19 @@ def test_events_are_lines_with_a_kind(shell: Shell, client: Client, name: str) -
     assert b"\x1b" not in done.raw
 
 
+def test_kinds_are_chosen(shell: Shell, client: Client, name: str) -> None:
+    client.put(name, "x")
+    client.context_pin(name, next(client.list(name)).seq)
+    client.context_leave(name)
+    pins = shell.ok("tail", name, "--kind", "unit_pinned", "--json").objects
+    assert [event["kind"] for event in pins] == ["unit_pinned", "live"]
+    lines = shell.ok("tail", name, "--kind", "agent_left", "--kind", "unit_put").lines
+    assert [line.split("\t")[3] for line in lines] == ["message", "agent_left"]
+    assert shell.ok("tail", name, "--kind", "unit_put", "--json").objects[0]["text"] == "x"
+    assert shell.ok("tail", name, "--kind", "unit_added").raw == b""
+    assert "unit_put" in shell.fails(2, "tail", name, "--kind", "lunch")
+
+
 def test_a_follower_prints_what_is_put_while_its_writer_still_holds_the_answer(shell: Shell, client: Client, name: str) -> None:
     client.put(name, "before")
     reader = shell.reader(name)

@@ -90,7 +90,7 @@ def test_what_the_client_sends_the_server_reads(
         assert client.request(op, members, request_id)[0] == request_id
         sent += client.request(op, members, request_id)[1]
         expected.append(Request(request_id, op, members))
-        if OPERATIONS[op].stream:
+        if OPERATIONS[op].lasts(members):
             for notice in data.draw(st.lists(st.sampled_from(sorted(NOTICES)), max_size=2)):
                 members = data.draw(records(NOTICES[notice]))
                 sent += client.notice(request_id, notice, **members)
@@ -100,7 +100,7 @@ def test_what_the_client_sends_the_server_reads(
     assert got == expected
     assert not server.partial
     assert server.in_flight == {request_id for request_id, _, _ in requests}
-    assert server.streams == {request_id for request_id, op, _ in requests if OPERATIONS[op].stream}
+    assert server.streams == {request_id for request_id, op, members in requests if OPERATIONS[op].lasts(members)}
 
 
 @st.composite

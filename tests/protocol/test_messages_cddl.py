@@ -86,16 +86,20 @@ def test_every_rule_is_defined_once_and_used() -> None:
 def test_every_operation_has_the_permission_that_is_meant() -> None:
     """Said twice on purpose: a new operation must not get its permission by accident."""
     meant = {
-        "read": {"get", "list", "tail", "context_show", "context_list", "agents", "names", "search", "status"},
+        "read": {"get", "list", "tail", "context_show", "context_list", "agents", "names", "search", "status", "locks", "related", "why"}
+        | {"consumer_show", "consumer_list", "consumer_parked"},
+        "lock": {"lock", "renew", "unlock"},
         "write": {"put", "context_create", "context_set", "context_join", "context_leave"}
-        | {"context_pin", "context_unpin", "context_add", "context_remove"},
+        | {"context_pin", "context_unpin", "context_add", "context_remove"}
+        | {"consume", "ack", "consumer_create", "consumer_retry", "consumer_reset", "consumer_delete"},
         "admin": {"shutdown"},
     }
     assert {name: operation.permission for name, operation in OPERATIONS.items()} == {
         name: permission for permission, names in meant.items() for name in names
     }
     assert {operation.permission for operation in OPERATIONS.values()} <= set(PERMISSIONS)
-    assert [name for name, operation in OPERATIONS.items() if operation.stream] == ["tail"]
+    assert {name: operation.waits for name, operation in OPERATIONS.items() if operation.waits} == {"lock": "wait"}
+    assert [name for name, operation in OPERATIONS.items() if operation.stream] == ["tail", "consume"]
     assert OPERATIONS.keys().isdisjoint({*NOTICES, "hello"})
 
 

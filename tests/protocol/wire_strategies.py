@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, Number, OneOf, Record, Text, Type
+from engramd.protocol.messages import MODES
+from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
 from engramd.protocol.unit import RELATIONSHIPS, TYPES, encode_unit
 
 SEQ = st.integers(1, 2**63 - 1)
@@ -50,7 +51,13 @@ _contexts = st.fixed_dictionaries(
     }
 )
 _agents = st.fixed_dictionaries(
-    {"id": NAMES, "units": st.integers(0, 9), "first_seen": st.none() | SEQ, "last_seen": st.none() | SEQ}, optional={"since": SEQ}
+    {
+        "id": NAMES,
+        "units": st.integers(0, 9),
+        **dict.fromkeys(("first_seen", "last_seen", "present_since"), st.none() | SEQ),
+        "holds": st.lists(NAMES, max_size=2),
+    },
+    optional={"since": SEQ},
 )
 _hits = st.fixed_dictionaries(
     {
@@ -61,12 +68,80 @@ _hits = st.fixed_dictionaries(
         "cursor": NAMES,
     }
 )
+RESOURCES = st.one_of(
+    st.just("/"),
+    st.lists(st.sampled_from(["a", "b.py", "**", "*.c", "?", "[id]", " ", "é"]), min_size=1, max_size=4).map(
+        lambda parts: "/" + "/".join(parts)
+    ),
+    NAMES.map(lambda name: f"@{name}"),
+)
+_claims: dict[str, st.SearchStrategy[Any]] = {"resources": st.lists(RESOURCES, min_size=1, max_size=3), "mode": st.sampled_from(MODES)}
+_optional: dict[str, st.SearchStrategy[Any]] = {"slots": st.integers(1, 9), "session": NAMES}
+_locks = st.fixed_dictionaries(
+    {
+        "token": SEQ,
+        **_claims,
+        "holder": NAMES,
+        "reason": st.text(max_size=8),
+        **dict.fromkeys(("ttl", "granted_at", "age", "renewals"), st.integers(0, 9)),
+        "remaining": st.none() | st.integers(0, 9),
+    },
+    optional={**_optional, "units": st.lists(units(), max_size=1)},
+)
+_waiters = st.fixed_dictionaries(
+    {"number": SEQ, **_claims, "agent": NAMES, "reason": st.text(max_size=8), "waited": SEQ, "behind": st.lists(SEQ, max_size=2)},
+    optional=_optional,
+)
+_related = st.fixed_dictionaries(
+    {
+        "unit": units(),
+        "distance": SEQ,
+        "edge": st.fixed_dictionaries({"type": st.sampled_from(RELATIONSHIPS), "source": UNIT_ID, "target": UNIT_ID, "meta": LABELS}),
+    }
+)
+_changes = st.fixed_dictionaries(
+    {
+        "unit": units(),
+        "chain": st.lists(_related, max_size=2),
+        "more": st.booleans(),
+        "leases": st.lists(
+            st.fixed_dictionaries(
+                {"token": SEQ},
+                optional={
+                    "holder": NAMES,
+                    "resources": st.lists(RESOURCES, min_size=1, max_size=2),
+                    "mode": st.sampled_from(MODES),
+                    "reason": st.text(max_size=8),
+                    "granted_at": SEQ,
+                },
+            ),
+            max_size=2,
+        ),
+    }
+)
+_consumers = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("id", "key", "cursor"), NAMES),
+        **dict.fromkeys(("visibility", "deliveries", "lag", "waiting", "held", "parked", "created_at", "updated_at"), SEQ),
+        "contexts": st.lists(NAMES, max_size=3),
+        "filter": LABELS,
+        "members": st.lists(st.fixed_dictionaries({"agent": NAMES, "held": SEQ, "prefetch": SEQ}), max_size=2),
+    }
+)
+_parked = st.fixed_dictionaries({"cursor": NAMES, "deliveries": SEQ, "parked_at": SEQ, "again": st.booleans(), "unit": st.none() | units()})
 _RULES: dict[str, st.SearchStrategy[Any]] = {
+    "[* related]": st.lists(_related, max_size=3),
+    "[* change]": st.lists(_changes, max_size=3),
     "[* unit]": st.lists(units(), max_size=3),
     "[* hit]": st.lists(_hits, max_size=3),
     "context-info": _contexts,
     "[* context-info]": st.lists(_contexts, max_size=3),
+    "consumer-info": _consumers,
+    "[* consumer-info]": st.lists(_consumers, max_size=3),
+    "[* parked]": st.lists(_parked, max_size=3),
     "[* agent-info]": st.lists(_agents, max_size=3),
+    "[* lock-info]": st.lists(_locks, max_size=3),
+    "[* waiter-info]": st.lists(_waiters, max_size=3),
     "{ * tstr => any }": st.dictionaries(NAMES, st.integers(0, 9) | st.text(max_size=5) | LABELS, max_size=3),
 }
 
@@ -84,6 +159,8 @@ def valid(kind: Type) -> st.SearchStrategy[Any]:
     match kind:
         case Text():
             return _texts(kind)
+        case Resource():
+            return RESOURCES
         case Bytes():
             return st.binary(min_size=kind.least, max_size=min(kind.most, 16))
         case Int():

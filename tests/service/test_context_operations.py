@@ -130,8 +130,9 @@ async def test_agents_are_listed_with_what_they_did(server: Server, autojump_clo
     await client.ask("put", context="d", text="2")
     await client.ask("put", context="c", text="3", agent="bob")
     await client.ask("context_join", context="c", agent="carol")
-    alice = {"id": "alice", "units": 2, "first_seen": EPOCH, "last_seen": EPOCH + SECOND}
-    bob = {"id": "bob", "units": 1, "first_seen": EPOCH + SECOND, "last_seen": EPOCH + SECOND}
+    absent = {"present_since": None, "holds": []}
+    alice = {"id": "alice", "units": 2, "first_seen": EPOCH, "last_seen": EPOCH + SECOND, **absent}
+    bob = {"id": "bob", "units": 1, "first_seen": EPOCH + SECOND, "last_seen": EPOCH + SECOND, **absent}
     assert (await client.ask("agents")) == {"agents": [alice, bob], "next": None}
     assert [agent["id"] for agent in (await client.ask("agents", context="c"))["agents"]] == ["alice", "bob", "carol"]
     assert [agent["id"] for agent in (await client.ask("agents", context="c", after="alice"))["agents"]] == ["bob", "carol"]

@@ -53,7 +53,7 @@ async def test_the_limit_holds(server: Server, autojump_clock: MockClock) -> Non
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"kind": "locks"}, {"kind": 1}, {"prefix": b"a"}, {"prefix": "a" * (MAX_NAME + 1)}, {"limit": 0}, {"limit": MAX_UNITS + 1}],
+    [{}, {"kind": "cars"}, {"kind": 1}, {"prefix": b"a"}, {"prefix": "a" * (MAX_NAME + 1)}, {"limit": 0}, {"limit": MAX_UNITS + 1}],
 )
 async def test_what_fits_no_request_is_refused(server: Server, autojump_clock: MockClock, fields: dict[str, object]) -> None:
     client = await server.connect()

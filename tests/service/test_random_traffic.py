@@ -134,8 +134,7 @@ async def _move_a_unit(world: World, client: Client) -> None:
 
 async def subscribe(world: World, subscriber: Subscriber, done: trio.Event) -> None:
     """Follow over connections that are given up at random; at last, read on to the end."""
-    filters = {"agent": list(subscriber.agents), "type": list(subscriber.types), "meta": subscriber.meta}
-    asked = {name: wanted for name, wanted in filters.items() if wanted} | {"contexts": list(subscriber.contexts)}
+    asked = subscriber.filter()
     reached: str | int = 0
     ended = False
     while not ended:
@@ -195,6 +194,8 @@ def subscribers() -> list[Subscriber]:
         Subscriber("one writer", agents=["writer1"]),
         Subscriber("errors in a", ["a"], types=["error", "system"]),
         Subscriber("labels", ["a", "b"], meta={"k": "x"}),
+        Subscriber("what arrives from elsewhere", kinds=["unit_added"]),
+        Subscriber("births in a", ["a"], kinds=["unit_put"]),
     ]
 
 

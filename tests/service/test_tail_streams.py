@@ -283,6 +283,87 @@ async def test_events_shows_every_event(server: Server, autojump_clock: MockCloc
         assert await again.replayed() == live
 
 
+@pytest.mark.parametrize(
+    ("kinds", "events", "expected"),
+    [
+        (["agent_joined"], None, ["agent_joined"]),
+        (["unit_put"], None, ["unit_put", "unit_put"]),
+        (["unit_put"], True, ["unit_put", "unit_put"]),
+        (["unit_added"], None, ["unit_added"]),
+        (["unit_added", "unit_pinned"], None, ["unit_added", "unit_pinned"]),
+        (["context_created", "unit_put", "unit_removed"], None, ["context_created", "unit_put", "unit_put", "unit_removed"]),
+    ],
+)
+@pytest.mark.parametrize("contexts", [[], ["b"], ["b", "none"]])
+async def test_kinds_choose_among_entries_and_other_events(
+    server: Server, autojump_clock: MockClock, kinds: list[str], events: bool | None, expected: list[str], contexts: list[str]
+) -> None:
+    client = await server.connect()
+    first = await client.ask("put", context="a", text="1", type="error")
+    start = first["seq"]
+    asked = {"contexts": contexts, "after": start, "kinds": kinds, "type": "error", **({} if events is None else {"events": events})}
+    live = await client.tail(follow=True, **asked)
+    assert await live.replayed() == []
+    await client.ask("context_create", context="b")
+    await client.ask("context_join", context="b", agent="bob")
+    await client.ask("put", context="b", text="2", type="error")
+    await client.ask("put", context="b", text="of another type, which only entries have")
+    await client.ask("put", context="b", text="3", type="error")
+    await client.ask("context_add", context="b", ids=[first["id"]])
+    await client.ask("context_pin", context="b", ids=[first["id"]])
+    await client.ask("context_remove", context="b", ids=[first["id"]])
+    seen = await live.arrived()
+    assert [event["kind"] for event in seen] == expected
+    again = await client.tail(**asked)
+    assert await again.replayed() == seen
+    del asked["after"]
+    last = await client.tail(**asked, last=1)
+    assert await last.replayed() == seen[-1:], "what is counted back is what is asked for"
+
+
+async def test_the_last_events_of_a_kind_are_found_far_back(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect()
+    for name in "abc":
+        await client.ask("put", context=name, units=[{"text": "x"}] * 400)
+    tail = await client.tail(kinds=["context_created"], last=2)
+    assert [event["data"]["context"] for event in await tail.replayed()] == ["b", "c"]
+    everything = await client.tail(kinds=["context_created"], last=9)
+    assert len(await everything.replayed()) == 3
+
+
+async def test_kinds_are_checked(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect()
+    for fields in ({"kinds": ["lunch"]}, {"kinds": []}, {"kinds": "unit_put"}, {"kinds": ["agent_left"], "form": "json"}):
+        assert (await client.refused("tail", **fields)).code == "invalid"
+    await put_numbers(client, "c", 1)
+    tail = await client.tail(contexts=["c"], kinds=["unit_put"], form="raw", after=0)
+    assert [event["text"] for event in await tail.replayed()] == [b"0"]
+
+
+@pytest.mark.parametrize("kinds", [["unit_put"], ["agent_left"]])
+async def test_a_long_search_says_how_far_it_came(
+    server: Server, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
+) -> None:
+    """A replay in which nothing fits is silent; a reader that has to resume must not begin it anew."""
+    client = await server.connect()
+    for _ in range(2):
+        await client.ask("put", context="c", units=[{"text": "hay"}] * 1000)
+    checkpoint = trio.lowlevel.checkpoint
+
+    async def slow() -> None:
+        await trio.sleep(HEARTBEAT)
+        await checkpoint()
+
+    monkeypatch.setattr(trio.lowlevel, "checkpoint", slow)
+    tail = await client.tail(after=0, type="error", kinds=kinds)
+    beats = await tail.replayed()
+    assert len(beats) > 0
+    assert {event["kind"] for event in beats} == {"heartbeat"}
+    reached = [int(event["cursor"].split(".")[1]) for event in beats]
+    assert reached == sorted(set(reached))
+    assert 0 < reached[0] < reached[-1] <= server.log.last_seq
+
+
 async def test_many_events_are_replayed_a_step_at_a_time(server: Server, autojump_clock: MockClock) -> None:
     client = await server.connect()
     await client.ask("put", context="c", units=[{"text": str(number)} for number in range(900)])

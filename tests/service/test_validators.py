@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import validators
-from validators import Acknowledged, BrokenError, Entry, History, Session, Subscriber
+from validators import Acknowledged, BrokenError, Consumer, Delivery, Entry, History, Session, Subscriber
 
 
 def entry(seq: int, context: str = "c") -> Entry:
@@ -21,7 +21,11 @@ def sound() -> History:
     told = [Acknowledged("w", f"key{seq}", "c", bytes([seq]), seq) for seq in (2, 5, 5, 9)]
     everything = Subscriber("all", sessions=[Session(0, 6, log[:5]), Session(6, 10, log[5:])])
     even = Subscriber("even", ["c"], ["even"], sessions=[Session(0, 11, [entry(seq) for seq in (2, 4, 6, 8, 10)])])
-    return History(log, 10, told, {("c", "key5"): 2}, [everything, even])
+    got = [Delivery(1, log[0], 1, 1), Delivery(1, log[1], 1, 2), Delivery(2, log[1], 2, 6)]
+    got += [Delivery(2, entry, 1, number) for number, entry in enumerate(log[2:], 8)]
+    shared = Consumer("shared", ["c"], None, got, {2: 4}, {2: 3}, {1: 5})
+    keyed = Consumer("keyed", [], "k", [Delivery(3, one, 1, 10 * one.seq) for one in log], {}, {one.seq: 10 * one.seq + 1 for one in log})
+    return History(log, 10, told, {("c", "key5"): 2}, [everything, even], [shared, keyed])
 
 
 def lose(history: History) -> None:
@@ -81,6 +85,22 @@ def starve(history: History) -> None:
     history.subscribers[1].sessions = [Session(0, 0)]
 
 
+def forget(history: History) -> None:
+    del history.consumers[0].delivered[4]
+
+
+def insist(history: History) -> None:
+    history.consumers[0].delivered.append(Delivery(2, history.log[0], 2, 30))
+
+
+def share(history: History) -> None:
+    history.consumers[0].cut[1] = 7
+
+
+def hurry(history: History) -> None:
+    history.consumers[1].asked[4] = 51
+
+
 def test_a_sound_history_passes() -> None:
     validators.check(sound())
 
@@ -100,6 +120,10 @@ def test_a_sound_history_passes() -> None:
         (garble, validators.filtered),
         (double, validators.idempotent),
         (contradict, validators.idempotent),
+        (forget, validators.acked),
+        (insist, validators.acked),
+        (share, validators.acked),
+        (hurry, validators.acked),
         (starve, validators.caught_up),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import EVENTS, PUTS, SEQS, TIMES
 
+from engramd.protocol.messages import ENTRY_KINDS, KINDS
 from engramd.protocol.unit import Unit
 from engramd.state.machine import Event
 from engramd.state.units import UnitPut
@@ -47,6 +48,11 @@ def test_the_body_of_a_put_is_the_unit_as_it_travels(seq: int, ts: int, event: U
         payload,
     )
     assert record.kind == "unit_put"
+
+
+def test_the_wire_names_every_kind_of_event() -> None:
+    assert tuple(kind for kind, _ in records._CODES.values()) == KINDS
+    assert {kind for code, (kind, _) in records._CODES.items() if code in records.ENTRIES} == set(ENTRY_KINDS)
 
 
 @pytest.mark.parametrize("event_type", EVENTS)

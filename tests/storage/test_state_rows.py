@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import IDS, LABELS, NAMES, SEQS, TEXTS, TIMES
+from strategies import CLAIMS, COUNTS, IDS, LABELS, NAMES, SEQS, SPANS, TEXTS, TIMES, WANTED
 
 from engramd.state import view
 from engramd.state.view import Table
@@ -20,7 +20,6 @@ from engramd.storage.leveldb import Store
 from engramd.storage.rows import DurableRows, PendingRows, row_key
 
 INTERVALS = st.lists(st.tuples(SEQS, st.none() | SEQS), min_size=1, max_size=4).map(tuple)
-COUNTS = st.integers(0, 2**40)
 TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "contexts": (
         view.CONTEXTS,
@@ -32,7 +31,16 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], st.SearchStrate
     "units": (view.UNITS, IDS, st.builds(view.UnitHead, SEQS, NAMES)),
     "pins": (view.PINS, st.tuples(NAMES, SEQS), INTERVALS),
     "places": (view.PLACES, st.tuples(NAMES, SEQS), INTERVALS),
+    "leases": (
+        view.LEASES,
+        SEQS,
+        st.builds(view.Lease, NAMES, CLAIMS, TIMES, st.none() | NAMES, st.booleans(), TEXTS, TIMES),
+    ),
     "dedupe": (view.DEDUPE, st.tuples(NAMES, TEXTS), st.builds(view.Deduped, SEQS, COUNTS)),
+    "presence": (view.PRESENCE, NAMES, st.builds(view.Present, TIMES)),
+    "consumers": (view.CONSUMERS, NAMES, st.builds(view.Consumer, st.lists(NAMES).map(tuple), WANTED, TEXTS, COUNTS, COUNTS, TIMES)),
+    "progress": (view.PROGRESS, NAMES, st.builds(view.Progress, SEQS, COUNTS, SPANS, TIMES)),
+    "parked": (view.PARKED, NAMES, st.lists(st.builds(view.Parked, SEQS, COUNTS, TIMES, st.booleans()), min_size=1).map(tuple)),
 }
 Write = tuple[Table[Any, Any], Any, Any]
 WRITES = st.one_of(*(st.tuples(st.just(table), key, row) for table, key, row in TABLES.values()))

@@ -21,6 +21,7 @@ PREFIXES: list[tuple[Callable[..., bytes], list[st.SearchStrategy[Any]]]] = [
     (keys.by_type, [NAMES, NAMES]),
     (keys.by_meta, [NAMES, NAMES, TEXTS]),
     (keys.by_target, [NAMES, IDS]),
+    (keys.by_path, [NAMES]),
 ]
 ONE = st.one_of(*(st.tuples(st.just(prefix), st.tuples(*parts)) for prefix, parts in PREFIXES))
 ROWS: dict[str, tuple[view.Table[Any, Any], st.SearchStrategy[Any]]] = {
