@@ -216,6 +216,7 @@ _engram_values() {
         directions*) _engram_offer in out both ;;
         edges*) _engram_offer sequential causes depends_on references responds_to modifies replaces ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
+        modes*) _engram_offer hybrid keyword semantic ;;
         colors*) _engram_offer auto always never ;;
         acks*) _engram_offer auto manual ;;
         places*) _engram_offer start now ;;
@@ -243,7 +244,7 @@ _engram_verbs() {
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         consumer) _engram_offer create list show ack parked retry reset delete ;;
         daemon) _engram_offer run start stop restart status socket ;;
-        *) _engram_offer put get list tail ask related why agents status top lock unlock renew locks guard pipe help demo completion context consumer daemon ;;
+        *) _engram_offer put get list tail ask related why search agents status top lock unlock renew locks guard pipe help demo completion context consumer daemon ;;
     esac
 }
 
@@ -325,6 +326,23 @@ _engram_declare() {
                 '--limit|once|-'
             )
             arguments=('files')
+            ;;
+        'search')
+            options=(
+                '--context|often|contexts'
+                '--mode|once|modes'
+                '--agent|often|agents'
+                '--type|often|types'
+                '--meta|often|-'
+                '--since|once|-'
+                '--until|once|-'
+                '--related-to|once|-'
+                '--to|once|agents'
+                '--limit|once|-'
+                '--after|once|-'
+                '--min-score|once|-'
+            )
+            arguments=('-')
             ;;
         'agents')
             arguments=('contexts')

@@ -62,7 +62,7 @@ function __engram_names --argument-names kind
 end
 
 set -g __engram_groups context consumer daemon
-set -g __engram_takes '^(--(ack|after|agent|as|color|consumer|dedupe|deliveries|depth|direction|display-name|expect-seq|fence|file|from|grace|key|kind|limit|meta|prefetch|reason|rel|related-to|reply-to|since|slots|socket|timeout|to|ttl|type|unset|until|visibility)|-[fhv]*[En])$'
+set -g __engram_takes '^(--(ack|after|agent|as|color|consumer|context|dedupe|deliveries|depth|direction|display-name|expect-seq|fence|file|from|grace|key|kind|limit|meta|min-score|mode|prefetch|reason|rel|related-to|reply-to|since|slots|socket|timeout|to|ttl|type|unset|until|visibility)|-[fhv]*[En])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
@@ -72,6 +72,7 @@ complete -c engram -n "__engram_at ''" -a tail -d 'Print the last units of conte
 complete -c engram -n "__engram_at ''" -a ask -d 'Put a question to an agent, wait for the first unit that responds to it, and print that as get does'
 complete -c engram -n "__engram_at ''" -a related -d 'Walk relationships from a unit, nearest first'
 complete -c engram -n "__engram_at ''" -a why -d 'List the changes of a file, newest first: the file_change units whose label path names it, in any context'
+complete -c engram -n "__engram_at ''" -a search -d 'Find the units that fit a query best, each with its score and the part of its text that shows why'
 complete -c engram -n "__engram_at ''" -a agents -d 'List the agents: who is there and since when, who has been, what they have locked'
 complete -c engram -n "__engram_at ''" -a status -d 'Describe the daemon'
 complete -c engram -n "__engram_at ''" -a top -d 'Watch contexts, rates, subscribers and their lag, locks, waiters and agents, live'
@@ -171,6 +172,18 @@ complete -c engram -n "__engram_at 'related'" -l limit -x -d 'At most N units'
 complete -c engram -n "__engram_at 'why'" -l depth -x -d 'Follow what led to a change N edges far'
 complete -c engram -n "__engram_at 'why'" -l limit -x -d 'At most N changes'
 complete -c engram -n "__engram_at 'why' 0" -F
+complete -c engram -n "__engram_at 'search'" -l context -x -a '(__engram_names contexts)' -d 'Only units in this context; '
+complete -c engram -n "__engram_at 'search'" -l mode -x -a 'hybrid keyword semantic' -d 'hybrid (words and meaning), keyword or semantic [hybrid]'
+complete -c engram -n "__engram_at 'search'" -l agent -x -a '(__engram_names agents)' -d 'Only units of this agent'
+complete -c engram -n "__engram_at 'search'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'Only units of this type'
+complete -c engram -n "__engram_at 'search'" -l meta -x -d 'Only units with this label'
+complete -c engram -n "__engram_at 'search'" -l since -x -d 'From this time on: 10m (ago), 14:30, 2026-01-31, 2026-01-31T14:30:00Z'
+complete -c engram -n "__engram_at 'search'" -l until -x -d 'Before this time'
+complete -c engram -n "__engram_at 'search'" -l related-to -x -d 'Only units with a relationship to this one'
+complete -c engram -n "__engram_at 'search'" -l to -x -a '(__engram_names agents)' -d 'Only units that are for this agent (label to); me stands for you'
+complete -c engram -n "__engram_at 'search'" -l limit -x -d 'At most N hits'
+complete -c engram -n "__engram_at 'search'" -l after -x -d 'Behind this hit: its cursor, from --json'
+complete -c engram -n "__engram_at 'search'" -l min-score -x -d 'Only hits with at least this score, from 0 to 1'
 complete -c engram -n "__engram_at 'agents' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'lock'" -l ttl -x -d 'How long it lasts unless renewed: 60s, 5m'
 complete -c engram -n "__engram_at 'lock'" -l wait -d 'Wait for it, in order; --timeout bounds the wait (exit 75)'
@@ -194,6 +207,7 @@ complete -c engram -n "__engram_at 'help' 0" -a tail -d 'Print the last units of
 complete -c engram -n "__engram_at 'help' 0" -a ask -d 'Put a question to an agent, wait for the first unit that responds to it, and print that as get does'
 complete -c engram -n "__engram_at 'help' 0" -a related -d 'Walk relationships from a unit, nearest first'
 complete -c engram -n "__engram_at 'help' 0" -a why -d 'List the changes of a file, newest first: the file_change units whose label path names it, in any context'
+complete -c engram -n "__engram_at 'help' 0" -a search -d 'Find the units that fit a query best, each with its score and the part of its text that shows why'
 complete -c engram -n "__engram_at 'help' 0" -a agents -d 'List the agents: who is there and since when, who has been, what they have locked'
 complete -c engram -n "__engram_at 'help' 0" -a status -d 'Describe the daemon'
 complete -c engram -n "__engram_at 'help' 0" -a top -d 'Watch contexts, rates, subscribers and their lag, locks, waiters and agents, live'

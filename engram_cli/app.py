@@ -361,6 +361,48 @@ def why(
 
 @leaf(
     app,
+    "search",
+    ("Find what fits best, by words and meaning", "engram search 'why did two fail'"),
+    ("Find by words alone, in one context", "engram search three --context work --mode keyword"),
+    ("Find a phrase among errors, without a word", "engram search '\"two\" -draft type:error'"),
+    ("Find what is surely meant, of the last hour", "engram search one --since 1h --min-score 0.4 --json"),
+)
+def search(
+    common: Common,
+    query: Annotated[
+        str,
+        typer.Argument(metavar="QUERY", help='Words, "phrases", -exclusions, and type:TYPE, agent:AGENT, meta:KEY=VALUE.'),
+    ],
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", metavar="CONTEXT", help="Only units in this context; . stands for $ENGRAM_CONTEXT. May be repeated."),
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", metavar="SEARCH", help="hybrid (words and meaning), keyword or semantic [hybrid].")
+    ] = None,
+    agent: ByAgent = None,
+    type: ByType = None,
+    meta: ByMeta = None,
+    since: Since = None,
+    until: Until = None,
+    related_to: RelatedTo = None,
+    to: To = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=MOST, help="At most N hits.")] = 20,
+    after: Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Behind this hit: its cursor, from --json.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", metavar="S", min=0, max=1, help="Only hits with at least this score, from 0 to 1.")
+    ] = None,
+) -> None:
+    """Find the units that fit a query best, each with its score and the part of its text that shows why. No hit is exit code 1."""
+    from .commands import search as command
+
+    command.run(
+        common, query, context or [], mode, limit, min_score, filters(common, agent, type, meta, since, until, after, related_to, to)
+    )
+
+
+@leaf(
+    app,
     "agents",
     ("List everyone", "engram agents"),
     ("List a context's members", "engram agents work"),

@@ -213,6 +213,57 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """A unit that a search found.
+
+    Attributes:
+        score: how well it fits, of the search's mode; `keyword` and `semantic` are what the parts gave.
+        snippet: the part of the text that shows why, on one line; `marks` are its characters to be marked, from and to before.
+        cursor: search on with `after=cursor` for what fits next best.
+    """
+
+    unit: Unit
+    score: float
+    keyword: float
+    semantic: float
+    snippet: str
+    marks: tuple[tuple[int, int], ...]
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of a search.
+
+    Attributes:
+        next: `after` of the next page; None at the end.
+        behind: how many events the search did not see: 0 unless the index was behind and `wait` was over.
+    """
+
+    hits: tuple[Hit, ...]
+    next: str | None
+    behind: int
+
+
+def search(query: str, *contexts: str, **options: Any) -> Call[Found]:
+    """A page of the units that fit a query best.
+
+    Args:
+        contexts: none means all.
+        options: `mode` (`hybrid`, `keyword` or `semantic`), `limit`, `after`, `min_score`, `wait` (milliseconds), and `list`'s filters but
+            `reverse`.
+    """
+    fields = {"query": query, **({"contexts": [*contexts]} if contexts else {}), **options}
+    return Call("search", fields, lambda page: Found(tuple(map(_hit, page["hits"])), page["next"], page["behind"]))
+
+
+def _hit(hit: dict[str, Any]) -> Hit:
+    parts, snippet = hit["parts"], hit["snippet"]
+    marks = tuple((start, end) for start, end in snippet["marks"])
+    return Hit(Unit.from_wire(hit["unit"]), hit["score"], parts["keyword"], parts["semantic"], snippet["text"], marks, hit["cursor"])
+
+
+@dataclass(frozen=True, slots=True)
 class Related:
     """A unit that relationships lead to.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engramd.protocol import render
 from engramd.protocol.errors import EngramError
 from engramd.protocol.times import format_ts
+from engramd.protocol.unit import unit_json
 
 from . import settings
 
@@ -69,6 +70,33 @@ class Output:
             self.console.print(self._for_people(unit, show_context))
         else:
             self.line(render.unit_line(unit))
+
+    def hit(self, hit: dict[str, Any], show_context: bool = False) -> None:
+        """One hit of a search: a unit with its score, and for people the part of its text that shows why it was found."""
+        unit, found = hit["unit"], {name: value for name, value in hit.items() if name != "unit"}
+        if self.json:
+            self.line(render.json_line({**unit_json(unit), **found}))
+            return
+        snippet = hit["snippet"]
+        if not self.human:
+            shown = {
+                **{name: unit[name] for name in ("ts", "agent", "type")},
+                "seq": unit.get("entry", unit["seq"]),
+                "text": snippet["text"],
+            }
+            self.line(f"{render.unit_line(shown)}\t{hit['score']:.3f}")
+            return
+        from rich.text import Text
+
+        line = Text(f"{hit['score']:.3f} ", style="bold")
+        line.append_text(self._for_people({**unit, "text": ""}, show_context))
+        last = 0
+        for start, end in snippet["marks"]:
+            line.append(render.for_terminal(snippet["text"][last:start]), style="none")
+            line.append(render.for_terminal(snippet["text"][start:end]), style="bold yellow")
+            last = end
+        line.append(render.for_terminal(snippet["text"][last:]), style="none")
+        self.console.print(line)
 
     def payload(self, unit: dict[str, Any]) -> None:
         """One decoded unit's payload as cat shows it, or the whole unit as JSON."""

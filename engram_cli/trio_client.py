@@ -33,7 +33,7 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
-from .calls import Call, Change, Pages, PutResult, Related, Relations
+from .calls import Call, Change, Found, Hit, Pages, PutResult, Related, Relations
 from .core import (
     ANSWER_SECONDS,
     RETRY_SECONDS,
@@ -57,6 +57,8 @@ __all__ = [
     "Consuming",
     "EngramError",
     "Event",
+    "Found",
+    "Hit",
     "Lease",
     "PutResult",
     "Related",
@@ -398,6 +400,7 @@ class Client:
     put_many = _asked(calls.put_many)
     get = _asked(calls.get)
     list = _paged(calls.list_)
+    search = _asked(calls.search)
     related = _asked(calls.related)
     why = _paged(calls.why)
     context_create = _asked(calls.context_create)

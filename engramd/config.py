@@ -107,6 +107,12 @@ class Config:
         '"0s"',
         0.0,
     )
+    embedder: str = _option(
+        _text,
+        "What turns texts into vectors for search: builtin, or another one as docs/search.md describes.",
+        '"builtin"',
+        "builtin",
+    )
     ready_fd: int | None = _option(
         _within(_whole, 0, 65536), "File descriptor that gets the line 'ready', or what went wrong; then it is closed.", "3", flag_only=True
     )

@@ -17,6 +17,7 @@ from .protocol.errors import EngramError
 from .ready import Ready
 from .service.engine import Engine
 from .service.peer import Peer
+from .service.search import Settings
 from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
 from .storage.log import Log
@@ -65,11 +66,17 @@ async def _lock(directory: Path, wait: float) -> DataLock:
 
 async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready, lock: DataLock) -> None:
     max_connections = _room_for(config.max_connections)
-    engine = Engine(log, config.max_payload, {"socket": listener.address, "data_dir": str(config.data_path())})
+    engine = Engine(
+        log,
+        config.max_payload,
+        {"socket": listener.address, "data_dir": str(config.data_path())},
+        search_settings=Settings(config.data_path() / "search", config.embedder),
+    )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, signals, engine)
             nursery.start_soon(_commit, engine)
+            nursery.start_soon(engine.search.run)
             nursery.start_soon(engine.leases.run)
             nursery.start_soon(engine.presence.run)
             async with trio.open_nursery() as sessions:

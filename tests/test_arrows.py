@@ -30,6 +30,7 @@ TABLE = {
     "state": _arrows(),
     "storage": _arrows("state protocol", "cbor2 plyvel plyvel_next"),
     "service": _arrows("storage state protocol", "cbor2 trio"),
+    "search": _arrows("storage state protocol", "cbor2 faiss httpx numpy rapidfuzz sentence_transformers"),
     "transport": _arrows("service protocol", "trio"),
     # Files at the top of the daemon: helpers, and what composes the rooms.
     "config": _arrows("protocol"),
@@ -136,6 +137,10 @@ def test_only_main_imports_the_daemon() -> None:
         ("engramd/service/engine.py", "from ..transport.session import Session"),
         ("engramd/service/engine.py", "from ..config import Config"),
         ("engramd/service/engine.py", "from .. import daemon"),
+        ("engramd/service/search.py", "from ..search.index import Index"),
+        ("engramd/search/index.py", "from ..service.search import Search"),
+        ("engramd/search/worker.py", "import trio"),
+        ("engramd/daemon.py", "from .search import worker"),
         ("engramd/service/engine.py", "import numpy as np"),
         ("engramd/transport/session.py", "from ..storage.log import Log"),
         ("engramd/transport/session.py", "from ..state.view import View"),

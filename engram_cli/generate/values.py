@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engramd.protocol.messages import DIRECTIONS, KINDS, NAMED
+from engramd.protocol.messages import DIRECTIONS, KINDS, NAMED, SEARCH_MODES
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from ..common import COLORS
@@ -18,6 +18,7 @@ SOURCES = {
     "MODE": "acks",
     "PLACE": "places",
     "TYPE": "types",
+    "SEARCH": "modes",
     "KIND": "kinds",
     "DIRECTION": "directions",
     "RELATIONSHIP": "edges",
@@ -29,7 +30,9 @@ SOURCES = {
     "SHELL": "shells",
     "VERB": "verbs",
 }
-FREE = frozenset({"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "CODE", "ENTRY", "PATH:TOKEN", "-- OPTION"})
+FREE = frozenset(
+    {"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "QUERY", "S", "CODE", "ENTRY", "PATH:TOKEN", "-- OPTION"}
+)
 
 WORDS: dict[str, tuple[str, ...]] = {
     "types": TYPES,
@@ -37,6 +40,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "directions": DIRECTIONS,
     "edges": RELATIONSHIPS,
     "relationships": tuple(f"{kind}:" for kind in RELATIONSHIPS),
+    "modes": SEARCH_MODES,
     "colors": COLORS,
     "acks": ("auto", "manual"),
     "places": ("start", "now"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .paths import MAX_PATHS
-from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, OneOf, Record, Resource, Text, Type
+from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
 from .unit import RELATIONSHIPS, TYPES
 
 VERSION = (1, 0)  # major, minor: a major step breaks old peers, a minor one adds
@@ -31,6 +31,8 @@ MAX_PREFETCH = 1000  # units that a member of a consumer may have at a time
 MAX_DELIVERIES = 1000  # of a unit to a consumer
 MAX_CREDIT = 64 * MIB
 DEFAULT_CREDIT = MIB
+MAX_QUERY = 4096  # bytes of a search's query
+MAX_WAIT = 3_600_000  # milliseconds
 PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
 MAX_DISTANCE = 1000  # edges between a unit and those that are related to it
 
@@ -111,6 +113,7 @@ FENCE = Record(
 )
 CONTEXT = {"context": Field(NAME, "the context", required=True)}
 UNITS = Any_("[* unit]")
+SEARCH_MODES = ("hybrid", "keyword", "semantic")
 ENTRY_KINDS = ("unit_put", "unit_added")
 KINDS = (  # of events, in the order of their codes
     "unit_put",
@@ -275,6 +278,32 @@ OPERATIONS: Mapping[str, Operation] = {
         ),
         Record({"cursor": Field(Text(64), "where the stream ended", required=True)}),
         stream=True,
+    ),
+    "search": Operation(
+        "read",
+        "Find a page of the units that fit a query best.",
+        Record(
+            {
+                "query": Field(Text(MAX_QUERY, least=1), 'words, "phrases", -exclusions, type:, agent: and meta:', required=True),
+                "mode": Field(Choice(SEARCH_MODES), "by words and meaning, unless said otherwise"),
+                "contexts": Field(ListOf(NAME, MAX_CONTEXTS), "which contexts; none means all"),
+                **FILTERS,
+                "since": Field(TIME, "units put at or after this instant"),
+                "after": Field(Text(64, least=1), "hits behind this cursor of the same search"),
+                "limit": Field(Int(1, MAX_UNITS), "the most hits in the page; 20 unless said otherwise"),
+                "min_score": Field(Number(0, 1), "hits with at least this score"),
+                "wait": Field(Int(0, MAX_WAIT), "milliseconds to wait for an index that is behind; 5000 unless said otherwise"),
+            }
+        ),
+        Record(
+            {
+                "hits": Field(Any_("[* hit]"), "the hits, best first", required=True),
+                "next": Field(
+                    OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on; null at the end", required=True
+                ),
+                "behind": Field(Int(), "how many events the search did not see; 0 unless the wait was over first", required=True),
+            }
+        ),
     ),
     "related": Operation(
         "read",
@@ -532,6 +561,13 @@ unit = {{
 unit-type = {types}
 relationship-type = {relationships}
 labels = {{ * tstr => tstr }}
+
+; A search's hit. The score is that of the mode; the parts are 0 where they were not asked. Marks are characters of the snippet.
+hit = {{
+  unit: unit, score: int / float, parts: {{ keyword: int / float, semantic: int / float }},
+  snippet: {{ text: tstr, marks: [* [from: uint, to: uint]] }},
+  cursor: tstr
+}}
 
 context-info = {{
   id: tstr, display_name: tstr, meta: labels, agents: [* tstr], pinned: [* bstr .size 16],

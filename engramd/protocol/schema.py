@@ -121,6 +121,23 @@ class Int:
 
 
 @dataclass(frozen=True, slots=True)
+class Number:
+    """An integer or a float from `least` to `most`."""
+
+    least: float
+    most: float
+
+    def check(self, value: object, name: str) -> None:
+        if type(value) is not float and type(value) is not int:
+            raise invalid(name, f"must be a number, not {_kind(value)}")
+        if not self.least <= value <= self.most:
+            raise invalid(name, f"must be from {self.least:g} to {self.most:g}, not {value:g}")
+
+    def cddl(self) -> str:
+        return "int / float"
+
+
+@dataclass(frozen=True, slots=True)
 class Bool:
     """True or false."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import cbor2
@@ -17,9 +17,9 @@ from ..protocol.errors import EngramError
 from ..protocol.messages import MAX_UNITS, VERSION, frame_limit
 from ..state.machine import Command
 from ..state.outcome import Refused
-from ..storage.log import Batch, Log
+from ..storage.log import Appended, Batch, Log
 from ..storage.records import Record
-from . import consumers, contexts, locks, relationships, status, subscriptions, units
+from . import consumers, contexts, locks, relationships, search, status, subscriptions, units
 from .committer import Committer, Done, Result, wall_clock
 from .fanout import Fanout
 from .leases import Leases, elapsed
@@ -35,6 +35,7 @@ _HANDLERS: Mapping[str, Handler] = {
     "get": units.get,
     "list": units.list_,
     "tail": subscriptions.tail,
+    "search": search.search,
     "related": relationships.related,
     "why": relationships.why,
     "consumer_create": consumers.create,
@@ -76,6 +77,7 @@ class Engine:
         facts: what `status` should say besides what the engine knows (socket, data directory).
         clock, elapsed: the wall clock in microseconds; and the seconds by which leases expire.
         write: how a batch is synced.
+        search_settings: what to search with; None for an engine that cannot.
 
     Attributes:
         peers: who is connected.
@@ -89,6 +91,7 @@ class Engine:
         facts: Mapping[str, Any] | None = None,
         clock: Callable[[], int] = wall_clock,
         write: Callable[[Batch], Awaitable[None]] | None = None,
+        search_settings: search.Settings | None = None,
         elapsed: Callable[[], float] = elapsed,
     ) -> None:
         self.log = log
@@ -97,15 +100,20 @@ class Engine:
         self.facts = dict(facts or {})
         self.fanout = Fanout(log)
         self.flusher = Flusher()
-        self.committer = Committer(log, self.fanout.publish, self.flusher.flush, clock, write)
+        self.committer = Committer(log, self._publish, self.flusher.flush, clock, write)
         self.leases = Leases(self, elapsed)
         self.committer.on_failure = self.leases.give_up_all
         self.consumers = consumers.Consumers(self)
         self.presence = Presence(self)
+        self.search = search.Search(log, search_settings)
         self.peers: set[Peer] = set()
         self.stopping = trio.Event()
         self.started_at = clock()
         self.started = time.monotonic()
+
+    def _publish(self, events: Sequence[Appended]) -> None:
+        self.fanout.publish(events)
+        self.search.notice()
 
     def greeting(self) -> dict[str, Any]:
         """The answer to `hello`."""

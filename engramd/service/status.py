@@ -36,15 +36,16 @@ def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
         "store_bytes": engine.log.size(),
         "memory_bytes": memory(),
         "max_payload": engine.max_payload,
+        "search": engine.search.status(),
         "subscribers": [subscriber.describe() for subscriber in subscribers[:SUBSCRIBERS]],
     }
     peer.answer(request_id, {"status": facts})
 
 
-def memory() -> int:
-    """Resident memory of this process in bytes, or 0 where the system does not tell (proc(5): the second number of statm)."""
+def memory(pid: int | str = "self") -> int:
+    """Resident memory of a process in bytes, or 0 where the system does not tell (proc(5): the second number of statm)."""
     try:
-        with open("/proc/self/statm", "rb") as statm:
+        with open(f"/proc/{pid}/statm", "rb") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cbor2
 
 from ..protocol.unit import with_entry
-from ..state.filters import Filter
+from ..state.filters import EVERYTHING, Filter
 from . import keys, records
 from .log import Log
 
@@ -129,6 +129,13 @@ def entry_of(log: Log, seq: int, record: records.Record, want: Filter) -> Entry 
         if unit is not None and want.matches(cbor2.loads(unit)):
             return Entry(seq, added["context"], record.kind, with_entry(unit, seq, added["context"]))
     return None
+
+
+def present_entry(log: Log, seq: int) -> Entry | None:
+    """The entry at a seq; None if there is none, or its unit was removed from that context since."""
+    record = log.record(seq)
+    entry = None if record is None else entry_of(log, seq, record, EVERYTHING)
+    return None if entry is None or log.is_gone(entry.context, seq) else entry
 
 
 def _walk_context(log: Log, context: str, wanted: Range) -> Iterator[_Examined]:

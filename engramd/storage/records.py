@@ -44,6 +44,7 @@ _CODES: dict[int, tuple[str, type]] = {
     31: ("agents_gone", presence.AgentsGone),
 }
 UNIT_ADDED = 8
+UNIT_REMOVED = 9
 FILE_CHANGE = "file_change"  # the type of units whose label `path` is found
 _CODE_OF = {event_type: code for code, (_, event_type) in _CODES.items()}
 ENTRIES = frozenset({UNIT_PUT, UNIT_ADDED})

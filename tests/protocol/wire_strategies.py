@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from engramd.protocol.messages import MODES
-from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, OneOf, Record, Resource, Text, Type
+from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
 from engramd.protocol.unit import RELATIONSHIPS, TYPES, encode_unit
 
 SEQ = st.integers(1, 2**63 - 1)
@@ -58,6 +58,15 @@ _agents = st.fixed_dictionaries(
         "holds": st.lists(NAMES, max_size=2),
     },
     optional={"since": SEQ},
+)
+_hits = st.fixed_dictionaries(
+    {
+        "unit": units(),
+        "score": st.floats(0, 1),
+        "parts": st.fixed_dictionaries({"keyword": st.floats(0, 1), "semantic": st.floats(0, 1)}),
+        "snippet": st.fixed_dictionaries({"text": st.text(max_size=9), "marks": st.just([[0, 1], [3, 4]])}),
+        "cursor": NAMES,
+    }
 )
 RESOURCES = st.one_of(
     st.just("/"),
@@ -124,6 +133,7 @@ _RULES: dict[str, st.SearchStrategy[Any]] = {
     "[* related]": st.lists(_related, max_size=3),
     "[* change]": st.lists(_changes, max_size=3),
     "[* unit]": st.lists(units(), max_size=3),
+    "[* hit]": st.lists(_hits, max_size=3),
     "context-info": _contexts,
     "[* context-info]": st.lists(_contexts, max_size=3),
     "consumer-info": _consumers,
@@ -155,6 +165,8 @@ def valid(kind: Type) -> st.SearchStrategy[Any]:
             return st.binary(min_size=kind.least, max_size=min(kind.most, 16))
         case Int():
             return st.integers(kind.least, kind.most) | st.sampled_from((kind.least, kind.most))
+        case Number():
+            return st.floats(kind.least, kind.most) | st.integers(int(kind.least), int(kind.most))
         case Bool():
             return st.booleans()
         case Null():
@@ -188,6 +200,8 @@ Path = tuple[str | int, ...]
 def places(kind: Type, value: Any, path: Path = ()) -> Iterator[tuple[Path, frozenset[type]]]:
     """Every place in a fitting value, and the Python types that may stand there."""
     match kind:
+        case Number():
+            yield path, frozenset((int, float))
         case OneOf():
             yield path, frozenset(accepted for accepted, _ in kind.options)
             for accepted, option in kind.options:

@@ -1,0 +1,191 @@
+"""Labelled sets: queries, each with the one text that it should find among many.
+
+pydoc    first sentence of a docstring -> the rest of it          standard library
+pycode   first sentence of a docstring -> the function's source   standard library
+debian   short -> long description of a package                   apt-cache, as far as long descriptions are on the machine
+typos    pydoc's queries with one or two mistyped words
+names    an identifier as it stands in the code -> the function's source that defines it
+paths    a module's file name, or a part of its path -> a line of a log that mentions it
+hashes   the first 7 to 12 characters of a commit -> the message that names it whole
+words    two rare words of a text -> the text
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import random
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+QUERIES = 400  # of a set, at most: chosen at random, always the same
+
+
+class Labelled(NamedTuple):
+    """A set. `answers` has the number of each query's text."""
+
+    name: str
+    texts: list[str]
+    queries: list[str]
+    answers: list[int]
+
+
+class _Function(NamedTuple):
+    name: str
+    path: str
+    summary: str
+    rest: str
+    source: str
+
+
+@cache
+def functions() -> list[_Function]:
+    """The documented functions and classes of the standard library."""
+    found: list[_Function] = []
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        if {"test", "tests", "site-packages", "idlelib", "lib2to3"} & set(path.parts):
+            continue
+        try:
+            source = path.read_text()
+            tree, lines = ast.parse(source), source.splitlines()
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and (doc := ast.get_docstring(node)):
+                summary, _, rest = inspect.cleandoc(doc).partition("\n\n")
+                said = node.body[0]
+                code = "\n".join(lines[node.lineno - 1 : said.lineno - 1] + lines[said.end_lineno or 0 : node.end_lineno])
+                if 4 <= len(summary.split()) <= 30:
+                    where = str(path.relative_to(root))
+                    found.append(_Function(node.name, where, " ".join(summary.split()), " ".join(rest.split()), code[:4000]))
+    return found
+
+
+def _labelled(name: str, pairs: list[tuple[str, str]], queries: int = QUERIES) -> Labelled:
+    """A set of (query, text) pairs, without queries and texts that occur twice."""
+    many = Counter(query for query, _ in pairs) + Counter(text for _, text in pairs)
+    kept = [(query, text) for query, text in pairs if many[query] == 1 and many[text] == 1]
+    chosen = sorted(random.Random(name).sample(range(len(kept)), min(queries, len(kept))))
+    return Labelled(name, [text for _, text in kept], [kept[at][0] for at in chosen], chosen)
+
+
+def _pydoc(functions: list[_Function]) -> Labelled:
+    return _labelled("pydoc", [(one.summary, one.rest) for one in functions if len(one.rest) > 80])
+
+
+def _pycode(functions: list[_Function]) -> Labelled:
+    return _labelled("pycode", [(one.summary, one.source) for one in functions if len(one.source) > 200])
+
+
+def _names(functions: list[_Function]) -> Labelled:
+    return _labelled(
+        "names", [(one.name, one.source) for one in functions if len(one.source) > 200 and re.search("_|[a-z][A-Z]", one.name)]
+    )
+
+
+def _debian(_: list[_Function]) -> Labelled:
+    if shutil.which("apt-cache") is None:
+        return Labelled("debian", [], [], [])
+    shown = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=False).stdout
+    names = re.findall(r"^Package: (.*)$", shown, re.M)
+    chosen = random.Random("debian").sample(names, min(len(names), 25_000))
+    pairs: list[tuple[str, str]] = []
+    for at in range(0, len(chosen), 1000):
+        said = subprocess.run(
+            ["apt-cache", "show", "--no-all-versions", *chosen[at : at + 1000]], capture_output=True, text=True, check=False
+        )
+        pairs += _described(said.stdout)
+    if not pairs:  # without translations, the lists have no long descriptions; what is installed has
+        pairs = _described(Path("/var/lib/dpkg/status").read_text())
+    return _labelled("debian", pairs)
+
+
+def _described(shown: str) -> list[tuple[str, str]]:
+    """Short and long descriptions in Debian's control format."""
+    return [(short, " ".join(rest.split())) for short, rest in re.findall(r"^Description(?:-en)?: (.*)\n((?: .*\n)+)", shown, re.M)]
+
+
+def _typos(functions: list[_Function]) -> Labelled:
+    base = _pydoc(functions)
+    return base._replace(name="typos", queries=[mistyped(query, random.Random(query)) for query in base.queries])
+
+
+def _words(functions: list[_Function]) -> Labelled:
+    texts = _pydoc(functions).texts
+    having = Counter(word for text in texts for word in set(re.findall(r"[a-z]{4,}", text.lower())))
+    pairs = []
+    for text in texts:
+        rare = sorted(
+            (word for word in set(re.findall(r"[a-z]{4,}", text.lower())) if 3 <= having[word] <= 60), key=lambda word: having[word]
+        )
+        if len(rare) >= 4:
+            pairs.append((" ".join(random.Random(text).sample(rare, 2)), text))
+    return _labelled("words", pairs)
+
+
+def _paths(functions: list[_Function]) -> Labelled:
+    rng = random.Random("paths")
+    pairs = []
+    for one in functions:
+        line = rng.randint(2, 900)
+        said = rng.choice(
+            ["raised KeyError", "was changed", "is 4 lines too long", "failed: test_empty_input", "imports a cycle", "looks fine"]
+        )
+        file = one.path.rsplit("/", 1)[-1]
+        pairs.append(
+            (rng.choice([f"{file}:{line}", f"{one.path} line {line}"]), f"/srv/agent/checkout/lib/{one.path}:{line} in {one.name} {said}")
+        )
+    return _labelled("paths", pairs)
+
+
+def _hashes(functions: list[_Function]) -> Labelled:
+    rng = random.Random("hashes")
+    pairs = []
+    for one in functions:
+        whole = hashlib.sha1(one.summary.encode()).hexdigest()
+        pairs.append((whole[: rng.randint(7, 12)], f"commit {whole} by {one.name}: {one.summary}"))
+    return _labelled("hashes", pairs)
+
+
+def mistyped(query: str, rng: random.Random) -> str:
+    """A query with one or two of its longer words mistyped: a letter left out, doubled, changed or swapped with the next."""
+    words = query.split()
+    long = [at for at, word in enumerate(words) if len(word) > 4 and word.isalpha()]
+    for at in rng.sample(long, min(len(long), rng.choice([1, 1, 2]))):
+        word, place = words[at], rng.randint(1, len(words[at]) - 2)
+        words[at] = rng.choice(
+            [
+                word[:place] + word[place + 1 :],
+                word[:place] + word[place] + word[place:],
+                word[:place] + rng.choice("etaoinshr") + word[place + 1 :],
+                word[:place] + word[place + 1] + word[place] + word[place + 2 :],
+            ]
+        )
+    return " ".join(words)
+
+
+SETS: dict[str, Callable[[list[_Function]], Labelled]] = {
+    "pydoc": _pydoc,
+    "pycode": _pycode,
+    "debian": _debian,
+    "typos": _typos,
+    "words": _words,
+    "names": _names,
+    "paths": _paths,
+    "hashes": _hashes,
+}
+
+
+def labelled(names: list[str]) -> list[Labelled]:
+    """The sets of these names; one whose source is not on the machine is empty."""
+    documented = functions()
+    return [SETS[name](documented) for name in names]

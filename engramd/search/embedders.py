@@ -1,0 +1,145 @@
+"""Which embedder an option names, and the two that are not built in.
+
+builtin                 the embedded one
+http:MODEL:DIM@URL      any endpoint that speaks OpenAI's /embeddings, whose vectors have DIM numbers; the key is in ENGRAM_EMBEDDER_KEY,
+                        or in a file that nobody else can read, which ENGRAM_EMBEDDER_KEY_FILE names
+local:PATH              a sentence-transformers model in a directory
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..protocol.errors import EngramError
+from .embedder import Embedder, Floats, StaticEmbedder
+
+BATCH = 64  # texts of one request
+SECONDS = 30.0  # for one request
+TRIES = 3
+FIRST_PAUSE = 0.2  # seconds before the second try; each further one waits twice as long
+BROKEN = 3  # failures in a row after which no request is made for a while
+REST = 10.0  # seconds
+_HTTP = re.compile(r"http:([^@]+):([1-9][0-9]{0,4})@(https?://.+)")
+
+
+def made(option: str, env: Mapping[str, str] = os.environ) -> Embedder:
+    """The embedder that an option names.
+
+    Raises:
+        EngramError: `invalid` for an option that names none, `unavailable` when what it needs is not installed.
+    """
+    if option == "builtin":
+        return StaticEmbedder()
+    if match := _HTTP.fullmatch(option):
+        return HttpEmbedder(match[1], int(match[2]), match[3], _key(env))
+    if option.startswith("local:"):
+        return LocalEmbedder(Path(option.removeprefix("local:")))
+    raise EngramError("invalid", f"embedder {option!r}: must be builtin, http:MODEL:DIM@URL or local:PATH")
+
+
+def _key(env: Mapping[str, str]) -> str | None:
+    if key := env.get("ENGRAM_EMBEDDER_KEY"):
+        return key
+    name = env.get("ENGRAM_EMBEDDER_KEY_FILE")
+    if not name:
+        return None
+    try:
+        if stat.S_IMODE(os.stat(name).st_mode) & 0o077:
+            raise EngramError("denied", f"{name} can be read by others; do: chmod 600 {name}")
+        return Path(name).read_text().strip()
+    except OSError as error:
+        raise EngramError("invalid", f"ENGRAM_EMBEDDER_KEY_FILE {name}: {error.strerror}") from error
+
+
+class HttpEmbedder:
+    """Asks an endpoint. A request that fails is tried again; after several failures in a row none is made for a while.
+
+    Args:
+        pause: waits so many seconds between tries.
+    """
+
+    def __init__(self, model: str, dim: int, url: str, key: str | None, pause: Callable[[float], None] = time.sleep) -> None:
+        try:
+            import httpx
+        except ImportError:
+            raise EngramError("unavailable", "an embedder behind HTTP needs httpx: pip install 'engram[http]'") from None
+        self.name, self.version, self.dim = f"http:{model}", url, dim
+        self._model, self._url, self._pause = model, f"{url.rstrip('/')}/embeddings", pause
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._client, self._failure = httpx.Client(timeout=SECONDS, headers=headers), httpx.HTTPError
+        self._failures, self._rests_until = 0, 0.0
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        """One row for each text.
+
+        Raises:
+            EngramError: `unavailable` when the endpoint does not answer as it should.
+        """
+        if time.monotonic() < self._rests_until:
+            raise EngramError(
+                "unavailable", f"the embedder at {self._url} has failed {self._failures} times in a row; it is left alone for now"
+            )
+        out = np.zeros((len(texts), self.dim), np.float32)
+        asked = [at for at, text in enumerate(texts) if text.strip()]
+        for start in range(0, len(asked), BATCH):
+            part = asked[start : start + BATCH]
+            out[part] = self._ask([texts[at] for at in part])
+        norms = np.linalg.norm(out, axis=1, keepdims=True)
+        norms[norms == 0] = 1
+        made: Floats = (out / norms).astype(np.float32)
+        return made
+
+    def _ask(self, texts: list[str]) -> Floats:
+        said = ""
+        for attempt in range(TRIES):
+            if attempt:
+                self._pause(FIRST_PAUSE * 2 ** (attempt - 1))
+            try:
+                answer = self._client.post(self._url, json={"model": self._model, "input": texts})
+                answer.raise_for_status()
+                rows = self._read(answer.json(), len(texts))
+            except (self._failure, ValueError, KeyError, TypeError) as error:
+                said = str(error) or type(error).__name__
+                continue
+            self._failures = 0
+            return rows
+        self._failures += 1
+        if self._failures >= BROKEN:
+            self._rests_until = time.monotonic() + REST
+        raise EngramError("unavailable", f"the embedder at {self._url} does not answer as it should: {said.splitlines()[0]}")
+
+    def _read(self, answer: Any, count: int) -> Floats:
+        rows = np.zeros((count, self.dim), np.float32)
+        for item in answer["data"]:
+            rows[item["index"]] = item["embedding"]
+        return rows
+
+
+class LocalEmbedder:
+    """A sentence-transformers model in a directory; nothing is fetched from anywhere."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise EngramError("invalid", f"embedder local:{path}: there is no such directory")
+        os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+        try:
+            from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            raise EngramError("unavailable", "a local model needs sentence-transformers: pip install 'engram[local]'") from None
+        self._model = SentenceTransformer(str(path), local_files_only=True)
+        self.name, self.version = "local", str(path.resolve())
+        self.dim = int(self._model.get_sentence_embedding_dimension())
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        """One row for each text; see `Embedder`."""
+        rows: Floats = np.asarray(self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False), np.float32)
+        rows[[not text.strip() for text in texts]] = 0
+        return rows

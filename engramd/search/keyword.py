@@ -1,0 +1,194 @@
+"""BM25 over the postings, in the form Lucene uses: over the query's terms, idf * times / (times + k1 * (1 - b + b * length / mean)).
+
+One segment after the other is scored into a small array. Once as many docs are found as are asked for, the score of the worst of them is a
+bar: terms that together cannot lift a doc over it (the common ones) are looked up only for docs that the others have brought close to it.
+That skips work and never changes a result (Turtle and Flood, "Query evaluation: strategies and optimizations", 1995).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import postings as segmented
+from .postings import Block, Postings
+
+K1 = 1.5
+B = 0.75
+LOOK_UP = 8  # looking up a doc takes about as long as scoring so many in a row
+
+Docs = NDArray[np.int64]
+Scores = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Wanted(NamedTuple):
+    """A term to look for, and what it counts beside the others (1: as much as its rarity says)."""
+
+    term: bytes
+    weight: float
+
+
+class Found(NamedTuple):
+    """Docs, best first (newer ones first where scores are equal), and their scores."""
+
+    docs: Docs
+    scores: Scores
+
+
+def idf(docs: int, having: int) -> float:
+    """How much a term says that `having` of `docs` docs have."""
+    return math.log(1 + (docs - having + 0.5) / (having + 0.5))
+
+
+class _Term(NamedTuple):
+    weight: float  # the most that it can add to a score
+    blocks: list[Block | None]  # by segment
+
+
+class Scorer:
+    """One query's scores.
+
+    Args:
+        lengths: of every doc, in atoms.
+        mean: of the lengths of all docs that have any.
+        wanted: the terms; none twice.
+
+    Attributes:
+        idf: of each term, in the order of `wanted`; 0 for one that no doc has.
+    """
+
+    def __init__(self, postings: Postings, lengths: NDArray[np.float32], mean: float, docs: int, wanted: Sequence[Wanted]) -> None:
+        self._lengths = lengths
+        self._floor, self._slope = K1 * (1 - B), K1 * B / max(mean, 1e-9)
+        self._segments = postings.segments()
+        self._terms: list[_Term] = []
+        self.idf: list[float] = []
+        self.having: list[int] = []
+        blocks_of: list[list[Block | None]] = []
+        for term, weight in wanted:
+            blocks = [postings.block(segment, term) for segment in self._segments]
+            blocks_of.append(blocks)
+            having = sum(len(block.low) for block in blocks if block is not None)
+            self.having.append(having)
+            self.idf.append(idf(docs, having) if having else 0.0)
+            if having:
+                self._terms.append(_Term(weight * self.idf[-1], blocks))
+        self._blocks = blocks_of
+        self._terms.sort(key=lambda term: -term.weight)
+
+    def best(self, count: int, mask: Mask | None) -> Found:
+        """The best docs of those that `mask` allows (None: all)."""
+        kept_docs: list[Docs] = []
+        kept: list[Scores] = []
+        bar, held = 0.0, 0
+        for segment in reversed(self._segments):
+            allowed = None if mask is None else mask[segment << segmented.SEGMENT_BITS : (segment + 1) << segmented.SEGMENT_BITS]
+            if allowed is not None and not allowed.any():
+                continue
+            low, scores = self._segment(segment, allowed, bar)
+            kept_docs.append(low + (segment << segmented.SEGMENT_BITS))
+            kept.append(scores)
+            held += len(low)
+            if held > count:
+                docs, all_scores = np.concatenate(kept_docs), np.concatenate(kept)
+                cut = _top(docs, all_scores, count)
+                kept_docs, kept, held = [docs[cut]], [all_scores[cut]], count
+                bar = float(kept[0].min())
+        if not kept:
+            return Found(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        docs, all_scores = np.concatenate(kept_docs), np.concatenate(kept)
+        cut = _top(docs, all_scores, count)
+        docs, all_scores = docs[cut], all_scores[cut]
+        order = np.lexsort((-docs, -all_scores))
+        return Found(docs[order], all_scores[order])
+
+    def of(self, docs: Docs) -> Scores:
+        """The scores of some docs, in their order."""
+        out = np.zeros(len(docs), np.float32)
+        segments = docs >> segmented.SEGMENT_BITS
+        for segment in np.unique(segments):
+            at = np.flatnonzero(segments == segment)
+            low = docs[at] & segmented.SEGMENT - 1
+            lengths = self._segment_lengths(int(segment))
+            for term in self._terms:
+                block = term.blocks[segment]
+                if block is not None:
+                    out[at] += self._looked_up(term.weight, block, low, lengths)
+        return out
+
+    def having_each(self, docs: Docs) -> NDArray[np.bool_]:
+        """For each wanted term, in their order, a row that says which of some docs have it."""
+        out = np.zeros((len(self._blocks), len(docs)), np.bool_)
+        segments = docs >> segmented.SEGMENT_BITS
+        for segment in np.unique(segments):
+            at = np.flatnonzero(segments == segment)
+            low = (docs[at] & segmented.SEGMENT - 1).astype(np.uint16)
+            for row, blocks in enumerate(self._blocks):
+                block = blocks[segment]
+                if block is not None:
+                    found = np.searchsorted(block.low, low)
+                    found[found == len(block.low)] = 0
+                    out[row, at] = block.low[found] == low
+        return out
+
+    def _segment_lengths(self, segment: int) -> NDArray[np.float32]:
+        return self._lengths[segment << segmented.SEGMENT_BITS : (segment + 1) << segmented.SEGMENT_BITS]
+
+    def _segment(self, segment: int, allowed: Mask | None, bar: float) -> tuple[Docs, Scores]:
+        """The docs of a segment that may be over the bar (all that have a term, at least), with their scores."""
+        terms = [(term.weight, block) for term in self._terms if (block := term.blocks[segment]) is not None]
+        lengths = self._segment_lengths(segment)
+        scores = np.zeros(len(lengths), np.float32)
+        left = sum(weight for weight, _ in terms)
+        close: Docs | None = None
+        for weight, block in terms:
+            if close is None and bar > 0 and left <= bar:
+                close = np.flatnonzero(scores > bar - left)
+            elif close is not None:
+                close = close[scores[close] > bar - left]
+            if close is None:
+                low, times = block.low, block.times
+                if allowed is not None:
+                    fits = allowed[low]
+                    low, times = low[fits], times[fits]
+                scores[low] += self._share(weight, times, lengths[low])
+            elif len(close) * LOOK_UP > len(block.low):
+                scores[block.low] += self._share(weight, block.times, lengths[block.low])
+            elif len(close):
+                scores[close] += self._looked_up(weight, block, close, lengths)
+            left -= weight
+        if close is None:
+            close = np.flatnonzero(scores > bar) if bar > 0 else np.flatnonzero(scores)
+        return close, scores[close]
+
+    def _share(self, weight: float, times: NDArray[np.uint8], lengths: NDArray[np.float32]) -> Scores:
+        counted = times.astype(np.float32)
+        norm = lengths * np.float32(self._slope)
+        norm += np.float32(self._floor)
+        norm += counted
+        counted *= np.float32(weight)
+        counted /= norm
+        return counted
+
+    def _looked_up(self, weight: float, block: Block, low: Docs, lengths: NDArray[np.float32]) -> Scores:
+        """What a term adds to the scores of some docs of a segment."""
+        at = np.searchsorted(block.low, low.astype(np.uint16))
+        at[at == len(block.low)] = 0
+        has = block.low[at] == low
+        return np.where(has, self._share(weight, block.times[at], lengths[low]), np.float32(0))
+
+
+def _top(docs: Docs, scores: Scores, count: int) -> Docs:
+    """Which of the docs are the best; of equal ones, the newer."""
+    if len(docs) <= count:
+        return np.arange(len(docs))
+    nth = np.partition(scores, len(scores) - count)[len(scores) - count]
+    over = np.flatnonzero(scores > nth)
+    equal = np.flatnonzero(scores == nth)
+    equal = equal[np.argsort(-docs[equal], kind="stable")][: count - len(over)]
+    return np.concatenate([over, equal])

@@ -1,0 +1,318 @@
+"""From a query to hits: what is asked of the parts, and how what they answer becomes one order."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import query as queries
+from . import tokens
+from .index import EVERYTHING, Index, Mask, Wanted
+from .keyword import Scorer, idf
+from .keyword import Wanted as Term
+from .query import Query
+from .snippets import Snippet, snippet
+
+KEYWORD, SEMANTIC, WHOLE = 0.45, 0.35, 0.2  # shares of a hybrid score: the parts, and having all that was asked for (docs/adr/0021)
+LEAST_COSINE = 0.2  # a text that is less like the query, and has none of its words, is no hit
+DEPTH = 100  # units that each part offers to a hybrid order
+DEEP = 1000  # the same, where more hits are asked for
+MAX_CHECKED = 2048  # units whose text is compared with phrases for one page
+STEP_TEXTS = 64  # texts asked for at once
+MEMORY = 32  # searches whose order is remembered
+PREFIX_TERMS = 8  # hashes that the start of one may stand for
+
+Floats = NDArray[np.float32]
+Docs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A search, as the daemon asks for it.
+
+    Attributes:
+        wanted: which units.
+        start: how many of the order to pass over.
+        depth: how deep a hybrid order goes; 0 lets this page decide, and later ones must repeat it.
+    """
+
+    query: str
+    mode: str = "hybrid"
+    wanted: Wanted = EVERYTHING
+    limit: int = 20
+    start: int = 0
+    depth: int = 0
+    min_score: float | None = None
+
+
+class Hit(NamedTuple):
+    """A unit that was found. `rank` is its place in the whole order, from 1; `seq` is that of the entry by which it fits."""
+
+    seq: int
+    rank: int
+    score: float
+    keyword: float
+    semantic: float
+    snippet: Snippet
+
+
+class Page(NamedTuple):
+    """Hits in order; `reached` is how much of the order was looked at, `more` whether there is more of it."""
+
+    hits: list[Hit]
+    reached: int
+    more: bool
+    depth: int
+
+
+class Order(NamedTuple):
+    """Docs, best first, with their scores and those of the parts."""
+
+    docs: Docs
+    scores: Floats
+    keyword: Floats
+    semantic: Floats
+
+    def and_then(self, other: Order) -> Order:
+        """This order, and behind it what another has besides."""
+        at = np.flatnonzero(~np.isin(other.docs, self.docs))
+        docs = np.concatenate([self.docs, other.docs[at]])
+        scores, keyword, semantic = (np.concatenate([ours, theirs[at]]) for ours, theirs in zip(self[1:], other[1:], strict=True))
+        return Order(docs, scores, keyword, semantic)
+
+
+Texts = Sequence[str | None]
+
+
+class Memory:
+    """The orders of the last searches. Who asks for the next page goes on in the order that the first was of, whatever was put since."""
+
+    def __init__(self) -> None:
+        self._orders: OrderedDict[Any, tuple[Order, int]] = OrderedDict()
+
+    def order(self, key: Any, count: int, make: Callable[[], Order]) -> Order:
+        """The remembered order, or a new one behind what is remembered of it, at least `count` long if there is so much."""
+        known, asked = self._orders.pop(key, (None, 0))
+        if known is None or (asked < count and len(known.docs) >= asked):
+            made = make()
+            if known is not None:
+                made = known.and_then(made)
+            known, asked = made, count
+        self._orders[key] = known, asked
+        if len(self._orders) > MEMORY:
+            self._orders.popitem(last=False)
+        return known
+
+
+def search(index: Index, request: Request, memory: Memory | None = None) -> Generator[list[int], Texts, Page]:
+    """Find a page of hits. Yields seqs of entries whose units' texts it must be sent (None for one that is no more).
+
+    Raises:
+        EngramError: `invalid` for a query that cannot be read.
+    """
+    query = queries.parse(request.query)
+    depth = request.depth or (DEPTH if request.start + request.limit <= DEPTH else DEEP)
+    mask = _mask(index, request.wanted, query)
+    ranked = _Ranking(index, query)
+    if mask is not None and not mask.any():
+        return Page([], 0, False, depth)
+    checks = [phrase for phrase in query.phrases if len(phrase) > 1], [phrase for phrase in query.not_phrases if len(phrase) > 1]
+    needed = request.start + (MAX_CHECKED if any(checks) else request.limit) + 1
+    memory = memory or Memory()
+    order = memory.order(_key(index, request, depth), needed, lambda: ranked.order(request.mode, mask, needed, depth))
+    if request.min_score is not None:
+        count = int(np.count_nonzero(order.scores >= request.min_score))
+        order = Order(order.docs[:count], order.scores[:count], order.keyword[:count], order.semantic[:count])
+    hits: list[Hit] = []
+    at, last = request.start, min(len(order.docs), request.start + MAX_CHECKED)
+    while at < last and len(hits) < request.limit:
+        stop = min(last, at + (STEP_TEXTS if any(checks) else min(STEP_TEXTS, request.limit - len(hits))))
+        seqs = [index.entry(int(doc), request.wanted) for doc in order.docs[at:stop]]
+        texts = yield seqs
+        for place, seq, text in zip(range(at, stop), seqs, texts, strict=True):
+            at = place + 1
+            if text is None or not _has(text, *checks):
+                continue
+            score, keyword, semantic = (float(part[place]) for part in order[1:])
+            hits.append(Hit(seq, at, score, keyword, semantic, snippet(text, ranked.weights)))
+            if len(hits) == request.limit:
+                break
+    return Page(hits, at, at < len(order.docs), depth)
+
+
+def _key(index: Index, request: Request, depth: int) -> Any:
+    """What tells an order from others."""
+    wanted = request.wanted
+    filters = tuple(wanted.contexts), tuple(wanted.agents), tuple(wanted.types), tuple(wanted.meta), wanted.related_to
+    return request.query, request.mode, depth, filters, wanted.first, wanted.last, min(wanted.upto, index.covers)
+
+
+def _has(text: str, phrases: Sequence[tuple[str, ...]], not_phrases: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a text has all of some phrases and none of others."""
+    if not phrases and not not_phrases:
+        return True
+    atoms = tokens.atoms(text)
+    return all(_contains(atoms, phrase) for phrase in phrases) and not any(_contains(atoms, phrase) for phrase in not_phrases)
+
+
+def _contains(atoms: list[str], phrase: tuple[str, ...]) -> bool:
+    size = len(phrase)
+    return any(atoms[at] == phrase[0] and tuple(atoms[at : at + size]) == phrase for at in range(len(atoms) - size + 1))
+
+
+def _mask(index: Index, wanted: Wanted, query: Query) -> Mask | None:
+    """Which docs may be found at all; None for all."""
+    parts = [_field(index, *field) for field in query.fields]
+    parts += [~_field(index, *field) for field in query.not_fields]
+    for phrase in query.phrases:
+        parts += [index.having(atom.encode()) for atom in set(phrase)]
+    parts += [~index.having(phrase[0].encode()) for phrase in query.not_phrases if len(phrase) == 1]
+    base = index.mask(wanted)
+    if base is not None:
+        parts.append(base)
+    return np.logical_and.reduce(parts) if parts else None
+
+
+def _field(index: Index, name: str, value: str) -> Mask:
+    key, _, label = value.partition("=")
+    asked = {"type": Wanted(types=[value]), "agent": Wanted(agents=[value]), "meta": Wanted(meta=[(key, label)])}[name]
+    return index.fitting(asked)
+
+
+class _Ranking:
+    """The order that a query gives.
+
+    Attributes:
+        weights: the terms that were looked for and what each counts, for snippets.
+    """
+
+    def __init__(self, index: Index, query: Query) -> None:
+        self._index = index
+        self._text = query.words
+        self._asked = [_meant(index, term, times) for term, times in _terms(index, query.words)]
+        weights: dict[str, float] = {}
+        for asked in self._asked:
+            for term, weight in asked.terms.items():
+                weights[term] = max(weights.get(term, 0.0), weight)
+        self._most = max(sum(asked.most for asked in self._asked), 1e-9)
+        wanted = [Term(term.encode(), weight) for term, weight in weights.items()]
+        self._scorer = Scorer(index.postings, index.lengths, index.mean, len(index), wanted)
+        self.weights = {term: weight * part for (term, weight), part in zip(weights.items(), self._scorer.idf, strict=True)}
+
+    def order(self, mode: str, mask: Mask | None, count: int, depth: int) -> Order:
+        """The order, at least `count` long if there are so many."""
+        if mode == "keyword":
+            found = self._scorer.best(count, mask)
+            scores = found.scores / np.float32(self._most)
+            return Order(found.docs, scores, scores, np.zeros(len(scores), np.float32))
+        vector = self._index.embedder.embed([self._corrected()])[0]
+        vectors = self._index.vectors
+        near = vectors.nearest(vector, depth if mode == "hybrid" else max(count, depth), mask, LEAST_COSINE)
+        if mode == "semantic":
+            return Order(near.docs, near.cosines, np.zeros(len(near.docs), np.float32), near.cosines)
+        found = self._scorer.best(depth, mask)
+        docs = np.union1d(found.docs, near.docs)
+        keyword = _known(docs, found.docs, found.scores)
+        other = np.isnan(keyword)
+        keyword[other] = self._scorer.of(docs[other])
+        keyword /= np.float32(self._most)
+        semantic = _known(docs, near.docs, near.cosines)
+        other = np.isnan(semantic)
+        semantic[other] = vectors.of(vector, docs[other]) if vector.any() else 0
+        scores = fuse(keyword, semantic, self._has_all(docs))
+        ranks = np.lexsort((-docs, -scores))
+        return Order(docs[ranks], scores[ranks], keyword[ranks], semantic[ranks])
+
+    def _has_all(self, docs: Docs) -> NDArray[np.bool_]:
+        """Which docs have every term of the query, or one that it may stand for."""
+        has = self._scorer.having_each(docs)
+        row_of = {term: row for row, term in enumerate(self.weights)}
+        out = np.ones(len(docs), np.bool_)
+        for asked in self._asked:
+            rows = [row_of[term] for term in asked.terms]
+            out &= has[rows].any(axis=0) if rows else False
+        return out
+
+    def _corrected(self) -> str:
+        """The query's text with the words that nobody has ever used replaced by those that they most likely stand for."""
+        instead = {asked.term: max(asked.terms, key=lambda term: asked.terms[term]) for asked in self._asked if asked.stands_for}
+        if not instead:
+            return self._text
+        words = []
+        for chunk in tokens.chunks(self._text):
+            atoms = tokens.read(chunk).atoms
+            words.append(" ".join(instead.get(atom, atom) for atom in atoms) if instead.keys() & set(atoms) else chunk)
+        return " ".join(words)
+
+
+def fuse(keyword: Floats, semantic: Floats, whole: NDArray[np.bool_]) -> Floats:
+    """One score from those of the parts, for docs of which `whole` says whether they have all that was asked for."""
+    scores: Floats = (np.float32(KEYWORD) * keyword + np.float32(SEMANTIC) * np.maximum(semantic, 0)).astype(np.float32)
+    scores += np.float32(WHOLE) * whole.astype(np.float32)
+    return scores
+
+
+def _known(docs: Docs, found: Docs, scores: Floats) -> Floats:
+    """The scores of docs that were found, and NaN for the others. `docs` is sorted and has all that were found."""
+    out = np.full(len(docs), np.nan, np.float32)
+    out[np.searchsorted(docs, found)] = scores
+    return out
+
+
+class _Asked(NamedTuple):
+    """A term of the query, and what is looked for.
+
+    Attributes:
+        terms: what is looked for with its weight: the term itself, or if nobody has ever used it those that it may stand for.
+        most: the most that a text can score by it.
+    """
+
+    term: str
+    terms: dict[str, float]
+    most: float
+
+    @property
+    def stands_for(self) -> bool:
+        """Whether something else is looked for in its place."""
+        return bool(self.terms) and self.term not in self.terms
+
+
+def _terms(index: Index, words: str) -> Iterator[tuple[str, int]]:
+    """The terms of a query that count, and how often each occurs. Whole chunks that nobody has ever used count by their atoms alone."""
+    counts, _ = tokens.count(words)
+    atoms = set(tokens.atoms(words))
+    for term, times in counts.items():
+        if term in atoms or index.having_count(term.encode()):
+            yield term, times
+
+
+def _meant(index: Index, term: str, times: int) -> _Asked:
+    docs, having = len(index), index.having_count(term.encode())
+    if having:
+        return _Asked(term, {term: float(times)}, times * idf(docs, having))
+    alike = dict(_alike(index, term))
+    if not alike:
+        return _Asked(term, {}, times * idf(docs, 0))
+    most = max(similarity * idf(docs, index.having_count(other.encode())) for other, similarity in alike.items())
+    return _Asked(term, {other: times * similarity for other, similarity in alike.items()}, times * most)
+
+
+def _alike(index: Index, term: str) -> Iterator[tuple[str, float]]:
+    """Terms that one which is nowhere may stand for, and how much each counts."""
+    if tokens.is_hash(term):
+        for other in index.starting(term, PREFIX_TERMS):
+            yield other, 0.9
+    else:
+        for variant in index.vocabulary.variants(term):
+            yield variant.word, variant.similarity**2
+
+
+def request_of(fields: dict[str, Any]) -> Request:
+    """A request as it travels from the daemon."""
+    wanted = Wanted(**{**fields.pop("wanted", {})})
+    return Request(wanted=wanted._replace(meta=[(key, value) for key, value in wanted.meta]), **fields)

@@ -1,0 +1,168 @@
+"""The worker: one loop that absorbs what the daemon feeds it and answers what the daemon asks.
+
+Frames go both ways over a socket pair, each a CBOR map as on the wire:
+
+    daemon -> worker   {feed: [[seq, code, body], ...], upto}     events in order; the log is covered up to `upto`
+                       {search: id, after, ...}                   a search that must see everything up to `after`
+                       {texts: id, texts: [text / nil]}           what was asked for with `need`
+                       {drop: id}                                 nobody waits for that search any more
+    worker -> daemon   {covers, facts}                            at the start, and after each feed: what it covers now
+                       {need: id, seqs: [seq]}                    a search needs the texts of these entries
+                       {found: id, covers, page}                  the answer to a search
+                       {failed: id, error}                        or why there is none
+
+Searches come before feeding, feeding before housekeeping (writing, merging, training), which is done in small steps. The end of the
+socket is the end of the worker: it never outlives its daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+from collections import deque
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import cbor2
+
+from ..protocol.errors import EngramError
+from ..protocol.framing import FrameDecoder, frame
+from . import ranking
+from .embedder import Embedder
+from .index import Index, throw_away
+
+logger = logging.getLogger("engramd.search")
+
+MAX_FRAME = 64 * 1024 * 1024
+READ_BYTES = 1024 * 1024
+IDLE_FLUSH = 256  # new docs that are worth a write before the worker ends
+
+
+class _Search:
+    """A search under way."""
+
+    def __init__(self, number: int, after: int, request: ranking.Request) -> None:
+        self.id, self.after, self.request = number, after, request
+        self.steps: Generator[list[int], ranking.Texts, ranking.Page] | None = None
+        self.texts: list[str | None] | None = None
+        self.waits = False
+
+
+class Worker:
+    """The worker's side of the socket pair.
+
+    Args:
+        ours: the connected socket.
+        directory: of the index.
+        history, last_seq: of the log.
+    """
+
+    def __init__(self, ours: socket.socket, directory: Path, embedder: Embedder, history: str, last_seq: int) -> None:
+        self._socket = ours
+        self._decoder = FrameDecoder(MAX_FRAME)
+        self._directory, self._embedder = directory, embedder
+        self._history, self._last_seq = history, last_seq
+        self._index = self._open()
+        self._memory = ranking.Memory()
+        self._feeds: deque[dict[str, Any]] = deque()
+        self._searches: dict[int, _Search] = {}
+
+    def _open(self) -> Index:
+        """The index; a damaged one is made anew."""
+        try:
+            return Index(self._directory, self._embedder, self._history, self._last_seq)
+        except EngramError as error:
+            if error.code != "storage":
+                raise
+            logger.warning("%s; it is made anew from the log", error.message)
+            throw_away(self._directory)
+            return Index(self._directory, self._embedder, self._history, self._last_seq)
+
+    def run(self) -> None:
+        """Serve until the daemon hangs up."""
+        self._say_covers()
+        while self._read(0.0 if self._busy() else self._patience()):
+            self._work()
+        if len(self._index) - self._index.flushed_docs >= IDLE_FLUSH:
+            self._index.flush()
+        self._index.close()
+
+    # In and out
+
+    def _read(self, timeout: float | None) -> bool:
+        """Take what has arrived; False at the end of the socket."""
+        if select.select([self._socket], [], [], timeout)[0]:
+            data = self._socket.recv(READ_BYTES)
+            if not data:
+                return False
+            for body in self._decoder.feed(data):
+                self._take(cbor2.loads(body))
+        return True
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "feed" in message:
+            self._feeds.append(message)
+        elif "search" in message:
+            number, after = message.pop("search"), message.pop("after")
+            self._searches[number] = _Search(number, after, ranking.request_of(message))
+        elif "texts" in message and message["id"] in self._searches:
+            self._searches[message["id"]].texts = message["texts"]
+        elif "drop" in message:
+            self._searches.pop(message["drop"], None)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._socket.sendall(frame(cbor2.dumps(message)))
+
+    def _say_covers(self) -> None:
+        self._send({"covers": self._index.covers, "facts": self._index.facts()})
+
+    # Work
+
+    def _busy(self) -> bool:
+        return (bool(self._feeds) and not self._index.stuck) or self._next_search() is not None or self._index.has_chores
+
+    def _patience(self) -> float | None:
+        return 0.2 if self._index.waits else None
+
+    def _work(self) -> None:
+        """One thing, the most urgent first."""
+        if (search := self._next_search()) is not None:
+            self._advance(search)
+        elif self._index.stuck:
+            self._index.do_chore()
+        elif self._feeds:
+            message = self._feeds.popleft()
+            self._index.absorb(message["feed"], message["upto"])
+            self._say_covers()
+            if self._index.wants_flush:
+                self._index.flush()
+        elif self._index.has_chores:
+            self._index.do_chore()
+
+    def _next_search(self) -> _Search | None:
+        """The first search that can go on."""
+        for search in self._searches.values():
+            if (search.texts is not None) if search.waits else search.after <= self._index.covers:
+                return search
+        return None
+
+    def _advance(self, search: _Search) -> None:
+        try:
+            if search.steps is None:
+                search.steps = ranking.search(self._index, search.request, self._memory)
+                seqs = next(search.steps)
+            else:
+                texts, search.texts = search.texts, None
+                seqs = search.steps.send(texts or [])
+            search.waits = True
+            self._send({"need": search.id, "seqs": seqs})
+        except StopIteration as stop:
+            del self._searches[search.id]
+            self._send({"found": search.id, "covers": self._index.covers, "page": stop.value})
+        except EngramError as error:
+            if error.code == "storage":
+                raise  # the index is damaged: the next worker makes it anew
+            del self._searches[search.id]
+            self._send({"failed": search.id, "error": error.to_wire()})

@@ -1,0 +1,383 @@
+"""`search`: keeps the search worker running and fed, and puts clients' questions to it.
+
+The worker is a process of its own, started by the first search; until then there is none. It is fed from the log, a few events at a time
+and never more than it has room for, so that neither writers nor other readers wait for it. When it dies, it is started again, goes on where
+its index ends, and is asked again what it had not answered.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+import trio
+
+from ..protocol.connection import Id
+from ..protocol.cursor import Place, format_place, parse_place
+from ..protocol.errors import EngramError
+from ..protocol.framing import FrameDecoder, encode, encode_array, encode_map, frame
+from ..protocol.messages import MIB, PAGE_BYTES
+from ..storage.log import Log
+from ..storage.query import present_entry
+from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REMOVED
+from .filters import read_filter, read_instant
+from .peer import Peer
+from .status import memory
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+logger = logging.getLogger("engramd.search")
+
+LIMIT = 20  # hits of a page, unless it says otherwise
+WAIT_MILLISECONDS = 5000  # that a search waits for the index, unless it says otherwise
+FEED_EVENTS = 128  # events looked at for one feed
+FEED_BYTES = 128 * 1024  # and about how many bytes it has
+FEEDS = 2  # feeds under way
+NAP = 0.05  # seconds that a few new events wait for more, unless somebody searches: a feed for every put would cost the writers
+TEXT_BYTES = 256 * 1024  # of a payload that the worker is given
+MAX_FRAME = 64 * MIB
+MAX_ASKED = 64  # searches under way
+MAX_TRIES = 3  # workers that a search may cost
+MAX_WORDS = 4096  # bytes of a line that the worker says
+STARTING = 30.0  # seconds a worker may take to be there
+ENDING = 2.0  # seconds it may take to end
+QUICK = 10.0  # seconds: a worker that ends sooner is started again later and later
+SLOWEST = 10.0  # seconds
+SEARCHED = frozenset({UNIT_PUT, UNIT_ADDED, UNIT_REMOVED})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the index is, and the embedder's option."""
+
+    directory: Path
+    embedder: str = "builtin"
+
+
+@dataclass
+class Asked:
+    """A search under way: what the worker is asked, and what came of it.
+
+    Attributes:
+        done: set when there is an answer, an error, or no worker any more.
+    """
+
+    fields: dict[str, Any]
+    found: dict[str, Any] | None = None
+    error: EngramError | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+class Search:
+    """The daemon's side of the search worker.
+
+    Args:
+        settings: None where there is nothing to search with.
+
+    Attributes:
+        covers: the seq up to which the worker's index covers the log.
+    """
+
+    def __init__(self, log: Log, settings: Settings | None) -> None:
+        self._log = log
+        self._settings = settings
+        self._needed = trio.Event()
+        self._progress = trio.Event()
+        self._hurry = trio.Event()  # set while somebody searches
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, Asked] = {}
+        self._stream: trio.SocketStream | None = None
+        self._sending = trio.Lock()
+        self._sent = 0
+        self._feeds = 0
+        self._pid = 0
+        self._why = ""
+        self._facts: dict[str, Any] = {}
+        self.covers = 0
+
+    # For the engine
+
+    def notice(self) -> None:
+        """The log has grown."""
+        if self._stream is not None:
+            self._tell()
+
+    def status(self) -> dict[str, Any]:
+        """What `status` tells of searching."""
+        if not self._needed.is_set():
+            return {"state": "off"}
+        if self._stream is None:
+            return {"state": "starting"}
+        behind = self._log.last_seq - self.covers
+        state = {"state": "behind" if behind else "ready", "behind": behind, "covers": self.covers, "pid": self._pid}
+        return {**state, "memory_bytes": memory(self._pid), **self._facts}
+
+    async def ask(self, fields: dict[str, Any], wait: float) -> dict[str, Any]:
+        """Have the worker search, once it was told all that is on disk now or `wait` seconds are over.
+
+        Returns:
+            `covers`, the seq up to which it saw the log, and `page`.
+
+        Raises:
+            EngramError: `invalid` for a query that cannot be read, `busy` when too many searches are under way, `unavailable` when there is
+                no worker to be had.
+        """
+        if self._settings is None:
+            raise EngramError("unavailable", "this daemon cannot search: it was given no place for an index")
+        if len(self._asked) >= MAX_ASKED:
+            raise EngramError("busy", f"{MAX_ASKED} searches are under way; try again later", limit=MAX_ASKED)
+        self._needed.set()
+        self._hurry.set()
+        target, number, asked = self._log.last_seq, next(self._numbers), Asked(fields)
+        self._asked[number] = asked
+        try:
+            for _ in range(MAX_TRIES):
+                await self._caught_up(target, wait)
+                asked.done = trio.Event()
+                await self._send({"search": number, "after": min(target, self._sent), **fields})
+                await asked.done.wait()
+                if asked.error is not None:
+                    raise asked.error
+                if asked.found is not None:
+                    return asked.found
+            raise EngramError(
+                "internal", f"the search worker ended {MAX_TRIES} times before it had an answer; the daemon's log has its words"
+            )
+        finally:
+            del self._asked[number]
+            if not self._asked:
+                self._hurry = trio.Event()
+
+    async def _caught_up(self, target: int, wait: float) -> None:
+        """Wait until the worker was told the log up to `target`, or is there and the wait is over."""
+        began = trio.current_time()
+        while self._stream is None or self._sent < target:
+            left = (wait if self._stream is not None else max(wait, STARTING)) - (trio.current_time() - began)
+            if left <= 0 and self._stream is not None:
+                return
+            if left <= 0:
+                raise EngramError("unavailable", f"the search worker does not start: {self._why or 'it takes too long'}")
+            with trio.move_on_after(left):
+                await self._progress.wait()
+
+    def _tell(self) -> None:
+        """Wake whoever waits for the worker or the log to get on."""
+        self._progress.set()
+        self._progress = trio.Event()
+
+    # The worker
+
+    async def run(self) -> None:
+        """Keep a worker, from the first search on, until cancelled."""
+        await self._needed.wait()
+        assert self._settings is not None
+        quick = 0
+        while True:
+            began = trio.current_time()
+            try:
+                await self._serve(self._settings)
+            except (OSError, EngramError) as error:
+                self._why = str(error)
+            quick = quick + 1 if trio.current_time() - began < QUICK else 0
+            logger.warning("the search worker has ended: %s; it is started again", self._why)
+            await trio.sleep(min(SLOWEST, 0.05 * 2**quick) if quick > 1 else 0)
+
+    async def _serve(self, settings: Settings) -> None:
+        """Start a worker, and feed it and listen to it until it ends."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await trio.lowlevel.open_process(
+                [
+                    *(sys.executable, "-P", "-m", "engramd.search", "--fd", str(theirs.fileno()), "--dir", str(settings.directory)),
+                    *("--embedder", settings.embedder, "--history", self._log.history, "--last-seq", str(self._log.last_seq)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+            )
+        self._pid, self._why = process.pid, ""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        try:
+            async with trio.open_nursery() as nursery:
+                assert process.stderr is not None
+                nursery.start_soon(self._hear, process.stderr)
+                await self._listen(stream, nursery)
+                with trio.move_on_after(ENDING):
+                    self._why = self._why or f"exit code {await process.wait()}"
+                nursery.cancel_scope.cancel()
+        finally:
+            self._stream = None
+            for asked in self._asked.values():
+                asked.done.set()
+            with trio.CancelScope(shield=True):
+                await stream.aclose()  # which ends the worker
+                with trio.move_on_after(ENDING):
+                    await process.wait()
+
+    async def _hear(self, words: trio.abc.ReceiveStream) -> None:
+        """Hand on what the worker says to our own log."""
+        rest = b""
+        async for data in words:
+            *lines, rest = (rest + data)[-MAX_WORDS:].split(b"\n")
+            for line in lines:
+                logger.info("%s", line.decode(errors="replace"))
+                self._why = line.decode(errors="replace")
+
+    async def _listen(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
+        """Take what the worker sends, to its end."""
+        decoder = FrameDecoder(MAX_FRAME)
+        with suppress(trio.BrokenResourceError):
+            async for data in stream:
+                for body in decoder.feed(bytes(data)):
+                    message = cbor2.loads(body)
+                    if "facts" in message:
+                        self._take_covers(message, stream, nursery)
+                    elif "need" in message:
+                        nursery.start_soon(self._give_texts, message)
+                    elif (asked := self._asked.get(message.get("found", message.get("failed", 0)))) is not None:
+                        asked.found = message if "found" in message else None
+                        asked.error = EngramError.from_wire(message["error"]) if "failed" in message else None
+                        asked.done.set()
+
+    def _take_covers(self, message: dict[str, Any], stream: trio.SocketStream, nursery: trio.Nursery) -> None:
+        self.covers, self._facts = message["covers"], message["facts"]
+        if self._stream is None:
+            self._stream, self._sent, self._feeds = stream, self.covers, 0
+            nursery.start_soon(self._feed)
+        else:
+            self._feeds -= 1
+        self._tell()
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        """Send to the worker, if there is one; where there is none any more, whoever waits for an answer is told."""
+        async with self._sending:
+            if self._stream is not None:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.send_all(frame(encode(message)))
+
+    async def _feed(self) -> None:
+        """Tell the worker what is on disk, as it has room."""
+        while True:
+            if self._sent < self._log.last_seq and self._feeds < FEEDS:
+                events, upto = self._next_events()
+                self._feeds += 1
+                await self._send({"feed": events, "upto": upto})
+                self._sent = upto
+                self._tell()
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._progress.wait()
+                if self._sent + FEED_EVENTS > self._log.last_seq:
+                    with trio.move_on_after(NAP):
+                        await self._hurry.wait()
+
+    def _next_events(self) -> tuple[list[tuple[int, int, bytes]], int]:
+        """What the index needs of the next events, and the last seq that was looked at."""
+        found: list[tuple[int, int, bytes]] = []
+        upto, size = self._sent, 0
+        for seq, record in self._log.records(self._sent + 1, min(self._log.last_seq, self._sent + FEED_EVENTS)):
+            if record.code in SEARCHED:
+                body = record.body if len(record.body) <= TEXT_BYTES else _cut(record.body)
+                found.append((seq, record.code, body))
+                size += len(body)
+            upto = seq
+            if size >= FEED_BYTES:
+                break
+        return found, upto
+
+    async def _give_texts(self, message: dict[str, Any]) -> None:
+        texts = []
+        for seq in message["seqs"]:
+            texts.append(self._text(seq))
+            await trio.lowlevel.checkpoint()
+        await self._send({"texts": texts, "id": message["need"]})
+
+    def _text(self, seq: int) -> str | None:
+        """The text of the unit whose entry stands at `seq`; None if it was removed from that context since, or erased."""
+        entry = present_entry(self._log, seq)
+        if entry is None:
+            return None
+        text: str = cbor2.loads(entry.unit).get("text", "")
+        return text[:TEXT_BYTES]
+
+
+def _cut(body: bytes) -> bytes:
+    """An encoded unit without most of its payload."""
+    unit = cbor2.loads(body)
+    if "text" in unit:
+        unit["text"] = unit["text"][:TEXT_BYTES]
+    else:
+        unit["payload"] = b""
+    return encode(unit)
+
+
+def search(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Answer with a page of hits."""
+    asked, asked_at = _read(engine, fields), engine.log.last_seq
+
+    async def find() -> None:
+        found = await engine.search.ask(asked, fields.get("wait", WAIT_MILLISECONDS) / 1000)
+        covers = found["covers"]
+        upto = min(covers, asked["wanted"].get("upto", covers))
+        peer.answer_encoded(request_id, _answer(engine.log, found["page"], upto, max(0, asked_at - covers)))
+
+    engine.spawn(peer, request_id, find)
+
+
+def _answer(log: Log, page: list[Any], upto: int, behind: int) -> bytes:
+    """A page as it travels. It ends early where units are large."""
+    hits, reached, more, depth = page
+    encoded: list[bytes] = []
+    size = 0
+    for nth, (seq, rank, score, keyword, semantic, (text, marks)) in enumerate(hits):
+        entry = present_entry(log, seq)
+        if entry is None:
+            continue
+        cursor = format_place(log.history, Place(upto, depth, rank))
+        rest = {
+            "score": score,
+            "parts": {"keyword": keyword, "semantic": semantic},
+            "snippet": {"text": text, "marks": marks},
+            "cursor": cursor,
+        }
+        encoded.append(encode_map({"unit": entry.unit, **{name: encode(value) for name, value in rest.items()}}))
+        size += len(encoded[-1])
+        if size > PAGE_BYTES:
+            more, reached = more or nth + 1 < len(hits), rank
+            break
+    following = format_place(log.history, Place(upto, depth, reached)) if more else None
+    return encode_map({"hits": encode_array(encoded), "next": encode(following), "behind": encode(behind)})
+
+
+def _read(engine: Engine, fields: dict[str, Any]) -> dict[str, Any]:
+    """A request as the worker is asked."""
+    log = engine.log
+    want = read_filter(engine, fields)
+    wanted: dict[str, Any] = {
+        "contexts": fields.get("contexts", []),
+        "agents": list(want.agents),
+        "types": list(want.types),
+        "meta": list(want.meta),
+        "related_to": want.related_to,
+    }
+    asked = {"query": fields["query"], "mode": fields.get("mode", "hybrid"), "limit": fields.get("limit", LIMIT), "wanted": wanted}
+    if (since := read_instant(engine, fields, "since")) is not None:
+        wanted["first"] = log.first_at(since)
+    if (until := read_instant(engine, fields, "until")) is not None:
+        wanted["last"] = log.first_at(until) - 1
+    if "after" in fields:
+        place = parse_place(fields["after"], log.history)
+        wanted["upto"], asked["depth"], asked["start"] = place.seq, place.depth, place.rank
+    if "min_score" in fields:
+        asked["min_score"] = fields["min_score"]
+    return asked

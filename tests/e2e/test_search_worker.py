@@ -1,0 +1,147 @@
+"""The search worker as a process: when there is one, what it costs the daemon, and what happens when it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commandline import Shell, until
+
+from engram_cli.client import Client
+
+
+@pytest.fixture
+def shell() -> Iterator[Shell]:
+    with Shell() as made:
+        made.daemon()
+        yield made
+
+
+def worker(client: Client) -> int:
+    """The worker's pid."""
+    facts: dict[str, Any] = client.status()["search"]
+    return int(facts.get("pid", 0))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def test_there_is_no_worker_before_the_first_search(shell: Shell) -> None:
+    client = shell.client()
+    client.put("c", "a daemon without a search")
+    assert client.status()["search"] == {"state": "off"}
+    pid = shell.daemon_pid()
+    assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""
+    assert [hit.unit.text for hit in client.search("daemon").hits] == ["a daemon without a search"]
+    assert client.status()["search"]["behind"] == 0
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    assert not [name for name in ("numpy", "faiss", "rapidfuzz") if name in maps]
+    assert "faiss" in Path(f"/proc/{worker(client)}/maps").read_text()
+
+
+def test_every_search_sees_the_writes_before_it(shell: Shell) -> None:
+    client = shell.client()
+    for number in range(40):
+        made = client.put("c", f"the code word is abc{number:03}def")
+        found = client.search(f"abc{number:03}def", "c", mode="keyword", limit=1)
+        assert ([hit.unit.id for hit in found.hits], found.behind) == ([made.id], 0)
+        if number % 3 == 0:
+            client.context_remove("c", made.id)
+            assert not client.search(f"abc{number:03}def", "c", mode="keyword").hits
+
+
+def test_a_killed_worker_costs_a_restart_and_no_answer(shell: Shell) -> None:
+    client = shell.client(timeout=60)
+    client.put_many("c", [{"text": f"unit {number} of the daemon"} for number in range(900)])
+    expected = {hit.unit.seq for hit in client.search("daemon", "c", mode="keyword", limit=1000).hits}
+    assert len(expected) == 900
+    stop = threading.Event()
+
+    def kill() -> None:
+        killer = Client(str(shell.socket), agent="killer", autostart=False)
+        while not stop.is_set():
+            if pid := worker(killer):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            stop.wait(1.5)
+        killer.close()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        for number in range(8):
+            seq = client.put("c", f"late {number} daemon").seq
+            expected.add(seq)
+            found = client.search("daemon", "c", mode="keyword", limit=1000, wait=60_000)
+            assert ({hit.unit.seq for hit in found.hits}, found.behind) == (expected, 0)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_the_worker_ends_with_its_daemon_and_goes_on_with_the_next(shell: Shell) -> None:
+    client = shell.client()
+    client.put_many("c", [{"text": f"unit {number} of the daemon"} for number in range(300)])
+    client.search("daemon")
+    first = worker(client)
+    shell.kill_daemon()
+    until(lambda: not is_running(first), "the worker's end")
+    shell.daemon()
+    client.close()
+    client.put("c", "after the restart")
+    assert client.status()["search"] == {"state": "off"}
+    assert len(client.search("daemon", limit=1000, mode="keyword").hits) == 300
+    assert [hit.unit.text for hit in client.search("restart", mode="keyword").hits] == ["after the restart"]
+
+
+def test_a_damaged_index_is_made_anew(shell: Shell) -> None:
+    client = shell.client(timeout=60)
+    client.put_many("c", [{"text": f"unit {number} of the daemon"} for number in range(1000)])
+    client.put_many("c", [{"text": f"unit {number} of the daemon"} for number in range(500)])
+    client.search("daemon")
+    vectors = shell.data / "search" / "vectors"
+    for damage in (
+        lambda: vectors.write_bytes(b"x" * 100),
+        lambda: [file.unlink() for file in (shell.data / "search/index").glob("*.log")],
+    ):
+        pid = worker(client)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda pid=pid: not is_running(pid), "the worker's end")
+        damage()
+        shell.kill_daemon()
+        shell.daemon()
+        client.close()
+        assert len(client.search("daemon", limit=1000, mode="keyword", wait=30_000).hits) == 1000
+
+
+def test_a_search_that_may_not_wait_says_how_far_it_is_behind(shell: Shell) -> None:
+    client = shell.client(timeout=60)
+    for _ in range(6):
+        client.put_many("c", [{"text": "one of many texts about a daemon " * 20} for _ in range(1000)])
+    found = client.search("daemon", wait=0)
+    assert found.behind > 0
+    done = shell.run("search", "daemon", "--timeout", "0.2s", "--limit", "1")
+    assert "behind" in done.err or done.code == 124
+    until(lambda: client.status()["search"]["state"] == "ready", "the index to catch up")
+    assert client.search("daemon").behind == 0
+
+
+def test_a_stopping_daemon_does_not_wait_for_its_worker(shell: Shell) -> None:
+    client = shell.client()
+    client.put("c", "a daemon")
+    client.search("daemon")
+    began = time.monotonic()
+    assert shell.run("daemon", "stop").code == 0
+    assert time.monotonic() - began < 10
