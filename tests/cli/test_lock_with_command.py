@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from commandline import BIN, PATIENCE, Running, Shell, until
+from commandline import AGENT, BIN, PATIENCE, Running, Shell, until
 
 from engram_cli.client import Client
 
@@ -110,6 +110,11 @@ def test_the_command_is_given_the_token_a_session_and_its_words_as_they_are(shel
     token, session, *words, lock = done.lines
     assert words == ["-", "--json", "--", ""]
     assert (f'"token": {token},' in lock, f'"session": "{session}"' in lock, len(session)) == (True, True, 32)
+
+
+def test_the_command_acts_as_the_agent_that_holds_the_lock(shell: Shell) -> None:
+    done = shell.ok("lock", "@as", "--as", "me", "--", "sh", "-c", "echo $ENGRAM_AGENT; engram locks @as")
+    assert (done.lines[0], done.lines[1].split("\t")[3]) == ("me", "me")
 
 
 def test_a_session_is_joined_where_there_is_one(shell: Shell) -> None:
@@ -289,7 +294,18 @@ def test_a_lock_that_was_stolen_ends_the_group(held: Shell) -> None:
     held.ok("unlock", "--force", "@x")
     assert running.wait() == 75
     assert alive(group) == []
-    assert "is not that of a current lease" in running.errors[0]
+    assert f"was taken away by {AGENT}" in running.errors[0]
+
+
+@pytest.mark.parametrize("how", ["engram unlock $ENGRAM_LOCK_TOKEN", "engram put released x --fence @x:$ENGRAM_LOCK_TOKEN --release"])
+def test_a_command_that_releases_its_own_lock_goes_on(held: Shell, how: str) -> None:
+    """Also after the next renewal has failed: the lease is over, as the command wanted."""
+    wait = f"while [ ! -e {held.home}/done ]; do sleep 0.02; done"
+    running = hold(held, "sh", "-c", f"{how} > /dev/null; echo ready; {wait}; exit 6", ttl="300ms")
+    time.sleep(1)
+    (held.home / "done").touch()
+    assert running.wait() == 6
+    assert not running.errors
 
 
 def test_a_lock_that_was_stolen_unnoticed_is_no_success(held: Shell) -> None:
