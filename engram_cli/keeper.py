@@ -20,7 +20,7 @@ from engramd.protocol.times import format_duration
 from . import group
 from .client import Client, Lease
 from .lease import elapsed
-from .output import note
+from .output import remark
 
 RELEASED, LOST, UNRELEASED, STUCK = range(4)  # with what a keeper exits
 _LOOK = 1.0  # seconds after which the clock is looked at again: while the machine sleeps, select stands still and the lease runs on
@@ -170,25 +170,29 @@ class _Keeping:
     def _finish(self) -> int:
         code = self._renewals.release()
         if code == LOST:
-            note(f"engram: {self._what()} was lost while the command ran: {self._why()}")
+            remark(f"engram: {self._what()} was lost while the command ran: {self._why()}")
         elif code == UNRELEASED:
             problem = self._renewals.problem
             why = problem.message if problem else "the daemon does not answer"
-            note(f"engram: {self._what()} could not be released, and ends within {self._lease.ttl:g} s: {why}")
+            remark(f"engram: {self._what()} could not be released, and ends within {self._lease.ttl:g} s: {why}")
         return code
 
     def _lose(self) -> int:
-        note(f"engram: {self._what()} was lost, so the command is ended: {self._why()}")
-        return LOST if self._end() else STUCK
+        """What is said comes after the end: who reads it may keep us waiting."""
+        said = f"engram: {self._what()} was lost, so the command is ended: {self._why()}"
+        has_ended = self._end()
+        remark(said)
+        return LOST if has_ended else STUCK
 
     def _abandon(self) -> int:
-        note(f"engram: `engram lock` was killed, so its command is ended: nobody is left to say how it went ({self._what()})")
-        return self._renewals.release() if self._end() else STUCK
+        code = self._renewals.release() if self._end() else STUCK
+        remark(f"engram: `engram lock` was killed, so its command is ended: nobody is left to say how it went ({self._what()})")
+        return code
 
     def _end(self) -> bool:
         if group.end(self._command, self._grace):
             return True
-        note("engram: the command cannot be ended, since it runs as another user; it runs on without the lock")
+        remark("engram: the command cannot be ended, since it runs as another user; it runs on without the lock")
         return False
 
     def _what(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -261,3 +263,16 @@ def report(error: EngramError) -> int:
 def note(text: str) -> None:
     """Words for people, on stderr."""
     print(render.for_terminal(text), file=sys.stderr, flush=True)
+
+
+def remark(text: str, seconds: float = 1.0) -> None:
+    """As `note`, for who must not be held up: when nobody reads stderr, such as a pager that stands still, go on after so many seconds."""
+
+    def write() -> None:
+        with suppress(OSError):
+            os.write(2, f"{render.for_terminal(text)}\n".encode("utf-8", "backslashreplace"))
+
+    sys.stderr.flush()
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(seconds)

@@ -16,7 +16,7 @@ from ..fast import how_long
 from ..group import Group, NotStarted, end
 from ..keeper import RELEASED, UNRELEASED, Keeper
 from ..lease import normal
-from ..output import note
+from ..output import note, remark
 
 BUSY = CODES["locked"][0]
 MAX_GRACE = 5.0  # seconds
@@ -105,8 +105,8 @@ def _hold(client: Client, lease: Lease, command: list[str], grace: float) -> int
     keeper = Keeper.start(lease, client, group.id, grace)
 
     def unkept() -> None:
-        note("engram: the process that renews the lock was killed, so the command is ended")
         end(group.id, grace)
+        remark("engram: the process that renews the lock was killed, so the command is ended")
 
     status = group.wait(keeper.pid, unkept)
     kept = keeper.finish()

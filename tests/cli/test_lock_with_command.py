@@ -61,7 +61,7 @@ def alive(group: int) -> list[str]:
     return found
 
 
-def keeper_of(running: Running, group: int) -> int:
+def keeper_of(running: Running | subprocess.Popen[bytes], group: int) -> int:
     """The process that keeps the lock of a command: the other child, in a session of its own."""
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
     until(lambda: len(children.read_text().split()) == 2, "the keeper")
@@ -331,6 +331,40 @@ def test_when_what_keeps_the_lock_is_killed_the_command_is_ended(held: Shell) ->
     assert running.wait() == 75
     assert alive(group) == []
     assert "was killed, so the command is ended" in running.errors[0]
+
+
+@pytest.mark.parametrize("how", ["stolen", "killed", "not kept"])
+def test_a_reader_that_stands_still_does_not_keep_the_command_alive(held: Shell, how: str) -> None:
+    """Standard error is a full pipe."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        for size in (65536, 1):
+            with pytest.raises(BlockingIOError):
+                while True:
+                    os.write(writing, b"x" * size)
+        os.set_blocking(writing, True)
+        script = f"echo $$ > {held.home}/group; echo ready; exec sleep 60"
+        command = [BIN / "engram", "lock", "@x", "--ttl", "2s", "--", "sh", "-c", script]
+        process = subprocess.Popen(command, env=held.env, cwd=held.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=writing)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            group = group_of(held)
+            if how == "stolen":
+                held.ok("unlock", "--force", "@x")
+            else:
+                os.kill(process.pid if how == "killed" else keeper_of(process, group), signal.SIGKILL)
+            assert process.wait(PATIENCE) == (-signal.SIGKILL if how == "killed" else 75)
+            until(lambda: alive(group) == [], "the end of the group")
+            until(lambda: is_free(held.client()), "the release")
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_no_daemon_at_the_end_is_said_and_is_no_failure(held: Shell) -> None:
