@@ -18,7 +18,7 @@ from engramd.protocol.messages import MAX_UNITS
 from engramd.protocol.unit import Relationship, Unit, format_id
 
 from .core import entry_of
-from .lease import Term, guards, normal
+from .lease import Term, guard, normal
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ def put(
     edges = [{"type": edge.type, "target": edge.target, "meta": edge.meta} for edge in relationships]
     if edges:
         fields["relationships"] = edges
-    guarded = [guard for fence in fences for guard in guards(fence)]
+    guarded = [guard(fence) for fence in fences]
     if guarded:
         fields["fences"] = guarded
     if release:
@@ -478,7 +478,12 @@ def locks(*resources: str, explain: bool = False) -> Pages[dict[str, Any]]:
         resources: only what overlaps one of these.
         explain: each lease with its holder's last `units`; needs resources.
     """
-    fields: dict[str, Any] = {"resources": normal(resources)} if resources else {}
+    return lock_pages(normal(resources) if resources else (), explain)
+
+
+def lock_pages(resources: Sequence[str], explain: bool = False) -> Pages[dict[str, Any]]:
+    """As `locks`, of resources that are in normal form."""
+    fields: dict[str, Any] = {"resources": [*resources]} if resources else {}
     return _Locks("locks", "locks", {**fields, "explain": True} if explain else fields, dict)
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable
 from typing import Any
 
 from engramd.protocol.errors import EngramError
 from engramd.protocol.resources import resource
-
-
-def elapsed() -> float:
-    """Seconds of a clock that nobody sets, and that goes on while the machine sleeps where there is one (CLOCK_BOOTTIME)."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+from engramd.protocol.times import elapsed
 
 
 def normal(typed: Iterable[str]) -> list[str]:
@@ -92,7 +87,7 @@ class Term:
         self._is_over = self._is_over or error.code == "stale"
 
 
-def guards(fence: Term | tuple[str, int]) -> list[dict[str, Any]]:
-    """What a put says of a lease that it depends on: each of its resources, or one path and the token."""
-    held = [(path, fence.token) for path in fence.resources] if isinstance(fence, Term) else [(normal([fence[0]])[0], fence[1])]
-    return [{"resource": path, "token": token} for path, token in held]
+def guard(fence: Term | tuple[str, int]) -> dict[str, Any]:
+    """What a put says of a lease that it depends on: a path and the token. Any of its resources does, as it has all of them or none."""
+    path, token = (fence.resources[0], fence.token) if isinstance(fence, Term) else (normal([fence[0]])[0], fence[1])
+    return {"resource": path, "token": token}

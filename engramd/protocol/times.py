@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 from .errors import EngramError
@@ -13,6 +14,11 @@ _PART = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)(us|ms|s|m|h|d|w)", re.ASCII)
 _DURATION = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?", re.ASCII)
 MAX_TS = 253_402_300_799_999_999  # the last microsecond of the year 9999
+
+
+def elapsed() -> float:
+    """Seconds of a clock that nobody sets, and that goes on while the machine sleeps where there is one (CLOCK_BOOTTIME)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def format_ts(ts: int) -> str:
