@@ -12,6 +12,7 @@ from engramd.protocol import render
 from engramd.protocol.errors import CODES, EngramError
 from engramd.protocol.times import format_duration
 
+from .. import calls
 from ..client import Client
 from ..common import Common
 from ..lease import normal
@@ -19,6 +20,7 @@ from ..output import Output, note, when
 
 CHUNK = 500  # resources in one request
 CHUNK_BYTES = 256 * 1024
+CHUNK_GLOBS = 64  # a daemon takes no more in one request; a file's name may look like one
 NAMED = 200  # paths that are looked at one by one, to say which of them is held
 
 
@@ -44,7 +46,7 @@ def _held(client: Client, resources: Sequence[str], explain: bool = False) -> It
     """The leases that overlap any of the resources, each once."""
     seen: set[int] = set()
     for chunk in _chunks(resources):
-        for lock in client.locks(*chunk, explain=explain):
+        for lock in client.each(calls.lock_pages(chunk, explain)):
             if "token" in lock and lock["token"] not in seen:
                 seen.add(lock["token"])
                 yield lock
@@ -52,29 +54,34 @@ def _held(client: Client, resources: Sequence[str], explain: bool = False) -> It
 
 def _chunks(resources: Sequence[str]) -> Iterator[list[str]]:
     chunk: list[str] = []
-    size = 0
+    size = globs = 0
     for resource in resources:
-        if len(chunk) == CHUNK or size > CHUNK_BYTES:
+        is_glob = "*" in resource or "?" in resource
+        if len(chunk) == CHUNK or size > CHUNK_BYTES or globs + is_glob > CHUNK_GLOBS:
             yield chunk
-            chunk, size = [], 0
+            chunk, size, globs = [], 0, 0
         chunk.append(resource)
         size += len(resource.encode())
+        globs += is_glob
     if chunk:
         yield chunk
 
 
 def _is_anothers(client: Client, lock: dict[str, Any]) -> bool:
-    """Whether a lease belongs neither to the agent, nor to its session, nor to the token it was given."""
-    if lock["holder"] == client.agent or str(lock["token"]) in os.environ.get("ENGRAM_LOCK_TOKEN", "").split():
+    """Whether a lease is neither that of our token, nor of our session, nor, where neither side has a session, of our agent."""
+    if str(lock["token"]) in os.environ.get("ENGRAM_LOCK_TOKEN", "").split():
         return False
-    return client.session is None or lock.get("session") != client.session
+    session = lock.get("session")
+    if session is None and client.session is None:
+        return bool(lock["holder"] != client.agent)
+    return session != client.session
 
 
 def _paths_of(client: Client, shown: dict[str, str], tokens: set[int]) -> dict[int, list[str]]:
     """Which of the paths each lease is in the way of."""
     found: dict[int, list[str]] = {}
     for resource in list(shown)[:NAMED]:
-        for lock in client.locks(resource):
+        for lock in client.each(calls.lock_pages([resource])):
             if lock.get("token") in tokens:
                 found.setdefault(lock["token"], []).append(shown[resource])
     return found
@@ -107,16 +114,17 @@ def _staged() -> dict[str, str]:
 
     Git is asked where we stand and with the environment as it is, so in a hook it is asked for the very index that is committed.
     """
-    top = _git("rev-parse", "--show-toplevel").rstrip(b"\n")
+    top = os.path.realpath(os.fsdecode(_git("rev-parse", "--show-toplevel").removesuffix(b"\n")))
     names = _git("-c", "diff.relative=false", "diff", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
-    return {
-        resource: name for name in map(os.fsdecode, names.split(b"\0")) if name for resource in normal([_lockable(os.fsdecode(top), name)])
-    }
+    return {_lockable(top, name): name for name in map(os.fsdecode, names.split(b"\0")) if name}
 
 
 def _lockable(top: str, name: str) -> str:
-    """A file's path. Locks are on UTF-8 paths; what is not stands for any character, so that locks on directories and globs are found."""
-    return re.sub("[\udc80-\udcff]", "?", f"{top}/{name}")
+    """A file's path: of a symbolic link its own, since that is what is committed, and none of git's names leads through another.
+
+    Locks are on UTF-8 paths; what is not stands for any character, so that locks on directories and globs are found.
+    """
+    return re.sub("[\udc80-\udcff]", "?", os.path.join(top, name))
 
 
 def _git(*arguments: str) -> bytes:

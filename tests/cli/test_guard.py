@@ -85,12 +85,29 @@ def test_several_at_once_are_all_shown(shell: Shell, other: Client) -> None:
 def test_own_leases_are_no_hindrance(shell: Shell, other: Client) -> None:
     lease = take(other, *at(shell, "own"))
     shell.fails(75, "guard", "own")
-    shell.ok("guard", "own", "--as", "builder")
+    shell.fails(75, "guard", "own", "--as", "builder")
     shell.ok("guard", "own", env={"ENGRAM_SESSION": other.session or ""})
     shell.ok("guard", "own", env={"ENGRAM_LOCK_TOKEN": str(lease.token)})
     shell.fails(75, "guard", "own", env={"ENGRAM_SESSION": "another", "ENGRAM_LOCK_TOKEN": "1"})
     held = shell.run("lock", "mine", "--as", "x", "--", "engram", "guard", "mine", "--as", "y")
     assert (held.code, held.err) == (0, "")
+
+
+def test_agents_of_one_name_are_told_apart_by_their_sessions(shell: Shell, other: Client) -> None:
+    """An agent's own leases are no hindrance only where both are outside of a session."""
+    shell.ok("lock", "outside", "--as", "builder", "--ttl", "60s", "--json")
+    take(other, *at(shell, "inside"))
+    mine, another = {"ENGRAM_SESSION": other.session or ""}, {"ENGRAM_SESSION": "another"}
+    passes = {
+        ("outside", "builder"): ({},),
+        ("inside", "builder"): (mine,),
+        ("outside", "tester"): (),
+        ("inside", "tester"): (mine,),
+    }
+    for (path, agent), allowed in passes.items():
+        for env in ({}, mine, another):
+            done = shell.run("guard", path, "--as", agent, env=env)
+            assert (done.code == 0) == (env in allowed), (path, agent, env, done.err)
 
 
 def test_more_paths_than_a_request_has_room_for(shell: Shell, other: Client) -> None:
@@ -223,6 +240,28 @@ def test_names_of_every_kind(repository: Repository, other: Client) -> None:
         assert repository.guard().code == 0
     with other.lock(f"{repository.top}/bytes*"):
         assert r"bytes\xff: builder" in repository.guard().err.replace("\\udcff", "\\xff")
+
+
+@needs_git
+def test_a_symbolic_link_is_committed_as_itself(repository: Repository, other: Client) -> None:
+    repository.write("target")
+    (repository.top / "link").symlink_to("target")
+    repository.git("add", "link")
+    with other.lock(f"{repository.top}/target"):
+        assert repository.guard().code == 0
+    # The link's own path, which a client would resolve.
+    lease = other.acquire({"resources": [f"{repository.top}/link"]})
+    assert "link: builder has locked" in repository.guard().err
+    lease.release()
+
+
+@needs_git
+def test_many_names_that_look_like_globs(repository: Repository, other: Client) -> None:
+    repository.write(*(f"{number}*" for number in range(150)))
+    repository.git("add", "--", ".")
+    assert repository.guard().code == 0
+    with other.lock(f"{repository.top}/149x"):
+        assert "149*: builder" in repository.guard().err
 
 
 @needs_git
