@@ -27,6 +27,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from engramd.protocol.address import socket_path
 from engramd.protocol.connection import Answer, Id, Item
 from engramd.protocol.errors import EngramError
+from engramd.protocol.times import elapsed
 from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
@@ -47,7 +48,7 @@ from .core import (
     Patience,
     lost,
 )
-from .lease import Term, elapsed
+from .lease import Term
 
 __all__ = [
     "Change",
@@ -376,12 +377,18 @@ class Client:
 
     def _keep(self, messages: builtins.list[Answer | Item]) -> None:
         for message in messages:
-            self._conversation.keep(message)
+            if not self._conversation.keep(message) and (data := self._conversation.undo(message)):
+                self._send(data)
 
     def _wait(self, box: Box, deadline: float) -> dict[str, Any]:
         """The result of a request; what arrives for others is kept for them."""
-        while box.answer is None and not box.is_lost:
-            self._keep(self._read(deadline))
+        try:
+            while box.answer is None and not box.is_lost:
+                self._keep(self._read(deadline))
+        except BaseException:
+            if box.op in core.UNDO:
+                self._send(self._conversation.leave(box))
+            raise
         return box.result()
 
     # Operations
@@ -431,12 +438,18 @@ class Client:
             sent = elapsed()
             try:
                 lease = Lease(self, self._request("lock", *asking.next(time.monotonic(), self.timeout)), sent)
-                if lease.is_doubtful:
-                    lease.renew()
-                return lease
+                break
             except EngramError as error:
                 asking.failed(error, time.monotonic(), self._was_connected or self._resumes)
             time.sleep(RETRY_SECONDS)
+        if lease.is_doubtful:
+            try:
+                lease.renew()
+            except BaseException:
+                if self._socket is not None:
+                    self._ask("unlock", {"token": lease.token})  # who asked will never know of it
+                raise
+        return lease
 
     def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """As `list`, with the units as they travel."""
@@ -550,8 +563,12 @@ class Lease(Term):
         Raises:
             EngramError: `stale` when it was over already: others may have held it meanwhile.
         """
-        self._client.unlock(self.token)
-        self._is_over = True
+        try:
+            self._client.unlock(self.token)
+            self._is_over = True
+        except EngramError as error:
+            self._failed(error)
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -196,6 +196,15 @@ class Conversation:
             self._left[box.id] = box.op
         return True
 
+    def leave(self, box: Box) -> bytes:
+        """The bytes to send when nobody waits for this any more: the daemon is to end it, or what it has done is undone."""
+        if self.forget(box):
+            return self.notice(box.id, "cancel")
+        if box.op not in UNDO or box.answer is None:
+            return b""
+        self._left[box.id] = box.op
+        return self.undo(box.answer)
+
     def undo(self, message: Answer | Item) -> bytes:
         """The bytes that undo what was done for nobody: a lock that was granted just as its wait was given up is released."""
         op = self._left.pop(message.id, None) if isinstance(message, Answer) else None
@@ -333,6 +342,10 @@ class Asking:
         """
         is_away = error.code in ("unavailable", "outcome_unknown")
         if not (self._fields.get("wait") and reached and (is_away or error.code == "timeout")):
+            raise error
+        if self._timeout is None:
+            if is_away:
+                return
             raise error
         if now >= self._until or not is_away:
             raise EngramError("locked", f"waited {self._timeout:g} s in vain, the last of it for a daemon: {error.message}") from None

@@ -15,11 +15,10 @@ import threading
 from collections.abc import Callable
 
 from engramd.protocol.errors import EngramError
-from engramd.protocol.times import format_duration
+from engramd.protocol.times import elapsed, format_duration
 
 from . import group
 from .client import Client, Lease
-from .lease import elapsed
 from .output import remark
 
 RELEASED, LOST, UNRELEASED, STUCK = range(4)  # with what a keeper exits

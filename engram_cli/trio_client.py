@@ -30,6 +30,7 @@ import trio
 from engramd.protocol.address import socket_path
 from engramd.protocol.connection import Id, Item
 from engramd.protocol.errors import EngramError
+from engramd.protocol.times import elapsed
 from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
@@ -49,7 +50,7 @@ from .core import (
     Membership,
     Patience,
 )
-from .lease import Term, elapsed
+from .lease import Term
 
 __all__ = [
     "Change",
@@ -166,9 +167,9 @@ class _Link:
         self._send(self.conversation.notice(request_id, op, **fields))
 
     def leave(self, box: Box) -> None:
-        """Nobody waits for this any more: have the daemon end it, unless it has."""
-        if self.conversation.forget(box):
-            self.notify(box.id, "cancel")
+        """Nobody waits for this any more: have the daemon end it, or undo it."""
+        if data := self.conversation.leave(box):
+            self._send(data)
 
     async def wait(self, box: Box) -> dict[str, Any]:
         """The result of a request. Cancelling leaves it."""
@@ -176,8 +177,9 @@ class _Link:
         try:
             while box.answer is None and not box.is_lost:
                 await box.change()
-        finally:
+        except BaseException:
             self.leave(box)
+            raise
         if box.answer is None and self.conversation.broken is not None:
             raise self.conversation.broken
         return box.result()
@@ -441,12 +443,18 @@ class Client:
             sent = elapsed()
             try:
                 lease = Lease(self, await self._request("lock", *asking.next(trio.current_time(), self.timeout)), sent)
-                if lease.is_doubtful:
-                    await lease.renew()
-                return lease
+                break
             except EngramError as error:
                 asking.failed(error, trio.current_time(), self._was_connected)
             await trio.sleep(RETRY_SECONDS)
+        if lease.is_doubtful:
+            try:
+                await lease.renew()
+            except BaseException:
+                if self._link is not None and not self._link.is_over:
+                    self._link.ask("unlock", {"token": lease.token})  # who asked will never know of it
+                raise
+        return lease
 
     def pages(self, context: str, limit: int | None, filters: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """As `list`, with the units as they travel."""
@@ -548,8 +556,12 @@ class Lease(Term):
         Raises:
             EngramError: `stale` when it was over already: others may have held it meanwhile.
         """
-        await self._client.unlock(self.token)
-        self._is_over = True
+        try:
+            await self._client.unlock(self.token)
+            self._is_over = True
+        except EngramError as error:
+            self._failed(error)
+            raise
 
     async def __aenter__(self) -> Self:
         return self
