@@ -38,6 +38,8 @@ def run(
     paths, command = _split(paths)
     if command is None and grace is not None:
         raise EngramError("invalid", "--grace is for a command: engram lock PATH... -- COMMAND")
+    if command is not None and session:
+        raise EngramError("invalid", "--session: the lock of a command ends with the command; leave --session out")
     if busy_code is not None and busy_code > 255:
         raise EngramError("invalid", f"-E {busy_code}: an exit code is at most 255")
     seconds = None if grace is None else parse_duration(grace) / 1e6
@@ -48,6 +50,9 @@ def run(
         try:
             lease = client.acquire(fields, common.seconds if wait else None)
         except EngramError as error:
+            if command is not None and error.code == "stale":
+                note(f"engram: the lock was lost before the command was started: {error.message}")
+                raise SystemExit(BUSY) from None
             if busy_code is None or error.exit_code != BUSY:
                 raise
             note(f"engram: {error.message}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engramd.protocol import render
 from engramd.protocol.errors import EngramError
 
+from .. import calls
 from ..client import Client
 from ..common import Common
 from ..lease import normal
@@ -58,9 +59,9 @@ def _stealing(client: Client, out: Output, given: list[str]) -> list[Callable[[]
     tokens = [as_token(one) for one in dict.fromkeys(given) if one.isascii() and one.isdigit()]
     paths = [one for one in given if not (one.isascii() and one.isdigit())]
     wanted = normal(paths) if paths else []
-    held = {lock["token"]: lock for lock in client.locks() if "token" in lock}  # afterwards nobody knows whose it was
 
     def steal(*resources: str, token: int | None = None) -> None:
+        held = _leases(client, resources, token)  # afterwards nobody knows whose it was
         taken = client.steal(*resources, token=token)
         if not taken:
             note(f"engram: nobody holds {', '.join(resources)}; nothing was taken")
@@ -69,6 +70,14 @@ def _stealing(client: Client, out: Output, given: list[str]) -> list[Callable[[]
 
     steps: list[Callable[[], None]] = [lambda token=token: steal(token=token) for token in tokens]  # type: ignore[misc]
     return steps + [lambda: steal(*wanted)] * bool(wanted)
+
+
+def _leases(client: Client, resources: Sequence[str], token: int | None) -> dict[int, dict[str, Any]]:
+    """What is about to be taken away, by token."""
+    if token is None:
+        return {lock["token"]: lock for lock in client.each(calls.lock_pages(resources)) if "token" in lock}
+    before = {"after": token - 1} if token > 1 else {}
+    return {lock["token"]: lock for lock in client.request("locks", {**before, "limit": 1})["locks"]}
 
 
 def _say(out: Output, lock: dict[str, Any]) -> None:

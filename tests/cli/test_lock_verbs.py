@@ -157,6 +157,12 @@ def test_stealing_says_what_was_taken_from_whom(shell: Shell, path: str) -> None
     assert shell.fails(3, "unlock", "--force", str(third))
 
 
+def test_stealing_by_token_takes_that_one_alone(shell: Shell, path: str) -> None:
+    tokens = [take(shell, f"{path}/{number}", "--as", f"agent {number}") for number in range(3)]
+    assert shell.ok("unlock", "--force", str(tokens[1])).lines == [f"{tokens[1]}\tagent 1\t{os.path.realpath(shell.home / path)}/1"]
+    assert [lock["token"] for lock in shell.client().locks(str(shell.home / path))] == [tokens[0], tokens[2]]
+
+
 def test_locks_lists_holders_then_waiters(shell: Shell, path: str) -> None:
     here = os.path.realpath(shell.home / path)
     token = take(shell, f"{path}/**", "@a", "--ttl", "50s", "--reason", "a\tb", "--as", "builder")

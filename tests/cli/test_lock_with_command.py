@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -340,7 +341,7 @@ def test_a_reader_that_stands_still_does_not_keep_the_command_alive(held: Shell,
     os.set_blocking(writing, False)
     try:
         for size in (65536, 1):
-            with pytest.raises(BlockingIOError):
+            with suppress(BlockingIOError):
                 while True:
                     os.write(writing, b"x" * size)
         os.set_blocking(writing, True)
@@ -379,6 +380,23 @@ def test_usage(shell: Shell) -> None:
     for options in (["--grace", "1m"], ["--grace", "0"], ["--grace", "x"]):
         shell.fails(2, "lock", "@usage", *options, "--", "true")
         assert is_free(shell.client(), "@usage")
+    with Client(str(shell.socket), autostart=False) as owner:
+        owner.connect()
+        said = shell.fails(2, "lock", "@usage", "--session", "--", "true", env={"ENGRAM_SESSION": owner.session or ""})
+        assert "ends with the command" in said
+
+
+def test_a_lock_that_is_over_before_the_command_starts_is_lost(held: Shell) -> None:
+    """Who waits is stopped, granted the lock, and goes on after its end."""
+    token = held.run("lock", "@x").out.strip()
+    waiter = held.start("lock", "@x", "--wait", "--ttl", "300ms", "-E", "9", "--", "echo", "no")
+    until(lambda: any("number" in one for one in held.client().locks()), "the waiter")
+    waiter.signal(signal.SIGSTOP)
+    held.ok("unlock", token)
+    until(lambda: is_free(held.client()), "the end of the lease")
+    waiter.signal(signal.SIGCONT)
+    assert waiter.wait() == 75
+    assert (waiter.lines, "was lost before the command was started" in waiter.errors[0]) == ([], True)
 
 
 def test_a_lock_that_cannot_be_had_runs_nothing(shell: Shell) -> None:
