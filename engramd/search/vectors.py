@@ -7,6 +7,7 @@ tried out in a thread while the old index goes on answering.
 
 from __future__ import annotations
 
+import logging
 import math
 import mmap
 import os
@@ -24,6 +25,8 @@ from .columns import Column
 from .embedder import Floats, Quantised
 
 faiss.omp_set_num_threads(1)
+
+logger = logging.getLogger("engramd.search")
 
 EXACT = 20_000  # vectors up to which every one is compared
 RETRAIN = 3  # a trained index is trained anew when a cell has so many times more vectors than there are cells
@@ -75,6 +78,7 @@ class Vectors:
         self._thread: threading.Thread | None = None
         self._saving = False  # whether the thread reads the index
         self._trained: Any = None
+        self._failed = 0  # rows there were when a training failed
         self.refresh()
 
     def close(self) -> None:
@@ -105,7 +109,10 @@ class Vectors:
             self._thread = None
             if self._saving:
                 self._saved = int(self._index.ntotal)
-            elif self._trained is not None:
+            elif self._trained is None:
+                self._failed = len(self._owners)
+                logger.error("the vector index could not be trained; every vector is compared until there are many more")
+            else:
                 self._index, self._trained, self._saved = self._trained, None, 0
         if not (self._thread is not None and self._saving) and (_cells(self._index) or len(self._owners) <= 4 * EXACT):
             self._fill(self._index, len(self._owners))
@@ -241,6 +248,8 @@ class Vectors:
         if self._thread is not None:
             return False
         cells, size = _cells(self._index), len(self._owners)
+        if size <= self._failed * RETRAIN:
+            return False
         return size > max(EXACT, RETRAIN * cells * cells) or (cells > 0 and size > self._saved * SAVE_AGAIN)
 
     def work(self) -> None:
@@ -264,7 +273,8 @@ class Vectors:
         ivf.cp.spherical, ivf.cp.niter, ivf.cp.seed = True, 8, 1
         index = faiss.IndexPreTransform(faiss.PCAMatrix(self.dim, kept), ivf)
         index.train(learned)
-        while len(self._owners) - index.ntotal > CHUNK_ROWS:  # more may arrive meanwhile
+        self._fill(index, size)
+        while len(self._owners) - index.ntotal > CHUNK_ROWS:  # more have arrived meanwhile
             self._fill(index, len(self._owners))
         one, other = learned[rng.choice(len(learned), (2, TRIED))]
         noise = rng.standard_normal((TRIED, self.dim)).astype(np.float32) / np.float32(math.sqrt(self.dim))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from naive import Ledger, feed, find
@@ -130,7 +130,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestIndex = Machine.TestCase
-TestIndex.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.generate])
+TestIndex.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 50])
