@@ -312,13 +312,15 @@ class Attempts:
 class Asking:
     """The requests for one lease. A wait whose connection was lost asks again, at the end of the queue, until its time is over.
 
+    All of them have one key, so a lease that was granted and whose answer was lost is found again.
+
     Args:
         fields: the request's members, without `timeout`.
         timeout: seconds that a wait may take; None means no limit.
     """
 
     def __init__(self, fields: Mapping[str, Any], timeout: float | None, now: float) -> None:
-        self._fields = fields
+        self._fields = {"key": os.urandom(8).hex(), **fields}
         self._timeout = timeout
         self._until = math.inf if timeout is None else now + timeout
 

@@ -204,7 +204,9 @@ class Server:
         self.skew = 0
         self._started = trio.current_time()
         self.gate = gate
-        self.engine = Engine(log, max_payload, {"socket": "none"}, self.clock, write if gate is None else gate.write, trio.current_time)
+        self.engine = Engine(
+            log, max_payload, {"socket": "none"}, self.clock, write if gate is None else gate.write, elapsed=trio.current_time
+        )
         self.sessions: list[Session] = []
         self.failed: EngramError | None = None
         self.running = trio.CancelScope()

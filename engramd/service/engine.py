@@ -15,6 +15,7 @@ from .. import __version__
 from ..protocol.connection import Id, Request
 from ..protocol.errors import EngramError
 from ..protocol.messages import MAX_UNITS, VERSION, frame_limit
+from ..protocol.times import elapsed
 from ..state.machine import Command
 from ..state.outcome import Refused
 from ..storage.log import Appended, Batch, Log
@@ -22,7 +23,7 @@ from ..storage.records import Record
 from . import consumers, contexts, locks, relationships, search, status, subscriptions, units
 from .committer import Committer, Done, Result, wall_clock
 from .fanout import Fanout
-from .leases import Leases, elapsed
+from .leases import Leases
 from .peer import Flusher, Peer
 from .presence import Presence
 

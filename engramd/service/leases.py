@@ -7,7 +7,6 @@ command it leads to, so it is never stale when that is decided: an expiry cannot
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import trio
 
 from ..protocol.connection import Id
 from ..protocol.errors import EngramError
-from ..protocol.times import format_duration
+from ..protocol.times import elapsed, format_duration
 from ..state.deadlines import Deadlines
 from ..state.locks import Acquire, Expire, LockExpired, LockGranted, LockReleased, LockStolen, Release
 from ..state.resources import overlap
@@ -33,11 +32,6 @@ MAX_LEASES = 100_000
 MAX_WAITERS = 1024  # each may have to be compared with every other
 COME_BACK = 60.0  # seconds that the owners of sessions have for it when the daemon was restarted
 LOOK = 5.0  # seconds after which deadlines are looked at again: the loop's clock may stand still while the machine sleeps
-
-
-def elapsed() -> float:
-    """Seconds of a clock that nobody sets, and that goes on while the machine sleeps where there is one (CLOCK_BOOTTIME)."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Leases:
