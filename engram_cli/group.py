@@ -73,6 +73,7 @@ class Group:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*self._signals, signal.SIGCHLD, signal.SIGTTOU})
         self._terminal = Terminal()
         self._had_terminal = False
+        self._status: int | None = None
         self._own = os.getpgrp()
         eager = self._terminal.belongs_to(self._own) and os.isatty(0) and os.isatty(1)
 
@@ -109,19 +110,36 @@ class Group:
                 if other and os.waitid(os.P_PID, other, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                     other = 0
                     ended()
+                    if self._status is not None:
+                        return self._status
         finally:
             self._end()
 
+    def end(self, grace: float) -> bool:
+        """As the function `end`. The command's status is kept for `wait`, which must still be called."""
+        return end(self.id, grace, self._reap)
+
+    def _reap(self) -> None:
+        if self._status is None:
+            pid, status = os.waitpid(self.id, os.WNOHANG)
+            if pid:
+                self._ended(status)
+
+    def _ended(self, status: int) -> None:
+        self._status = status
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+
     def _look(self) -> int | None:
         """The status of the command if it has ended; when it was stopped, stop as well."""
-        while True:
+        while self._status is None:
             pid, status = os.waitpid(self.id, os.WNOHANG | os.WUNTRACED)
             if pid == 0:
                 return None
             if not os.WIFSTOPPED(status):
-                self._process.returncode = os.waitstatus_to_exitcode(status)
-                return status
+                self._ended(status)
+                break
             self._stopped(signal.Signals(os.WSTOPSIG(status)))
+        return self._status
 
     def _stopped(self, by: signal.Signals) -> None:
         """The command was stopped: by the terminal it reached for, which it may have if it is ours; or with us, as by Ctrl-Z."""
@@ -196,8 +214,11 @@ def send(group: int, number: int) -> bool:
     return True
 
 
-def end(group: int, grace: float) -> bool:
+def end(group: int, grace: float, reap: Callable[[], None] | None = None) -> bool:
     """End a group: SIGTERM, and before `grace` seconds are over SIGKILL. Returns when nothing of it runs any more.
+
+    Args:
+        reap: waits for our child in it without blocking, where nobody else does: without a /proc, who has ended seems to run until then.
 
     Returns:
         False, at once, if it cannot be ended, since all of it runs as another user.
@@ -206,11 +227,14 @@ def end(group: int, grace: float) -> bool:
         return False
     send(group, signal.SIGCONT)  # what is stopped must go on to end
     kill_at = time.monotonic() + grace * _KILL_AT
-    while runs(group):
+    while True:
+        if reap is not None:
+            reap()
+        if not runs(group):
+            return True
         if time.monotonic() >= kill_at and not send(group, signal.SIGKILL):
             return False
         time.sleep(_POLL)
-    return True
 
 
 def runs(group: int) -> bool:

@@ -44,11 +44,19 @@ class Keeper:
         Args:
             command: the process group to end when the lease is lost.
             grace: seconds before the lease's end at which it counts as lost.
+
+        Raises:
+            OSError: there is no room for another process.
         """
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            raise
         if pid:
             os.close(reading)
             client.close()

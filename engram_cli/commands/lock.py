@@ -13,7 +13,7 @@ from .. import COMMAND_FOLLOWS
 from ..client import Client, Lease
 from ..common import Common
 from ..fast import how_long
-from ..group import Group, NotStarted, end
+from ..group import Group, NotStarted
 from ..keeper import RELEASED, UNRELEASED, Keeper
 from ..lease import normal
 from ..output import note, remark
@@ -107,10 +107,16 @@ def _hold(client: Client, lease: Lease, command: list[str], grace: float) -> int
         lease.release()
         note(f"engram: {failed.error.message}")
         return failed.exit_code
-    keeper = Keeper.start(lease, client, group.id, grace)
+    try:
+        keeper = Keeper.start(lease, client, group.id, grace)
+    except OSError as error:
+        group.end(grace)
+        group.wait(0, lambda: None)
+        lease.release()
+        raise EngramError("busy", f"no process can be started that renews the lock, so the command was ended: {error.strerror}") from None
 
     def unkept() -> None:
-        end(group.id, grace)
+        group.end(grace)
         remark("engram: the process that renews the lock was killed, so the command is ended")
 
     status = group.wait(keeper.pid, unkept)

@@ -368,6 +368,37 @@ def test_a_reader_that_stands_still_does_not_keep_the_command_alive(held: Shell,
         os.close(writing)
 
 
+def engram_after(shell: Shell, change: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `engram` in a process where something is changed before."""
+    script = f"import os\n{change}\nfrom engram_cli.__main__ import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=shell.env,
+        cwd=shell.home,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_a_command_that_nobody_can_watch_over_is_ended(held: Shell) -> None:
+    full = "def fork(): raise BlockingIOError(11, 'Resource temporarily unavailable')\nos.fork = fork"
+    done = engram_after(held, full, "lock", "@x", "--ttl", "2s", "--", "sh", "-c", "echo $$ > group; exec sleep 60")
+    assert (done.returncode, done.stderr.count("\n")) == (75, 1), done.stderr
+    assert "so the command was ended: Resource temporarily unavailable" in done.stderr
+    assert is_free(held.client())
+    assert not (held.home / "group").exists() or alive(group_of(held)) == []
+
+
+def test_without_a_list_of_processes_the_end_of_a_command_is_seen_too(held: Shell) -> None:
+    """As on macOS: one that has ended belongs to its group until it is waited for."""
+    no_list = "def listdir(path): raise OSError(2, 'No such file')\nos.listdir = listdir"
+    fork = "fork = os.fork\ndef lost():\n    pid = fork()\n    if not pid: os._exit(3)\n    return pid\nos.fork = lost"
+    done = engram_after(held, f"{no_list}\n{fork}", "lock", "@x", "--ttl", "2s", "--", "sh", "-c", "echo $$ > group; exec sleep 60")
+    assert (done.returncode, "was killed, so the command is ended" in done.stderr) == (75, True), done.stderr
+
+
 def test_no_daemon_at_the_end_is_said_and_is_no_failure(held: Shell) -> None:
     running = hold(held, "sh", "-c", f"echo ready; while [ ! -e {held.home}/done ]; do sleep 0.02; done; exit 8", ttl="60s")
     held.kill_daemon()
