@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -145,6 +146,22 @@ def test_the_hook_before_an_edit(shell: Shell, other: Client) -> None:
     assert "mine" in refused.stderr
     assert edit(json.dumps({"tool_input": {"file_path": f"{shell.home}/free"}})).returncode == 0
     assert edit(json.dumps({"tool_input": {"command": "date"}})).returncode == 0
+
+
+def test_both_hooks_refuse_when_the_daemon_does_not_answer(alone: Shell) -> None:
+    alone.daemon()
+    pid = alone.daemon_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        hook = alone.home / "hook"
+        hook.write_text(BEFORE_EDIT)
+        call = json.dumps({"tool_input": {"file_path": f"{alone.home}/x"}})
+        edit = subprocess.run(["sh", str(hook)], input=call, env=alone.env, capture_output=True, text=True, check=False)
+        assert (edit.returncode, "does not answer" in edit.stderr) == (2, True), edit.stderr
+        assert "does not answer" in alone.fails(69, "guard", f"{alone.home}/x"), "what a commit is refused for"
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 # git
