@@ -534,7 +534,7 @@ def guard(
 ) -> None:
     """Exit 75 when another holds a lock on any of the paths, and say who, since when, why, and what they did last.
 
-    Another is whoever is neither the agent that asks, nor in its session, nor the holder of $ENGRAM_LOCK_TOKEN. Shared locks count too.
+    A lock is yours by $ENGRAM_LOCK_TOKEN, by its session, or by the agent where neither has a session. Shared ones of others count too.
     """
     from .commands import guard as command
 
