@@ -41,7 +41,7 @@ def fence(typed: str) -> tuple[str, int]:
         EngramError: `invalid` when it is none.
     """
     path, colon, token = typed.rpartition(":")
-    if not (colon and path and token.isascii() and token.isdigit()):
+    if not (colon and path and token.isascii() and token.isdigit() and 0 < int(token[:20]) < 2**63):
         raise EngramError("invalid", f"--fence {typed!r}: write it as PATH:TOKEN, with the token that engram lock printed")
     return normal([path])[0], int(token)
 

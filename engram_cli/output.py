@@ -262,7 +262,12 @@ def report(error: EngramError) -> int:
 
 def note(text: str) -> None:
     """Words for people, on stderr."""
-    print(render.for_terminal(text), file=sys.stderr, flush=True)
+    print(_one_line(text), file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    """Words that stay one line, whatever names and reasons of others stand in them."""
+    return render.for_terminal(text).replace("\n", "\\n")
 
 
 def remark(text: str, seconds: float = 1.0) -> None:
@@ -270,7 +275,7 @@ def remark(text: str, seconds: float = 1.0) -> None:
 
     def write() -> None:
         with suppress(OSError):
-            os.write(2, f"{render.for_terminal(text)}\n".encode("utf-8", "backslashreplace"))
+            os.write(2, f"{_one_line(text)}\n".encode("utf-8", "backslashreplace"))
 
     sys.stderr.flush()
     writing = threading.Thread(target=write, daemon=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from engramd.protocol import render
 from engramd.protocol.errors import CODES, EngramError
+from engramd.protocol.resources import MAX_GLOBS
 from engramd.protocol.times import format_duration
 
 from .. import calls
@@ -20,7 +21,6 @@ from ..output import Output, note, when
 
 CHUNK = 500  # resources in one request
 CHUNK_BYTES = 256 * 1024
-CHUNK_GLOBS = 64  # a daemon takes no more in one request; a file's name may look like one
 NAMED = 200  # paths that are looked at one by one, to say which of them is held
 
 
@@ -57,7 +57,7 @@ def _chunks(resources: Sequence[str]) -> Iterator[list[str]]:
     size = globs = 0
     for resource in resources:
         is_glob = "*" in resource or "?" in resource
-        if len(chunk) == CHUNK or size > CHUNK_BYTES or globs + is_glob > CHUNK_GLOBS:
+        if len(chunk) == CHUNK or size > CHUNK_BYTES or globs + is_glob > MAX_GLOBS:
             yield chunk
             chunk, size, globs = [], 0, 0
         chunk.append(resource)

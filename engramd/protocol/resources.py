@@ -6,7 +6,9 @@ import os
 
 MAX_BYTES = 4096
 MAX_PARTS = 128  # components of a path
-MAX_GLOB_PARTS, MAX_GLOB_BYTES = 32, 1024  # globs are compared with each other
+MAX_PART_BYTES = 255  # of each, as file systems have it
+MAX_GLOBS = 32  # of one request: globs are compared with each other
+MAX_GLOB_PARTS, MAX_GLOB_BYTES = 32, 1024
 
 
 def resource(typed: str) -> str:
@@ -39,6 +41,8 @@ def problem(text: str) -> str | None:
         return "a path must be normalised: no //, no . or .., no / at its end"
     if "\0" in text:
         return "a path cannot hold a NUL"
+    if any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+        return f"a component of a path may have {MAX_PART_BYTES} bytes"
     is_glob = "*" in text or "?" in text
     what, most = ("glob", MAX_GLOB_PARTS) if is_glob else ("path", MAX_PARTS)
     if len(parts) > most:

@@ -52,6 +52,7 @@ class Leases:
         self._session_of: dict[int, str] = {}
         self._earlier = trio.Event()
         self._started = now()
+        self._made_way = False  # whether somebody has left the queue who may have been in the way of others
         for token in self._view.held.leases:
             self._watch(token)
 
@@ -69,10 +70,13 @@ class Leases:
         return len(self._waiters)
 
     async def run(self) -> None:
-        """End leases whose time is over, until cancelled."""
+        """End leases whose time is over, and let those in whom others have made way for, until cancelled."""
         while True:
             self.expire()
+            await self._admit_all()
             self._earlier = trio.Event()
+            if self._made_way and not self._is_closed:
+                continue
             at = self._deadlines.next()
             with trio.move_on_after(math.inf if at is None else min(max(at - self._now(), 0), LOOK)):
                 await self._earlier.wait()
@@ -119,14 +123,31 @@ class Leases:
                 del self._bound[session]
 
     def _admit(self, freed: Sequence[str]) -> None:
-        """Grant what those may have waited for who are next in the queue for some of the resources. At the end nobody is let in."""
-        if not freed or not len(self._waiters) or self._engine.stopping.is_set() or self._engine.committer.failed is not None:
+        """Grant what those may have waited for who are next in the queue for some of the resources."""
+        if freed and len(self._waiters) and not self._is_closed:
+            for number in self._waiters.ready(self._view, freed):
+                self._let_in(self._waiting[number])
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._engine.stopping.is_set() or self._engine.committer.failed is not None
+
+    def _let_in(self, waiting: Waiting) -> None:
+        self._unqueue(waiting)
+        waiting.leave()
+        self._grant(waiting.peer, waiting.request_id, waiting.command)
+
+    async def _admit_all(self) -> None:
+        """Look at everyone in the queue, in order, if somebody has left it. A step of the loop for each: many may leave at once."""
+        if not self._made_way or self._is_closed:
             return
-        for number in self._waiters.ready(self._view, freed):
-            waiting = self._waiting[number]
-            self._unqueue(waiting)
-            waiting.leave()
-            self._grant(waiting.peer, waiting.request_id, waiting.command)
+        self._made_way = False
+        for waiting in list(self._waiting.values()):
+            claim = waiting.command.claim
+            if self.waits(waiting) and not self._is_closed and self._waiters.obstacle(self._view, claim, waiting.number) is None:
+                self._let_in(waiting)
+            await trio.lowlevel.checkpoint()
 
     # Sessions
 
@@ -185,7 +206,7 @@ class Leases:
     def _grant(self, peer: Peer, request_id: Id, command: Acquire) -> None:
         if len(self._view.held.leases) >= MAX_LEASES:
             peer.fail(request_id, EngramError("busy", f"{MAX_LEASES} leases are held already; release some first", limit=MAX_LEASES))
-            self._admit(command.claim.resources)  # it may have been in the queue, before others
+            self._make_way()  # it may have been in the queue, before others
             return
         seen = self._view.held.keys.get((command.agent, command.key), 0)
 
@@ -217,7 +238,11 @@ class Leases:
     def give_up(self, waiting: Waiting) -> None:
         """A request waits no more; those behind it may be next."""
         self._unqueue(waiting)
-        self._admit(waiting.command.claim.resources)
+        self._make_way()
+
+    def _make_way(self) -> None:
+        self._made_way = True
+        self._earlier.set()
 
     def give_up_all(self, error: EngramError) -> None:
         """Nothing will be granted any more."""

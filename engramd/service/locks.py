@@ -11,6 +11,7 @@ import trio
 from ..protocol.connection import Id
 from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import PAGE_BYTES
+from ..protocol.resources import MAX_GLOBS
 from ..protocol.schema import bound, invalid, require_one
 from ..protocol.times import format_duration, parse_duration
 from ..state.filters import Filter
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TTL = 60_000_000
 MIN_TTL, MAX_TTL = 100_000, 30 * 86_400_000_000  # microseconds
-MAX_GLOBS = 64  # of one request
 PAGE = 256
 BEHIND = 16  # of the leases that a waiter is behind
 EXPLAINED = 3  # units that explain a lease

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from .outcome import Decision, Refused
-from .resources import covers, overlap
+from .resources import Index, covers
 from .view import LEASES, Claim, Lease, State, View
 
 K = TypeVar("K", bound=Hashable)
@@ -119,8 +119,11 @@ def in_the_way(claim: Claim, rivals: Iterable[tuple[K, Claim]]) -> dict[K, Claim
         elif claim.mode == "slots":
             slots[key] = rival
     if slots:
+        index: Index[K] = Index()
+        for key, rival in slots.items():
+            index.add(key, rival.resources)
         for resource in claim.resources:
-            here = {key: rival for key, rival in slots.items() if any(overlap(resource, other) for other in rival.resources)}
+            here = {key: slots[key] for key in index.overlapping(resource)}
             if here and len(here) >= min(claim.slots, *(rival.slots for rival in here.values())):
                 found.update(here)
     return found
