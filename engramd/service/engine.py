@@ -24,6 +24,7 @@ from . import consumers, contexts, locks, relationships, search, status, subscri
 from .committer import Committer, Done, Result, wall_clock
 from .fanout import Fanout
 from .leases import Leases
+from .manager import LockManager
 from .peer import Flusher, Peer
 from .presence import Presence
 
@@ -102,7 +103,7 @@ class Engine:
         self.fanout = Fanout(log)
         self.flusher = Flusher()
         self.committer = Committer(log, self._publish, self.flusher.flush, clock, write)
-        self.leases = Leases(self, elapsed)
+        self.leases: LockManager = Leases(self, elapsed)
         self.committer.on_failure = self.leases.give_up_all
         self.consumers = consumers.Consumers(self)
         self.presence = Presence(self)
