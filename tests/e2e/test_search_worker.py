@@ -65,30 +65,16 @@ def test_a_killed_worker_costs_a_restart_and_no_answer(shell: Shell) -> None:
     client.put_many("c", [{"text": f"unit {number} of the daemon"} for number in range(900)])
     expected = {hit.unit.seq for hit in client.search("daemon", "c", mode="keyword", limit=1000).hits}
     assert len(expected) == 900
-    stop = threading.Event()
-
-    def kill() -> None:
-        killer = Client(str(shell.socket), agent="killer", autostart=False)
-        while not stop.is_set():
-            if pid := worker(killer):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            stop.wait(1.5)
-        killer.close()
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        for number in range(8):
-            seq = client.put("c", f"late {number} daemon").seq
-            expected.add(seq)
-            found = client.search("daemon", "c", mode="keyword", limit=1000, wait=60_000)
-            assert ({hit.unit.seq for hit in found.hits}, found.behind) == (expected, 0)
-    finally:
-        stop.set()
-        thread.join()
+    killer = shell.client("killer")
+    for number in range(8):
+        expected.add(client.put("c", f"late {number} daemon").seq)
+        pid = worker(killer)
+        shot = threading.Timer(0.03 * number, os.kill, (pid, signal.SIGKILL))  # before, while and after it answers
+        shot.start()
+        found = client.search("daemon", "c", mode="keyword", limit=1000, wait=60_000)
+        shot.join()
+        assert ({hit.unit.seq for hit in found.hits}, found.behind) == (expected, 0)
+        until(lambda pid=pid: worker(killer) not in (0, pid), "the next worker")
 
 
 def test_the_worker_ends_with_its_daemon_and_goes_on_with_the_next(shell: Shell) -> None:
