@@ -300,8 +300,8 @@ def stop(lock: Path) -> None:
             return
         except BlockingIOError:
             try:
-                os.kill(int(lock.read_text()), number)
-            except (ProcessLookupError, ValueError):  # it has just ended, or has not yet written its pid
+                os.kill(int(lock.read_text().split()[0]), number)
+            except (ProcessLookupError, IndexError):  # it has just ended, or has not yet written its pid
                 pass
         time.sleep(0.02)
 

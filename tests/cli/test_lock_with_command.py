@@ -352,10 +352,11 @@ def test_a_reader_that_stands_still_does_not_keep_the_command_alive(held: Shell,
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
             group = group_of(held)
+            keeper = keeper_of(process, group)
             if how == "stolen":
                 held.ok("unlock", "--force", "@x")
             else:
-                os.kill(process.pid if how == "killed" else keeper_of(process, group), signal.SIGKILL)
+                os.kill(process.pid if how == "killed" else keeper, signal.SIGKILL)
             assert process.wait(PATIENCE) == (-signal.SIGKILL if how == "killed" else 75)
             until(lambda: alive(group) == [], "the end of the group")
             until(lambda: is_free(held.client()), "the release")
