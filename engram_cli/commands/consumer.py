@@ -56,9 +56,9 @@ def ack(common: c.Common, consumer: str, entries: list[str]) -> None:
 
 
 def parked(common: c.Common, consumer: str) -> None:
-    """List parked units."""
+    """List parked units; those that are to be delivered again are not parked any more."""
     with common.client() as client:
-        rows = client.consumer_parked(consumer)
+        rows = (row for row in client.consumer_parked(consumer) if not row["again"])
         if common.json:
             common.output().table(rows, ())
         else:

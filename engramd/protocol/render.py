@@ -9,7 +9,9 @@ from typing import Any
 from .times import format_ts
 from .unit import format_id, unit_json
 
-_TIMES = frozenset({"ts", "created_at", "updated_at", "first_seen", "last_seen", "granted_at", "since", "started_at", "expires_at"})
+_TIMES = frozenset(
+    "ts created_at updated_at first_seen last_seen granted_at since started_at expires_at parked_at present_since seen_at".split()
+)
 
 # C0 and C1 controls and DEL, line and paragraph separators, and what reorders or hides text: Unicode's Bidi_Control and friends.
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
