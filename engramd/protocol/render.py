@@ -10,7 +10,20 @@ from .times import format_ts
 from .unit import format_id, unit_json
 
 _TIMES = frozenset(
-    "ts created_at updated_at first_seen last_seen granted_at since started_at expires_at parked_at present_since seen_at".split()
+    [
+        "ts",
+        "created_at",
+        "updated_at",
+        "first_seen",
+        "last_seen",
+        "granted_at",
+        "since",
+        "started_at",
+        "expires_at",
+        "parked_at",
+        "present_since",
+        "seen_at",
+    ]
 )
 
 # C0 and C1 controls and DEL, line and paragraph separators, and what reorders or hides text: Unicode's Bidi_Control and friends.
