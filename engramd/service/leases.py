@@ -249,12 +249,15 @@ class Leases:
         for waiting in list(self._waiting.values()):
             waiting.cancel(error)
 
-    def vain(self, waiting: Waiting) -> EngramError:
-        """The error for a request that has waited its time."""
+    def time_is_over(self, waiting: Waiting) -> None:
+        """A request has waited its time. It is granted if those in its way have just left; else this raises `locked`."""
         claim = waiting.command.claim
         obstacle = self._waiters.obstacle(self._view, claim, waiting.number)
-        assert obstacle is not None, "who has nothing in the way is let in at once"
-        return self.locked(claim, obstacle, trio.current_time() - waiting.since)
+        if obstacle is not None:
+            raise self.locked(claim, obstacle, trio.current_time() - waiting.since)
+        if self._is_closed:
+            raise EngramError("unavailable", "the daemon grants no more locks; ask the next one")
+        self._let_in(waiting)
 
     # Descriptions
 
@@ -336,7 +339,7 @@ class Waiting:
             with trio.move_on_after(timeout):
                 await self._over.wait()
             if self._leases.waits(self):
-                raise self._leases.vain(self)
+                self._leases.time_is_over(self)
         finally:
             self.cancel()
         if self._because is not None:

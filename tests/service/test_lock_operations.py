@@ -370,6 +370,19 @@ async def test_every_wait_is_answered_once_whatever_ends_it_in_the_same_moment(s
         await holder.ask("unlock", resources=["/x"], force=True)
 
 
+async def test_a_wait_that_ends_as_the_last_one_in_its_way_leaves_is_granted(server: Server, autojump_clock: MockClock) -> None:
+    holder, wide, narrow = [await server.connect(name) for name in ("a", "b", "c")]
+    held = await holder.ask("lock", resources=["/x"])
+    first = await wide.send("lock", resources=["/x", "/y"], wait=True, timeout="1s")
+    second = await narrow.send("lock", resources=["/y"], wait=True, timeout="1s")
+    assert (await wide.failure(first)).code == "locked"
+    await narrow.settle()
+    answer = narrow.answers.pop(second)
+    assert (answer.error.code if answer.error else None) in (None, "locked")
+    [*leases] = (await holder.ask("locks"))["locks"]
+    assert [info["token"] for info in leases] == [held["token"], *([] if answer.error else [(answer.result or {})["token"]])]
+
+
 async def test_a_repeated_request_with_a_key_is_answered_with_its_lease(server: Server, autojump_clock: MockClock) -> None:
     client, same, other = await server.connect("a"), await server.connect("a", session="s"), await server.connect("b")
     first = await client.ask("lock", resources=["/x"], key="k")
