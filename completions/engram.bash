@@ -244,7 +244,7 @@ _engram_verbs() {
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         consumer) _engram_offer create list show ack parked retry reset delete ;;
         daemon) _engram_offer run start stop restart status socket ;;
-        *) _engram_offer put get list tail ask related why search agents status top lock unlock renew locks guard pipe help demo completion context consumer daemon ;;
+        *) _engram_offer put get list tail ask related why search agents status metrics top lock unlock renew locks guard pipe help demo completion context consumer daemon ;;
     esac
 }
 
@@ -348,6 +348,8 @@ _engram_declare() {
             arguments=('contexts')
             ;;
         'status')
+            ;;
+        'metrics')
             ;;
         'top')
             ;;

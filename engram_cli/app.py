@@ -427,6 +427,19 @@ def status(common: Common) -> None:
     command.run(common)
 
 
+@leaf(
+    app,
+    "metrics",
+    ("Have them scraped from a file", "engram metrics > engram.prom"),
+    ("Look at one of them", "engram metrics | grep engram_requests"),
+)
+def metrics(common: Common) -> None:
+    """Print what the daemon has counted and timed since its start, as Prometheus reads it. Never starts one."""
+    from .commands import metrics as command
+
+    command.run(common)
+
+
 @leaf(app, "top", ("Take one look, for a script", "engram top --json"))
 def top(common: Common) -> None:
     """Watch contexts, rates, subscribers and their lag, locks, waiters and agents, live. Never starts a daemon.

@@ -556,6 +556,16 @@ def status() -> Call[dict[str, Any]]:
     return Call("status", {}, lambda answer: dict(answer["status"]))
 
 
+def metrics() -> Call[builtins.list[dict[str, Any]]]:
+    """What the daemon has counted and timed since its start.
+
+    Returns:
+        A map for each metric and set of labels: `name`, `kind` (`counter`, `gauge`, `histogram`), `labels`, and `value`, or for histograms
+        `count`, `sum` and `buckets` as `[upper bound or None, cumulative count]`. Times are seconds, sizes bytes.
+    """
+    return Call("metrics", {}, lambda answer: builtins.list(answer["metrics"]))
+
+
 def shutdown() -> Call[None]:
     """Ask the daemon to stop."""
     return Call("shutdown", {}, lambda answer: None)

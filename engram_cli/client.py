@@ -426,6 +426,7 @@ class Client:
     agents = _paged(calls.agents)
     names = _asked(calls.names)
     status = _asked(calls.status)
+    metrics = _asked(calls.metrics)
     shutdown = _asked(calls.shutdown)
 
     def _do(self, call: Call[T]) -> T:

@@ -431,6 +431,7 @@ class Client:
     agents = _paged(calls.agents)
     names = _asked(calls.names)
     status = _asked(calls.status)
+    metrics = _asked(calls.metrics)
     shutdown = _asked(calls.shutdown)
 
     async def _do(self, call: Call[T]) -> T:

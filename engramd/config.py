@@ -101,6 +101,11 @@ class Config:
         "Append log messages to this file instead of stderr; auto means engramd.log in the data directory.",
         '"auto"',
     )
+    metrics_listen: str | None = _option(
+        _text,
+        "Answer /metrics, /healthz and /readyz over HTTP at this loopback address and port. Default: nowhere.",
+        '"127.0.0.1:9464"',
+    )
     lock_wait: float = _option(
         _within(_seconds, 0, 3600),
         "How long to wait for another daemon to leave the data directory, in seconds or as a duration.",

@@ -6,7 +6,9 @@ import logging
 import os
 import resource
 import signal
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -22,6 +24,9 @@ from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
 from .storage.log import Log
 from .transport.listeners import UnixListener
+
+if TYPE_CHECKING:
+    from .transport.http import HttpListener
 
 logger = logging.getLogger("engramd")
 
@@ -41,16 +46,26 @@ def serve(config: Config, ready: Ready) -> None:
     try:
         log = Log(directory / "log")
         try:
-            listener = UnixListener(config.socket_path())
-            try:
-                trio.run(_run, config, log, listener, ready, lock)
-            finally:
-                listener.close()
+            with ExitStack() as listeners:
+                listener = UnixListener(config.socket_path())
+                listeners.callback(listener.close)
+                http = _http(config.metrics_listen)
+                if http is not None:
+                    listeners.callback(http.close)
+                trio.run(_run, config, log, listener, http, ready, lock)
         finally:
             log.close()
     finally:
         lock.release()
     logger.info("stopped")
+
+
+def _http(address: str | None) -> HttpListener | None:
+    if address is None:
+        return None
+    from .transport.http import HttpListener  # its parser is loaded by who wants it
+
+    return HttpListener(address)
 
 
 async def _lock(directory: Path, wait: float) -> DataLock:
@@ -64,12 +79,12 @@ async def _lock(directory: Path, wait: float) -> DataLock:
         await trio.sleep(0.02)
 
 
-async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready, lock: DataLock) -> None:
+async def _run(config: Config, log: Log, listener: UnixListener, http: HttpListener | None, ready: Ready, lock: DataLock) -> None:
     max_connections = _room_for(config.max_connections)
     engine = Engine(
         log,
         config.max_payload,
-        {"socket": listener.address, "data_dir": str(config.data_path())},
+        {"socket": listener.address, "data_dir": str(config.data_path()), **({"metrics": http.address} if http else {})},
         search_settings=Settings(config.data_path() / "search", config.embedder),
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -79,6 +94,8 @@ async def _run(config: Config, log: Log, listener: UnixListener, ready: Ready, l
             nursery.start_soon(engine.search.run)
             nursery.start_soon(engine.leases.run)
             nursery.start_soon(engine.presence.run)
+            if http is not None:
+                nursery.start_soon(http.serve, engine)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(listener.serve, engine, max_connections, sessions)

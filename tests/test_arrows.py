@@ -29,9 +29,9 @@ TABLE = {
     "protocol": _arrows(packages="cbor2"),
     "state": _arrows(),
     "storage": _arrows("state protocol", "cbor2 plyvel plyvel_next"),
-    "service": _arrows("storage state protocol", "cbor2 trio"),
+    "service": _arrows("storage state protocol", "cbor2 prometheus_client trio"),
     "search": _arrows("storage state protocol", "cbor2 faiss httpx numpy rapidfuzz sentence_transformers"),
-    "transport": _arrows("service protocol", "trio"),
+    "transport": _arrows("service protocol", "h11 trio"),
     # Files at the top of the daemon: helpers, and what composes the rooms.
     "config": _arrows("protocol"),
     "logs": _arrows("protocol"),

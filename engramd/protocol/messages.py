@@ -519,6 +519,17 @@ OPERATIONS: Mapping[str, Operation] = {
     "status": Operation(
         "read", "Describe the daemon.", NOTHING, Record({"status": Field(Any_("{ * tstr => any }"), "the facts", required=True)})
     ),
+    "metrics": Operation(
+        "read",
+        "Tell what the daemon has counted and timed since its start.",
+        Record({"form": Field(Choice(("prometheus",)), "written out in Prometheus' text format")}),
+        Record(
+            {
+                "metrics": Field(ListOf(Any_("{ * tstr => any }"), 10_000), "one for each metric and set of labels, without a form"),
+                "text": Field(Text(MIB), "with the form"),
+            }
+        ),
+    ),
     "shutdown": Operation("admin", "Stop the daemon after what is in flight.", NOTHING, NOTHING),
 }
 

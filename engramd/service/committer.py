@@ -14,6 +14,7 @@ from ..protocol.errors import EngramError
 from ..state.machine import Command, decide
 from ..state.outcome import Refused, Seen
 from ..storage.log import Appended, Batch, Log
+from .counters import Counters
 
 logger = logging.getLogger("engramd.committer")
 
@@ -84,6 +85,7 @@ class Committer:
         after: called after the answers of a group and its publishing.
         clock: microseconds since the epoch.
         write: syncs a batch.
+        counters: told of every batch.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Committer:
         log: Log,
         publish: Callable[[Sequence[Appended]], None],
         after: Callable[[], None],
+        counters: Counters,
         clock: Callable[[], int] = wall_clock,
         write: Callable[[Batch], Awaitable[None]] | None = None,
     ) -> None:
@@ -99,6 +102,7 @@ class Committer:
         self._after = after
         self._clock = clock
         self._write = write or AdaptiveWriter()
+        self._counters = counters
         self._forming = _Group(log)
         self._flying: _Group | None = None
         self._wake = trio.Event()
@@ -220,11 +224,14 @@ class Committer:
         try:
             group.batch.seal()
             if group.batch.events:
+                started = time.monotonic()
                 with trio.CancelScope(shield=True):
                     await self._write(group.batch)
+                self._counters.committed(len(group.batch.events), time.monotonic() - started)
             group.batch.settle()
         except Exception as error:
             failure = error if isinstance(error, EngramError) else EngramError("internal", f"a write failed: {error!r}")
+            self._counters.commit_failures += 1
             self._fail(failure)
             raise failure from error
         self._flying = None

@@ -20,8 +20,9 @@ from ..state.machine import Command
 from ..state.outcome import Refused
 from ..storage.log import Appended, Batch, Log
 from ..storage.records import Record
-from . import consumers, contexts, locks, relationships, search, status, subscriptions, units
+from . import consumers, contexts, locks, metrics, relationships, search, status, subscriptions, units
 from .committer import Committer, Done, Result, wall_clock
+from .counters import Counters
 from .fanout import Fanout
 from .leases import Leases
 from .manager import LockManager
@@ -66,6 +67,7 @@ _HANDLERS: Mapping[str, Handler] = {
     "agents": contexts.agents,
     "names": contexts.names,
     "status": status.status,
+    "metrics": metrics.metrics,
     "shutdown": status.shutdown,
 }
 
@@ -83,6 +85,7 @@ class Engine:
 
     Attributes:
         peers: who is connected.
+        counters: what is counted and timed.
         stopping: set when someone asked the daemon to stop.
     """
 
@@ -102,7 +105,8 @@ class Engine:
         self.facts = dict(facts or {})
         self.fanout = Fanout(log)
         self.flusher = Flusher()
-        self.committer = Committer(log, self._publish, self.flusher.flush, clock, write)
+        self.counters = Counters()
+        self.committer = Committer(log, self._publish, self.flusher.flush, self.counters, clock, write)
         self.leases: LockManager = Leases(self, elapsed)
         self.committer.on_failure = self.leases.give_up_all
         self.consumers = consumers.Consumers(self)
@@ -129,6 +133,7 @@ class Engine:
 
     def handle(self, peer: Peer, request: Request) -> None:
         """Carry out one validated request. It is answered, now or later; nothing is raised."""
+        peer.began(request.id, request.op)
         if self.stopping.is_set():
             peer.fail(request.id, EngramError("unavailable", "the daemon is stopping; nothing was done"))
             return

@@ -136,6 +136,7 @@ class Leases:
     def _let_in(self, waiting: Waiting) -> None:
         self._unqueue(waiting)
         waiting.leave()
+        self._engine.counters.lock_waits.observe(trio.current_time() - waiting.since)
         self._grant(waiting.peer, waiting.request_id, waiting.command)
 
     async def _admit_all(self) -> None:

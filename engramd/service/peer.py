@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import trio
 from ..protocol.connection import Id, ServerConnection, answer_frame, failure_frame
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode
+from .counters import Counters
 
 
 class Outbox(Protocol):
@@ -70,6 +72,7 @@ class Peer:
         connection: the protocol state, which is told when a request is answered.
         outbox: where frames go.
         spawn: starts a task that lives at most as long as the connection.
+        counters: told of every answer.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Peer:
         connection: ServerConnection,
         outbox: Outbox,
         spawn: Callable[[Callable[[], Awaitable[Any]]], None],
+        counters: Counters,
         session: str | None = None,
         owns_session: bool = False,
         presence: bool = False,
@@ -92,8 +96,14 @@ class Peer:
         self.spawn = spawn
         self.streams: dict[Id, Stream] = {}
         self._connection = connection
+        self._counters = counters
+        self._under_way: dict[Id, tuple[str, float | None]] = {}  # operation, and when it began if it is timed
         self._fewer = trio.Event()
         self._most = -1
+
+    def began(self, request_id: Id, op: str) -> None:
+        """A request is being carried out from now on."""
+        self._under_way[request_id] = op, None if request_id in self._connection.streams else time.monotonic()
 
     def answer(self, request_id: Id, result: Mapping[str, Any]) -> None:
         """Answer with plain CBOR values."""
@@ -106,7 +116,7 @@ class Peer:
 
     def fail(self, request_id: Id, error: EngramError) -> None:
         """Answer with an error."""
-        self._finish(request_id)
+        self._finish(request_id, error)
         self.outbox.write(failure_frame(request_id, error))
 
     @property
@@ -127,7 +137,9 @@ class Peer:
             stream.cancel(because)
         await self.settled(0)
 
-    def _finish(self, request_id: Id) -> None:
+    def _finish(self, request_id: Id, error: EngramError | None = None) -> None:
         self._connection.finish(request_id)
+        op, began = self._under_way.pop(request_id)
+        self._counters.answered(op, None if began is None else time.monotonic() - began, error)
         if self.in_flight <= self._most:
             self._fewer.set()

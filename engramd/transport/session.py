@@ -49,6 +49,7 @@ class Session:
                     await self._serve(nursery)
                 except EngramError as error:
                     logger.info("a client was refused: %s", error.message)
+                    self._engine.counters.refused[error.code] += 1
                     await self._end_requests()
                     self.outbox.finish(failure_frame(None, error))
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -65,6 +66,7 @@ class Session:
 
     async def refuse(self, error: EngramError) -> None:
         """Say why this client is not served, and hang up."""
+        self._engine.counters.refused[error.code] += 1
         async with self._stream:
             with trio.move_on_after(1):
                 try:
@@ -107,6 +109,7 @@ class Session:
             assert self._peer is not None, "a request follows hello"
             self._engine.handle(self._peer, message)
         elif isinstance(message, Rejected):
+            self._engine.counters.answered("rejected", None, message.error)
             self.outbox.write(failure_frame(message.id, message.error))
         elif isinstance(message, Notice):
             self._notice(message)
@@ -120,7 +123,7 @@ class Session:
         self._patience.deadline = math.inf  # requests that came with hello may take their time
         said = hello.fields
         session, owner, presence = said.get("session"), said.get("owner", False), said.get("presence", False)
-        self._peer = Peer(said["agent"], self._connection, self.outbox, spawn, session, owner, presence)
+        self._peer = Peer(said["agent"], self._connection, self.outbox, spawn, self._engine.counters, session, owner, presence)
         self._engine.welcome(self._peer)
         self.outbox.write(answer_frame(hello.id, encode(self._engine.greeting())))
 
