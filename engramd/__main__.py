@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from . import config as configuration
 from .protocol.errors import EngramError
 from .ready import Ready
+from .supervisor import Supervisor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run engramd and return its exit code: 0 after a clean stop, else that of the error's code."""
     ready = Ready.of(sys.argv[1:] if arguments is None else arguments)
+    supervisor = Supervisor()
     try:
         config, sources, flags = configuration.load(arguments)
         if flags.check_config:
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config.data_path().mkdir(mode=0o700, parents=True, exist_ok=True)
         logs.set_up(config.log_level, config.log_format, config.log_path())
-        daemon.serve(config, ready)
+        daemon.serve(config, ready, supervisor)
     except (EngramError, OSError) as error:
         message = error.message if isinstance(error, EngramError) else str(error)
         ready.say(message)

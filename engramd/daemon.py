@@ -6,6 +6,8 @@ import logging
 import os
 import resource
 import signal
+import socket
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +25,8 @@ from .service.search import Settings
 from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
 from .storage.log import Log
-from .transport.listeners import UnixListener
+from .supervisor import Supervisor
+from .transport.listeners import LOOK, UnixListener, answers
 
 if TYPE_CHECKING:
     from .transport.http import HttpListener
@@ -34,7 +37,7 @@ SPARE_FILES = 64  # for all but clients and the store
 STOP_SECONDS = 5.0  # how long clients may take to read their last answers
 
 
-def serve(config: Config, ready: Ready) -> None:
+def serve(config: Config, ready: Ready, supervisor: Supervisor) -> None:
     """Run a daemon in the foreground until SIGTERM, SIGINT or a client's `shutdown`.
 
     Raises:
@@ -42,17 +45,22 @@ def serve(config: Config, ready: Ready) -> None:
     """
     directory = config.data_path()
     private_dir(directory / "log")
-    lock = trio.run(_lock, directory, config.lock_wait)
+    try:
+        lock = trio.run(_lock, directory, config.lock_wait)
+    except EngramError:
+        if _is_served(config.socket_path()):
+            ready.say("ready")
+        raise
     try:
         log = Log(directory / "log")
         try:
             with ExitStack() as listeners:
-                listener = UnixListener(config.socket_path())
+                listener = _listen(config, supervisor)
                 listeners.callback(listener.close)
                 http = _http(config.metrics_listen)
                 if http is not None:
                     listeners.callback(http.close)
-                trio.run(_run, config, log, listener, http, ready, lock)
+                trio.run(_run, config, log, listener, http, ready, lock, supervisor)
         finally:
             log.close()
     finally:
@@ -68,6 +76,33 @@ def _http(address: str | None) -> HttpListener | None:
     return HttpListener(address)
 
 
+def _listen(config: Config, supervisor: Supervisor) -> UnixListener:
+    """The Unix socket: an inherited one, else our own."""
+    inherited = supervisor.sockets()
+    if not inherited:
+        return UnixListener(config.socket_path())
+    if len(inherited) > 1 or inherited[0].family != socket.AF_UNIX:
+        raise EngramError("invalid", "one Unix socket can be inherited, and nothing else: one ListenStream= with a path")
+    return UnixListener(inherited[0].getsockname(), inherited[0])
+
+
+def _is_served(path: str) -> bool:
+    """Whether somebody listens at a path, or soon will: a daemon whose socket was removed makes it anew."""
+    deadline = time.monotonic() + 2 * LOOK
+    while not answers(path):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+async def _bark(supervisor: Supervisor, seconds: float) -> None:
+    """Show the supervisor that the loop turns."""
+    while True:
+        supervisor.tell("WATCHDOG=1")
+        await trio.sleep(seconds / 3)
+
+
 async def _lock(directory: Path, wait: float) -> DataLock:
     deadline = trio.current_time() + wait
     while True:
@@ -79,7 +114,15 @@ async def _lock(directory: Path, wait: float) -> DataLock:
         await trio.sleep(0.02)
 
 
-async def _run(config: Config, log: Log, listener: UnixListener, http: HttpListener | None, ready: Ready, lock: DataLock) -> None:
+async def _run(
+    config: Config,
+    log: Log,
+    listener: UnixListener,
+    http: HttpListener | None,
+    ready: Ready,
+    lock: DataLock,
+    supervisor: Supervisor,
+) -> None:
     max_connections = _room_for(config.max_connections)
     engine = Engine(
         log,
@@ -94,6 +137,8 @@ async def _run(config: Config, log: Log, listener: UnixListener, http: HttpListe
             nursery.start_soon(engine.search.run)
             nursery.start_soon(engine.leases.run)
             nursery.start_soon(engine.presence.run)
+            if supervisor.watchdog is not None:
+                nursery.start_soon(_bark, supervisor, supervisor.watchdog)
             if http is not None:
                 nursery.start_soon(http.serve, engine)
             async with trio.open_nursery() as sessions:
@@ -103,7 +148,9 @@ async def _run(config: Config, log: Log, listener: UnixListener, http: HttpListe
                         "engramd %s (pid %d) listens at %s, log at seq %d", __version__, os.getpid(), listener.address, log.last_seq
                     )
                     ready.say("ready")
+                    supervisor.tell("READY=1", f"STATUS=at {listener.address}, log at seq {log.last_seq}")
                     await engine.stopping.wait()
+                    supervisor.tell("STOPPING=1")
                     lock.stopping()
                     accepting.cancel_scope.cancel()
                 listener.close()

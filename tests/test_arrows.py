@@ -36,8 +36,9 @@ TABLE = {
     "config": _arrows("protocol"),
     "logs": _arrows("protocol"),
     "ready": _arrows(),
-    "daemon": _arrows("config logs ready transport service storage protocol", "trio"),
-    "__main__": _arrows("daemon config logs ready protocol"),
+    "supervisor": _arrows("protocol"),
+    "daemon": _arrows("config logs ready supervisor transport service storage protocol", "trio"),
+    "__main__": _arrows("daemon config logs ready supervisor protocol"),
     "__init__": _arrows(),
     "engram_cli": _arrows("protocol", "cbor2 rich trio typer"),
     # Not part of the program: they make files from both command lines. Nothing may import them.

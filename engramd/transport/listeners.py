@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
@@ -21,6 +21,7 @@ from .session import Session
 logger = logging.getLogger("engramd.listeners")
 
 BACKLOG = 1024
+LOOK = 1.0  # seconds between two looks at the socket's file
 OVERFLOW_UID = 65534  # what the kernel shows for a uid that this user namespace does not map
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
@@ -29,46 +30,92 @@ class UnixListener:
     """A Unix stream socket that only this user may use.
 
     It is bound under a temporary name and renamed into place, so the path never leads to a socket that nobody listens on while a
-    daemon starts, and a stale one is replaced in one step.
+    daemon starts, and a stale one is replaced in one step. Where its file is removed, it is bound anew.
+
+    Args:
+        inherited: a socket that listens already, whose path is another's business.
 
     Raises:
         EngramError: `busy` when a live daemon listens at the path, `denied` when its directory cannot be used.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, inherited: socket.socket | None = None) -> None:
         self.address = path
-        socket_dir(path)
-        if _answers(path):
+        self._inode: int | None = None
+        if inherited is None and answers(path):
             raise EngramError("busy", f"another daemon listens at {path}; stop it, or give this one another --socket")
+        self._listening = inherited or self._bind()
+
+    def _bind(self) -> socket.socket:
+        path = self.address
+        socket_dir(path)
         temporary = os.path.join(os.path.dirname(path), f".{os.getpid()}")  # short: a path may have the most bytes there are
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             Path(temporary).unlink(missing_ok=True)
-            self._socket.bind(temporary)
+            bound.bind(temporary)
             os.chmod(temporary, 0o600)
-            self._socket.listen(BACKLOG)
+            bound.listen(BACKLOG)
+            bound.setblocking(False)
             os.rename(temporary, path)
-            self._inode: int | None = os.stat(path).st_ino
+            self._inode = os.stat(path).st_ino
         except OSError as error:
-            self._socket.close()
+            bound.close()
             raise EngramError("denied", f"cannot listen at {path}: {error.strerror or error}") from error
+        return bound
 
     async def serve(self, engine: Engine, max_connections: int, nursery: trio.Nursery) -> None:
         """Accept until cancelled; each connection becomes a task of `nursery`."""
-        await serve(self._socket, engine, max_connections, nursery, _same_user)
+        async with trio.open_nursery() as own:
+            if self._inode is not None:
+                own.start_soon(self._stay)
+            await serve(self._accept, engine, max_connections, nursery, _same_user)
+
+    async def _accept(self) -> socket.socket:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._listening)
+                return self._listening.accept()[0]
+            except (trio.ClosedResourceError, BlockingIOError):
+                pass  # it was bound anew, or whoever knocked has left
+
+    async def _stay(self) -> None:
+        """Bind the path anew when it is gone: whoever removed it did not mean the daemon to go on where nobody finds it."""
+        while True:
+            await trio.sleep(LOOK)
+            if _is_there(self.address):
+                continue
+            try:
+                renewed = self._bind()
+            except EngramError as error:
+                logger.error("%s was removed, and %s", self.address, error.message)
+                continue
+            logger.warning("%s was removed; it is there again", self.address)
+            former, self._listening = self._listening, renewed
+            trio.lowlevel.notify_closing(former)
+            former.close()
 
     def close(self) -> None:
         """Stop listening and remove the path, if it is still this socket's."""
         inode, self._inode = self._inode, None  # once closed, its number may be another socket's
         try:
-            if os.stat(self.address).st_ino == inode:
+            if inode is not None and os.stat(self.address).st_ino == inode:
                 os.unlink(self.address)
         except OSError:
             pass
-        self._socket.close()
+        self._listening.close()
 
 
-def _answers(path: str) -> bool:
+def _is_there(path: str) -> bool:
+    return os.path.lexists(path)
+
+
+def answers(path: str) -> bool:
+    """Whether somebody listens at a path.
+
+    Raises:
+        EngramError: `denied` when something else is there.
+    """
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise EngramError("denied", f"{path} is no socket; move it away, or choose another --socket")
@@ -100,19 +147,18 @@ def _same_user(peer: socket.socket) -> str | None:
 
 
 async def serve(
-    listening: socket.socket,
+    accept: Callable[[], Awaitable[socket.socket]],
     engine: Engine,
     max_connections: int,
     nursery: trio.Nursery,
     refuse: Callable[[socket.socket], str | None],
 ) -> None:
-    """Accept on a listening socket until cancelled.
+    """Accept until cancelled.
 
     Args:
+        accept: waits for the next connection.
         refuse: says why a peer may not connect, or None.
     """
-    listening.setblocking(False)
-    listener = trio.socket.from_stdlib_socket(listening)
     open_connections = 0
 
     async def run(accepted: socket.socket) -> None:
@@ -137,13 +183,12 @@ async def serve(
 
     while True:
         try:
-            accepted, _ = await listener.accept()
+            accepted = await accept()
         except OSError as error:
             if error.errno == errno.EBADF:
                 raise
             logger.error("cannot accept connections for now: %s", error)
             await trio.sleep(0.1)
             continue
-        plain = socket.socket(fileno=accepted.detach())
-        plain.setblocking(False)
-        nursery.start_soon(run, plain)
+        accepted.setblocking(False)
+        nursery.start_soon(run, accepted)

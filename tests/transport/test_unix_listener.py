@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,15 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MIB
 from engramd.service.engine import Engine
 from engramd.storage.log import Log
+from engramd.transport import listeners
 from engramd.transport.listeners import UnixListener
+
+
+def until(done: Callable[[], bool]) -> None:
+    """Wait for something that happens by itself."""
+    while not done():
+        time.sleep(0.005)
+
 
 Connect = Callable[[], Awaitable[Client]]
 
@@ -170,3 +179,31 @@ def test_the_longest_path_that_is_allowed_works(socket_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(path)
     listener.close()
+
+
+async def test_a_socket_that_is_removed_comes_back_and_harms_no_connection(
+    log: Log, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "LOOK", 0.01)
+    path = socket_dir / "s"
+    with trio.fail_after(20):
+        async with serving(log, str(path)) as connect:
+            early = await connect()
+            for round in range(3):
+                path.unlink()
+                await trio.to_thread.run_sync(until, path.exists)
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600
+                late = await connect()
+                await late.ask("put", context="c", text=str(round))
+                assert len((await early.ask("list", context="c"))["units"]) == round + 1
+    assert not path.exists(), "it is still removed in the end"
+
+
+async def test_what_took_the_place_of_a_socket_is_left_alone(log: Log, socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "LOOK", 0.01)
+    path = socket_dir / "s"
+    async with serving(log, str(path)):
+        path.unlink()
+        path.write_text("mine")
+        await trio.sleep(0.1)
+    assert path.read_text() == "mine"
