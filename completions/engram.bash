@@ -243,7 +243,7 @@ _engram_verbs() {
     case $1 in
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         consumer) _engram_offer create list show ack parked retry reset delete ;;
-        daemon) _engram_offer run start stop restart status socket ;;
+        daemon) _engram_offer run start stop restart status install uninstall logs socket ;;
         *) _engram_offer put get list tail ask related why search agents status metrics top lock unlock renew locks guard pipe help demo completion context consumer daemon ;;
     esac
 }
@@ -479,6 +479,19 @@ _engram_declare() {
         'daemon restart')
             ;;
         'daemon status')
+            ;;
+        'daemon install')
+            options=(
+                '--dry-run|flag|-'
+            )
+            ;;
+        'daemon uninstall')
+            ;;
+        'daemon logs')
+            options=(
+                '-n --lines|once|-'
+                '-f --follow|flag|-'
+            )
             ;;
         'daemon socket')
             ;;

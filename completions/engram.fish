@@ -62,7 +62,7 @@ function __engram_names --argument-names kind
 end
 
 set -g __engram_groups context consumer daemon
-set -g __engram_takes '^(--(ack|after|agent|as|color|consumer|context|dedupe|deliveries|depth|direction|display-name|expect-seq|fence|file|from|grace|key|kind|limit|meta|min-score|mode|prefetch|reason|rel|related-to|reply-to|since|slots|socket|timeout|to|ttl|type|unset|until|visibility)|-[fhv]*[En])$'
+set -g __engram_takes '^(--(ack|after|agent|as|color|consumer|context|dedupe|deliveries|depth|direction|display-name|expect-seq|fence|file|from|grace|key|kind|limit|lines|meta|min-score|mode|prefetch|reason|rel|related-to|reply-to|since|slots|socket|timeout|to|ttl|type|unset|until|visibility)|-[fhv]*[En])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
@@ -115,6 +115,9 @@ complete -c engram -n "__engram_at 'daemon'" -a start -d 'Start the daemon in th
 complete -c engram -n "__engram_at 'daemon'" -a stop -d 'Stop the daemon after what is in flight; return when it is gone'
 complete -c engram -n "__engram_at 'daemon'" -a restart -d 'Stop the daemon and start it again'
 complete -c engram -n "__engram_at 'daemon'" -a status -d 'Say whether the daemon runs: exit 0 when it does, 69 when not'
+complete -c engram -n "__engram_at 'daemon'" -a install -d 'Have systemd keep the daemon, as a user service that the first connection starts'
+complete -c engram -n "__engram_at 'daemon'" -a uninstall -d 'Stop the service and remove its units'
+complete -c engram -n "__engram_at 'daemon'" -a logs -d 'Show the daemon\'s own messages: the journal of the service, else the log file'
 complete -c engram -n "__engram_at 'daemon'" -a socket -d 'Print the path of the daemon\'s socket'
 complete -c engram -n "__engram_at 'daemon'" -l help -s h -d 'Show this message and exit'
 complete -c engram -n "__engram_in_command" -l json -d 'Print one JSON object per line'
@@ -248,6 +251,9 @@ complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = d
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a stop -d 'Stop the daemon after what is in flight; return when it is gone'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a restart -d 'Stop the daemon and start it again'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a status -d 'Say whether the daemon runs: exit 0 when it does, 69 when not'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a install -d 'Have systemd keep the daemon, as a user service that the first connection starts'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a uninstall -d 'Stop the service and remove its units'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a logs -d 'Show the daemon\'s own messages: the journal of the service, else the log file'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a socket -d 'Print the path of the daemon\'s socket'
 complete -c engram -n "__engram_at 'completion' 0" -a 'bash zsh fish'
 complete -c engram -n "__engram_at 'context create'" -l display-name -x -d 'A title for people'
@@ -284,3 +290,6 @@ complete -c engram -n "__engram_at 'context pin' 0" -a '(__engram_names contexts
 complete -c engram -n "__engram_at 'context unpin' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'context add' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'context remove' 0" -a '(__engram_names contexts)'
+complete -c engram -n "__engram_at 'daemon install'" -l dry-run -d 'Print the units, and do nothing'
+complete -c engram -n "__engram_at 'daemon logs'" -s n -l lines -x -d 'The last N lines'
+complete -c engram -n "__engram_at 'daemon logs'" -s f -l follow -d 'Go on with what comes'

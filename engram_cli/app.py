@@ -853,6 +853,39 @@ def daemon_status(common: Common) -> None:
     command.status(common)
 
 
+@leaf(daemon_app, "install", ("Read first what it would install", "engram daemon install --dry-run"))
+def daemon_install(
+    common: Common, dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the units, and do nothing.")] = False
+) -> None:
+    """Have systemd keep the daemon, as a user service that the first connection starts.
+
+    What ENGRAM_ variables say of the daemon now is written into the service. Run it again after an upgrade or a move.
+    """
+    from .commands import service as command
+
+    command.install(common, dry_run)
+
+
+@leaf(daemon_app, "uninstall", ("Take it from systemd again", "engram daemon uninstall"))
+def daemon_uninstall(common: Common) -> None:
+    """Stop the service and remove its units. What is stored stays."""
+    from .commands import service as command
+
+    command.uninstall(common)
+
+
+@leaf(daemon_app, "logs", ("Look at what it said last", "engram daemon logs -n 20"))
+def daemon_logs(
+    common: Common,
+    lines: Annotated[int, typer.Option("-n", "--lines", metavar="N", min=0, max=MOST, help="The last N lines.")] = 50,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
+) -> None:
+    """Show the daemon's own messages: the journal of the service, else the log file."""
+    from .commands import service as command
+
+    command.logs(common, lines, follow)
+
+
 @leaf(daemon_app, "socket", ("Connect a client of your own", "socat - UNIX-CONNECT:$(engram daemon socket)"))
 def daemon_socket(common: Common) -> None:
     """Print the path of the daemon's socket."""

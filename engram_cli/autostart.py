@@ -86,7 +86,7 @@ def _spawn(path: str) -> None:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd="/",
-                env=_environment(),
+                env=environment(),
                 pass_fds=(told,),
             )
         except OSError as error:
@@ -102,7 +102,7 @@ def _spawn(path: str) -> None:
         raise EngramError("unavailable", f"the daemon did not start: {said or 'it ended at once; try: engram daemon run'}")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, with the paths that are relative to where we stand made absolute: the daemon stands elsewhere."""
     paths = {name: os.environ.get(name) for name in ("ENGRAM_DATA_DIR", "ENGRAM_CONFIG")}
     return {**os.environ, **{name: os.path.abspath(path) for name, path in paths.items() if path}}
