@@ -89,6 +89,12 @@ class Config:
     max_payload: int = _option(
         _within(_size, 1024, MAX_PAYLOAD), "The largest payload of a unit, in bytes or with a suffix; 16MiB at most.", '"1MiB"', MIB
     )
+    min_free: int = _option(
+        _within(_size, 0, 2**50),
+        "Free bytes of the disk that puts leave: below that they are refused until there is room again. 0 writes until the disk refuses.",
+        '"32MiB"',
+        32 * MIB,
+    )
     max_connections: int = _option(_within(_whole, 1, 65536), "How many clients may be connected at once.", "1024", 1024)
     log_level: str = _option(
         _one_of("debug", "info", "warning", "error"), "The least severe messages to log: debug, info, warning or error.", '"info"', "info"

@@ -129,6 +129,7 @@ async def _run(
         config.max_payload,
         {"socket": listener.address, "data_dir": str(config.data_path()), **({"metrics": http.address} if http else {})},
         search_settings=Settings(config.data_path() / "search", config.embedder),
+        min_free=config.min_free,
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:

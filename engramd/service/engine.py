@@ -28,6 +28,7 @@ from .leases import Leases
 from .manager import LockManager
 from .peer import Flusher, Peer
 from .presence import Presence
+from .space import Space
 
 logger = logging.getLogger("engramd.engine")
 
@@ -82,6 +83,7 @@ class Engine:
         clock, elapsed: the wall clock in microseconds; and the seconds by which leases expire.
         write: how a batch is synced.
         search_settings: what to search with; None for an engine that cannot.
+        min_free: bytes of the disk that puts leave free.
 
     Attributes:
         peers: who is connected.
@@ -97,12 +99,14 @@ class Engine:
         clock: Callable[[], int] = wall_clock,
         write: Callable[[Batch], Awaitable[None]] | None = None,
         search_settings: search.Settings | None = None,
+        min_free: int = 0,
         elapsed: Callable[[], float] = elapsed,
     ) -> None:
         self.log = log
         self.max_payload = max_payload
         self.max_frame = frame_limit(max_payload)
         self.facts = dict(facts or {})
+        self.space = Space(log.free, min_free)
         self.fanout = Fanout(log)
         self.flusher = Flusher()
         self.counters = Counters()

@@ -42,6 +42,7 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
         drafts = tuple(_draft(engine, draft, now, f"units[{index}].") for index, draft in enumerate(fields["units"]))
     else:
         drafts = (_draft(engine, fields, now, ""),)
+    engine.space.take(sum(len(draft.payload) for draft in drafts))
     fences = tuple(Fence(fence["resource"], fence["token"]) for fence in fields.get("fences", ()))
     release = fields.get("release", False)
     if fences:

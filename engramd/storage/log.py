@@ -144,6 +144,11 @@ class Log:
         """Bytes that the store's files take."""
         return self._store.size()
 
+    def free(self) -> int:
+        """Bytes that this user may still write to the store's disk."""
+        found = os.statvfs(self._store.directory)
+        return found.f_bavail * found.f_frsize
+
     def _open_format(self, directory: Path) -> str:
         stored = self._store.get(keys.FORMAT)
         if stored is None:

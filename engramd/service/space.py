@@ -1,0 +1,49 @@
+"""The room on the disk: puts end before it does, so that a full disk stops only writers, and only until there is room again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ..protocol.errors import EngramError
+from ..protocol.messages import MIB
+
+LOOK_BYTES = MIB  # put since the last look after which the next is due; LevelDB may write them several times over
+LOOK_SECONDS = 1.0
+
+
+class Space:
+    """What is left on the disk of the store.
+
+    Args:
+        free: bytes that may still be written there.
+        least: bytes that puts leave free. LevelDB needs some to tidy up, and what makes room again (unlocking, redacting, trimming) is
+            written too.
+    """
+
+    def __init__(self, free: Callable[[], int], least: int) -> None:
+        self.free = free
+        self.least = least
+        self._left = 0
+        self._put = 0
+        self._looked = -LOOK_SECONDS
+
+    def take(self, size: int) -> None:
+        """Note that so many bytes are about to be put.
+
+        Raises:
+            EngramError: `busy` when there is no room for them.
+        """
+        if not self.least:
+            return
+        self._put += size
+        if self._put >= LOOK_BYTES or self._left - size < self.least or time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._left, self._put, self._looked = self.free(), 0, time.monotonic()
+        if self._left - size < self.least:
+            raise EngramError(
+                "busy",
+                f"the disk is almost full: {self._left // MIB} MiB are free where the log is, and {self.least // MIB} MiB of them are kept "
+                "(min_free). Nothing is lost; free some, then try again",
+                free=self._left,
+                min_free=self.least,
+            )

@@ -1,0 +1,103 @@
+"""A daemon that is stopped and goes on, and a wall clock that jumps: nothing is lost, repeated or out of order."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commandline import Shell, until
+
+# Interposes the wall clock: it is off by as many seconds as the file named by the environment says.
+JUMPING_CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+int clock_gettime(clockid_t clock, struct timespec *found) {
+    int result = ((int (*)(clockid_t, struct timespec *)) dlsym(RTLD_NEXT, "clock_gettime"))(clock, found);
+    const char *path = getenv("CLOCK_IS_OFF_BY");
+    FILE *file = clock == CLOCK_REALTIME && path ? fopen(path, "re") : NULL;
+    long seconds = 0;
+    if (file) {
+        if (fscanf(file, "%ld", &seconds) == 1) found->tv_sec += seconds;
+        fclose(file);
+    }
+    return result;
+}
+"""
+DAY = 86_400
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library to preload."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, and a system that preloads libraries")
+    directory = tmp_path_factory.mktemp("preload")
+    source, made = directory / "clock.c", directory / "clock.so"
+    source.write_text(JUMPING_CLOCK)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"], check=True)
+    return made
+
+
+def test_a_wall_clock_that_jumps(alone: Shell, library: Path) -> None:
+    clock = alone.home / "clock"
+    clock.write_text("0")
+    daemon = alone.daemon(LD_PRELOAD=str(library), CLOCK_IS_OFF_BY=str(clock))
+    token = alone.run("lock", "/src", "--ttl", "10m", "--as", "holder").out.strip()
+    alone.put("c", "0")
+    for number, off in enumerate((DAY, 0, -DAY, 400 * DAY, 0), 1):
+        clock.write_text(str(off))
+        alone.put("c", str(number))
+        assert alone.run("lock", "/src", "--as", "other").code == 75, "a lease lasts by a clock that nobody sets"
+    units = alone.ok("list", "c", "--json").objects
+    assert [unit["text"] for unit in units] == [str(number) for number in range(6)]
+    assert [unit["ts"] for unit in units] == sorted(unit["ts"] for unit in units), "time never goes back in the log"
+    until(lambda: any("ahead of the wall clock" in line for line in daemon.errors), "the warning")
+    alone.run("unlock", "--token", token)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    alone.daemon()  # with the right time, and a log whose last event is in the future
+    alone.put("c", "6")
+    assert [unit["text"] for unit in alone.ok("list", "c", "--json").objects][-1] == "6"
+
+
+def test_a_daemon_that_is_stopped_and_goes_on(alone: Shell) -> None:
+    daemon = alone.daemon()
+    follower = alone.start("tail", "c", "-f", "--json", "-n", "0")
+    writers = [alone.start("pipe", pipe_stdin=True) for _ in range(3)]
+    lease = alone.run("lock", "/src", "--ttl", "3s", "--as", "holder")
+    assert lease.code == 0
+    waiting = alone.start("lock", "/src", "--wait", "--as", "waiter")
+    for writer in writers:
+        writer.say({"id": 0, "op": "status"})
+        writer.expect_lines(1)
+    until(lambda: alone.ok("status", "--json").objects[0]["waiters"] == 1, "the waiter")
+    daemon.signal(signal.SIGSTOP)
+    for number, writer in enumerate(writers):
+        writer.say({"id": 1, "op": "put", "context": "c", "text": f"{number}", "dedupe": f"{number}"})
+    hurried = alone.run("put", "c", "hurried", "--dedupe", "hurried", "--timeout", "300ms")
+    assert hurried.code in (69, 124)
+    assert hurried.err
+    time.sleep(3)  # what is tested: the lease ends while the daemon stands still
+    daemon.signal(signal.SIGCONT)
+    for writer in writers:
+        writer.expect_lines(2)
+        assert writer.objects[1]["ok"], writer.lines
+    waiting.expect_lines(1)
+    alone.put("c", "hurried", "--dedupe", "hurried")
+    follower.expect(lambda lines: len(lines) >= 4, "all that was put")
+    texts = [unit["text"] for unit in alone.ok("list", "c", "--json").objects]
+    assert sorted(texts) == ["0", "1", "2", "hurried"], "each once, whatever became of the first try"
+    assert [unit["text"] for unit in follower.objects] == texts
+    for writer in writers:
+        writer.hang_up()
+        assert writer.wait() == 0
