@@ -22,8 +22,7 @@ def test_puts_that_are_let_through_leave_what_is_to_be_left(disk: int, least: in
     for size in sizes:
         try:
             space.take(size)
-        except EngramError as error:
-            assert error.code == "busy"
+        except EngramError:
             assert left - size < least, "there was room"
         else:
             left -= size
