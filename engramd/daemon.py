@@ -20,7 +20,6 @@ from .protocol.address import private_dir
 from .protocol.errors import EngramError
 from .ready import Ready
 from .service.engine import Engine
-from .service.peer import Peer
 from .service.search import Settings
 from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("engramd")
 
 SPARE_FILES = 64  # for all but clients and the store
-STOP_SECONDS = 5.0  # how long clients may take to read their last answers
 
 
 def serve(config: Config, ready: Ready, supervisor: Supervisor) -> None:
@@ -134,10 +132,7 @@ async def _run(
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, signals, engine)
-            nursery.start_soon(_commit, engine)
-            nursery.start_soon(engine.search.run)
-            nursery.start_soon(engine.leases.run)
-            nursery.start_soon(engine.presence.run)
+            nursery.start_soon(engine.run)
             if supervisor.watchdog is not None:
                 nursery.start_soon(_bark, supervisor, supervisor.watchdog)
             if http is not None:
@@ -155,7 +150,7 @@ async def _run(
                     lock.stopping()
                     accepting.cancel_scope.cancel()
                 listener.close()
-                await _finish(engine)
+                await engine.finish()
                 sessions.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
     if engine.committer.failed is not None:
@@ -177,31 +172,7 @@ def _room_for(connections: int) -> int:
     return left
 
 
-async def _commit(engine: Engine) -> None:
-    """Run the committer; a disk that refuses a write stops the daemon."""
-    try:
-        await engine.committer.run()
-    except EngramError:
-        engine.stopping.set()
-
-
 async def _watch(signals: object, engine: Engine) -> None:
     async for number in signals:  # type: ignore[attr-defined]
         logger.info("%s: stopping", signal.Signals(number).name)
         engine.stopping.set()
-
-
-async def _finish(engine: Engine) -> None:
-    """Let what is in flight reach the disk, and its answers their clients."""
-    await engine.committer.drained()
-
-    stopping = EngramError("unavailable", "the daemon is stopping")
-
-    async def finish(peer: Peer) -> None:
-        await peer.finish(stopping)
-        await peer.outbox.drained()
-
-    with trio.move_on_after(STOP_SECONDS):
-        async with trio.open_nursery() as nursery:
-            for peer in list(engine.peers):
-                nursery.start_soon(finish, peer)

@@ -39,7 +39,8 @@ TABLE = {
     "supervisor": _arrows("protocol"),
     "daemon": _arrows("config logs ready supervisor transport service storage protocol", "trio"),
     "__main__": _arrows("daemon config logs ready supervisor protocol"),
-    "__init__": _arrows(),
+    "embedded": _arrows("config transport service storage protocol engram_cli", "trio"),  # the engine, and the client of `engram_cli`
+    "__init__": _arrows("embedded config"),  # within functions, and for type checkers: every command imports it
     "engram_cli": _arrows("protocol", "cbor2 rich trio typer"),
     # Not part of the program: they make files from both command lines. Nothing may import them.
     "generate": _arrows("protocol config engram_cli"),
@@ -110,11 +111,18 @@ def test_no_room_knows_a_room_that_knows_it() -> None:
 
 
 def test_trio_stays_above_the_storage() -> None:
-    assert {room for room, arrows in TABLE.items() if "trio" in arrows.packages} == {"service", "transport", "daemon", "engram_cli"}
+    assert {room for room, arrows in TABLE.items() if "trio" in arrows.packages} == {
+        "service", "transport", "daemon", "embedded", "engram_cli",
+    }  # fmt: skip
 
 
 def test_only_main_imports_the_daemon() -> None:
     assert {room for room, arrows in TABLE.items() if "daemon" in arrows.rooms} == {"__main__"}
+
+
+def test_only_the_embedded_engine_knows_the_client() -> None:
+    assert {room for room, arrows in TABLE.items() if "engram_cli" in arrows.rooms} == {"embedded", "generate"}
+    assert {room for room, arrows in TABLE.items() if "embedded" in arrows.rooms} == {"__init__"}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +158,10 @@ def test_only_main_imports_the_daemon() -> None:
         ("engramd/daemon.py", "from . import __main__"),
         ("engramd/daemon.py", "import engram_cli"),
         ("engramd/__init__.py", "from .protocol import errors"),
+        ("engramd/embedded.py", "from . import daemon"),
+        ("engramd/embedded.py", "from .state.view import View"),
+        ("engramd/transport/session.py", "from engram_cli.trio_client import Client"),
+        ("engramd/service/engine.py", "from .. import embedded"),
         ("engramd/attic/old.py", "import os"),
         ("engram_cli/client.py", "import engramd"),
         ("engram_cli/client.py", "from engramd import daemon"),
@@ -182,6 +194,10 @@ def _loaded_by(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_the_version_costs_nothing() -> None:
+    assert _loaded_by("import engramd").isdisjoint({"contextlib", "typing", "trio", "engram_cli"})
 
 
 @pytest.mark.parametrize("module", ["engram_cli", "engram_cli.__main__", "engram_cli.client", "engram_cli.app"])

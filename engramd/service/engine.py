@@ -32,6 +32,8 @@ from .space import Space
 
 logger = logging.getLogger("engramd.engine")
 
+STOP_SECONDS = 5.0  # how long clients may take to read their last answers
+
 Handler = Callable[["Engine", Peer, Id, dict[str, Any]], None]
 
 _HANDLERS: Mapping[str, Handler] = {
@@ -120,6 +122,32 @@ class Engine:
         self.stopping = trio.Event()
         self.started_at = clock()
         self.started = time.monotonic()
+
+    async def run(self) -> None:
+        """Do what goes on beside the requests, until cancelled. A disk that refuses a write sets `stopping`."""
+        async with trio.open_nursery() as nursery:
+            for task in (self._commit, self.search.run, self.leases.run, self.presence.run):
+                nursery.start_soon(task)
+
+    async def _commit(self) -> None:
+        try:
+            await self.committer.run()
+        except EngramError:
+            self.stopping.set()
+
+    async def finish(self) -> None:
+        """Let what is in flight reach the disk, and its answers their clients. Call it when `stopping` is set."""
+        await self.committer.drained()
+        because = EngramError("unavailable", "the daemon is stopping")
+
+        async def finish(peer: Peer) -> None:
+            await peer.finish(because)
+            await peer.outbox.drained()
+
+        with trio.move_on_after(STOP_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for peer in list(self.peers):
+                    nursery.start_soon(finish, peer)
 
     def _publish(self, events: Sequence[Appended]) -> None:
         self.fanout.publish(events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -150,3 +151,42 @@ def test_a_store_that_cannot_be_synced_is_not_opened(daemon: Daemon, library: Pa
     assert daemon.wait() == 1
     assert "Input/output error" in said
     assert "Traceback" not in daemon.said()
+
+
+EMBEDDED = """
+import sys
+import trio
+import engramd
+from engram_cli.trio_client import EngramError
+
+async def main(data, trigger):
+    try:
+        async with engramd.open(data, agent="me") as engram:
+            print((await engram.put("c", "kept")).seq)
+            open(trigger, "w").close()
+            try:
+                await engram.put("c", "lost")
+            except EngramError as error:
+                print(error.code)
+            await trio.sleep_forever()
+    except EngramError as error:
+        print(error.code, error.message)
+
+trio.run(main, *sys.argv[1:])
+"""
+
+
+def test_an_embedded_engine_whose_disk_fails_ends_its_block(library: Path, tmp_path: Path) -> None:
+    trigger = tmp_path / "broken"
+    done = subprocess.run(
+        [sys.executable, "-c", EMBEDDED, str(tmp_path / "data"), str(trigger)],
+        env={**os.environ, "LD_PRELOAD": str(library), "FAIL_SYNC_WHEN": str(trigger)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    kept, lost, *raised = done.stdout.splitlines()
+    assert (kept, lost) == ("2", "outcome_unknown")
+    assert raised[0].startswith("storage the disk refused a write")
+    assert "Traceback" not in done.stderr

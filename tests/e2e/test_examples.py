@@ -81,6 +81,15 @@ def test_a_shell_agent_goes_on_where_it_was(served: Shell, env: dict[str, str]) 
     assert int(place.read_text()) > 0
 
 
+def test_agents_in_one_program_share_an_engine_without_a_daemon(alone: Shell) -> None:
+    command = [sys.executable, EXAMPLES / "embedded_agents.py", alone.home / "log"]
+    for _ in range(2):  # the second time everything is there already, and nothing is done twice
+        done = subprocess.run(command, env=alone.env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert sorted(done.stdout.splitlines()) == ["fix the parser: done", "read the parser: done", "write its test: done"]
+    assert not alone.socket.exists()
+
+
 def test_every_example_is_tried_here() -> None:
     programs = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")}
     tried = Path(__file__).read_text()
