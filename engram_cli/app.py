@@ -567,6 +567,23 @@ def pipe(common: Common) -> None:
     command.run(common)
 
 
+@leaf(app, "mcp", ("Give your agent the tools, in the way its program is configured", "claude mcp add engram -- engram mcp --as builder"))
+def mcp(
+    common: Common,
+    max_bytes: Annotated[
+        int, typer.Option("--max-bytes", metavar="N", min=1024, max=16_777_216, help="The most bytes of text in one answer.")
+    ] = 50_000,
+) -> None:
+    """Serve the operations as tools of the Model Context Protocol, on stdin and stdout.
+
+    A program that runs an agent starts this. It needs the mcp package: pip install 'engram[mcp]'. $ENGRAM_CONTEXT is the context that is
+    meant where a tool is given none.
+    """
+    from .commands import mcp as command
+
+    command.run(common, max_bytes)
+
+
 @leaf(app, "help", ("Explain one command", "engram help context pin"))
 def help_(
     common: Common,

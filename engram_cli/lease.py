@@ -28,6 +28,8 @@ def normal(typed: Iterable[str]) -> list[str]:
             raise EngramError("invalid", f"the path {text!r} is not UTF-8; locks are on UTF-8 paths, so lock its directory") from None
         except OSError as error:
             raise EngramError("invalid", f"the path {text!r} cannot be made absolute: {error.strerror}") from None
+        except ValueError:
+            raise EngramError("invalid", f"the path {text!r} has a NUL byte in it, which no path can have") from None
         found[made] = None
     if not found:
         raise EngramError("invalid", "at least one PATH is needed")

@@ -41,7 +41,7 @@ TABLE = {
     "__main__": _arrows("daemon config logs ready supervisor protocol"),
     "embedded": _arrows("config transport service storage protocol engram_cli", "trio"),  # the engine, and the client of `engram_cli`
     "__init__": _arrows("embedded config"),  # within functions, and for type checkers: every command imports it
-    "engram_cli": _arrows("protocol", "cbor2 rich trio typer"),
+    "engram_cli": _arrows("protocol", "anyio cbor2 jsonschema mcp mcp_types pydantic rich trio typer"),
     # Not part of the program: they make files from both command lines. Nothing may import them.
     "generate": _arrows("protocol config engram_cli"),
 }
@@ -204,7 +204,7 @@ def test_the_version_costs_nothing() -> None:
 def test_the_command_line_loads_nothing_heavy(module: str) -> None:
     loaded = _loaded_by(f"import {module}")
     assert "engram_cli" in loaded
-    assert loaded.isdisjoint({"trio", "numpy", "faiss", "plyvel", "plyvel_next"})
+    assert loaded.isdisjoint({"trio", "mcp", "numpy", "faiss", "plyvel", "plyvel_next"})
 
 
 def test_the_daemon_loads_no_search() -> None:
