@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
 from engramd.protocol import paths
 from engramd.protocol.errors import EngramError
@@ -69,13 +69,25 @@ class Pages(Generic[T]):
         return [self._read(one) for one in found]
 
 
-def as_method(method: Any, declared: Callable[..., Any]) -> None:
-    """Give a client's method the name, the documentation and the arguments of what is declared here."""
+def as_method(
+    method: Any,
+    declared: Callable[..., Any],
+    returns: Callable[[Any], Any] = lambda _: inspect.Signature.empty,
+    change: Callable[[str], str] = str,
+) -> None:
+    """Give a client's method the name, the documentation and the arguments of what is declared here.
+
+    Args:
+        returns: what `help` is to say that the method returns, from what the declaration's result is made of.
+        change: makes the documentation's examples those of the client.
+    """
     method.__name__ = declared.__name__.rstrip("_")
-    method.__doc__ = declared.__doc__
-    signature = inspect.signature(declared)
+    method.__qualname__ = f"Client.{method.__name__}"
+    method.__doc__ = change(declared.__doc__ or "")
+    signature = inspect.signature(declared, eval_str=True)
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    method.__signature__ = signature.replace(parameters=[itself, *signature.parameters.values()])
+    result = returns(next(iter(get_args(signature.return_annotation)), None))
+    method.__signature__ = signature.replace(parameters=[itself, *signature.parameters.values()], return_annotation=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,13 @@ def put(
         expect_seq: refuse with `conflict` unless the context's last entry has this seq (0: it has none).
         fences: refuse with `stale` unless each of these leases is still held: a lease, or a path and the token of a lease that covers it.
         release: release the leases of `fences` in the same batch.
+
+    Example:
+        >>> made = engram.put("work", "tests pass", type="task_status", meta={"suite": "unit"})
+        >>> made = engram.put("work", "deployed 1.4", dedupe="deploy-1.4")
+        >>> again = engram.put("work", "deployed 1.4", dedupe="deploy-1.4")
+        >>> again.deduped, again.id == made.id
+        (True, True)
     """
     fields: dict[str, Any] = {"context": context, "type": type, "text" if isinstance(payload, str) else "payload": payload}
     if meta:
@@ -138,6 +157,11 @@ def put_many(
 
     Args:
         units: maps with `text` or `payload`, and `type`, `meta`, `relationships` if wanted.
+
+    Example:
+        >>> made = engram.put_many("work", [{"text": "one"}, {"text": "two", "type": "reasoning"}])
+        >>> len(made.ids)
+        2
     """
     return _put({"context": context, "units": [dict(unit) for unit in units]}, dedupe, expect_seq)
 
@@ -153,6 +177,44 @@ def _put(fields: dict[str, Any], dedupe: str | None, expect_seq: int | None) -> 
 def _read_put(made: dict[str, Any]) -> PutResult:
     ids = tuple(format_id(unit) for unit in made.get("ids", [made["id"]]))
     return PutResult(ids[-1], made["seq"], made["ts"], made["deduped"], ids)
+
+
+def tail(*contexts: str, follow: bool = True, **options: Any) -> dict[str, Any]:
+    """Stream the entries of contexts (none: of all), from now on unless the options say otherwise.
+
+    Args:
+        follow: go on with new entries instead of ending where the log ends now.
+        options: where to start: `last` (a count), `since` (a time), `after` (a cursor or seq); none of these means now. Which:
+            `agent`, `type`, `meta`, `related_to`, `until`, `kinds` (of events), and `events=True` for every event.
+
+    Example:
+        >>> made = engram.put_many("steps", [{"text": "one"}, {"text": "two"}])
+        >>> [unit.text for unit in engram.tail("steps", last=2, follow=False)]
+        ['one', 'two']
+    """
+    return {"contexts": [*contexts], "follow": follow, **options}
+
+
+def consume(
+    consumer: str, *contexts: str, follow: bool = True, ack: str = "auto", prefetch: int = 1, **settings: Any
+) -> tuple[dict[str, Any], str]:
+    """Take part in a consumer, which is created if need be, and stream units that no other member gets.
+
+    Args:
+        contexts: of a new consumer; none means all. One that exists keeps its own, and another choice is refused (`conflict`).
+        follow: go on with new units instead of ending when all that are there now are done.
+        ack: `auto`: a unit is done when the loop asks for the next one; `manual`: when `Consuming.ack` says so.
+        prefetch: how many units to have at a time.
+        settings: as `consumer_create` takes.
+
+    Example:
+        >>> made = engram.put_many("jobs", [{"text": "first"}, {"text": "second"}])
+        >>> [unit.text for unit in engram.consume("workers", "jobs", follow=False)]
+        ['first', 'second']
+        >>> [unit.text for unit in engram.consume("workers", "jobs", follow=False)]
+        []
+    """
+    return consumer_settings(consumer, contexts, settings) | {"follow": follow, "prefetch": prefetch}, ack
 
 
 def question(
@@ -184,7 +246,14 @@ def unanswered(asked: PutResult, to: str, seconds: float) -> EngramError:
 
 
 def get(*ids: str | int) -> Call[builtins.list[Unit]]:
-    """The units with these ids or seqs, in this order; `not_found` if one is missing."""
+    """The units with these ids or seqs, in this order; `not_found` if one is missing.
+
+    Example:
+        >>> made = engram.put("work", "read me")
+        >>> found = engram.get(made.id, made.seq)
+        >>> [unit.text for unit in found]
+        ['read me', 'read me']
+    """
     return Call("get", {"ids": list(ids)}, lambda found: [Unit.from_wire(unit) for unit in found["units"]])
 
 
@@ -193,6 +262,11 @@ def list_(context: str, *, limit: int | None = None, **filters: Any) -> Pages[Un
 
     Args:
         filters: `agent`, `type` (one or a list), `meta` (a map), `since`, `until`, `after`, `related_to`, `reverse`.
+
+    Example:
+        >>> made = engram.put_many("letters", [{"text": "a"}, {"text": "b"}, {"text": "c"}])
+        >>> [unit.text for unit in engram.list("letters", reverse=True, limit=2)]
+        ['c', 'b']
     """
     return pages(context, limit, filters, Unit.from_wire)
 
@@ -252,6 +326,12 @@ def search(query: str, *contexts: str, **options: Any) -> Call[Found]:
         contexts: none means all.
         options: `mode` (`hybrid`, `keyword` or `semantic`), `limit`, `after`, `min_score`, `wait` (milliseconds), and `list`'s filters but
             `reverse`.
+
+    Example:
+        >>> made = engram.put("notes", "The zebra parser fails on empty files")
+        >>> found = engram.search("zebra", "notes")
+        >>> [hit.unit.text for hit in found.hits]
+        ['The zebra parser fails on empty files']
     """
     fields = {"query": query, **({"contexts": [*contexts]} if contexts else {}), **options}
     return Call("search", fields, lambda page: Found(tuple(map(_hit, page["hits"])), page["next"], page["behind"]))
@@ -306,6 +386,13 @@ def related(
         type: only edges of this type, or these.
         depth: the most edges on the way.
         limit: the most units, up to 1000.
+
+    Example:
+        >>> question = engram.put("talk", "ready?")
+        >>> answer = engram.put("talk", "yes", relationships=[Relationship("responds_to", question.id)])
+        >>> walk = engram.related(question.id, direction="in")
+        >>> [(one.unit.text, one.distance, one.edge.type) for one in walk.found]
+        [('yes', 1, 'responds_to')]
     """
     fields: dict[str, Any] = {"of": id, "direction": direction, "depth": depth, "limit": limit}
     if type is not None:
@@ -341,6 +428,11 @@ def why(path: str, *, limit: int | None = None, depth: int = 8) -> Pages[Change]
         path: absolute, or relative to the working directory. A relative path in a unit counts if it is relative to that directory or one
             above.
         depth: the most edges from a change to what led to it.
+
+    Example:
+        >>> made = engram.put("work", "handle empty files", type="file_change", meta={"path": "/p/parser.py"})
+        >>> [change.unit.text for change in engram.why("/p/parser.py")]
+        ['handle empty files']
     """
     return changes(path, limit, depth, Change.from_wire)
 
@@ -351,12 +443,24 @@ def changes(path: str, limit: int | None, depth: int, read: Callable[[Any], T]) 
 
 
 def context_create(context: str, *, display_name: str | None = None, meta: Mapping[str, str] | None = None) -> Call[dict[str, Any]]:
-    """Create a context; `exists` if there is one."""
+    """Create a context; `exists` if there is one.
+
+    Example:
+        >>> made = engram.context_create("review", display_name="Review of the parser")
+        >>> made["id"], made["display_name"]
+        ('review', 'Review of the parser')
+    """
     return _described("context_create", context, display_name, meta)
 
 
 def context_set(context: str, *, display_name: str | None = None, meta: Mapping[str, str | None] | None = None) -> Call[dict[str, Any]]:
-    """Change a context's title and labels; a label of None is removed."""
+    """Change a context's title and labels; a label of None is removed.
+
+    Example:
+        >>> changed = engram.context_set("work", meta={"ticket": "T-1", "old": None})
+        >>> changed["meta"]
+        {'ticket': 'T-1'}
+    """
     return _described("context_set", context, display_name, meta)
 
 
@@ -375,12 +479,23 @@ def _described(op: str, context: str, display_name: str | None, meta: Mapping[st
 
 
 def context_list() -> Pages[dict[str, Any]]:
-    """Describe every context, by name."""
+    """Describe every context, by name.
+
+    Example:
+        >>> made = engram.put("work", "hello")
+        >>> "work" in [context["id"] for context in engram.context_list()]
+        True
+    """
     return Pages("context_list", "contexts", {}, dict)
 
 
 def context_join(context: str, agent: str | None = None) -> Call[bool]:
-    """Make an agent (by default the client's) a member; False if it was one."""
+    """Make an agent (by default the client's) a member; False if it was one.
+
+    Example:
+        >>> engram.context_join("work", "guest")
+        True
+    """
     return _member("context_join", context, agent)
 
 
@@ -442,6 +557,10 @@ def lock(
 
     Raises:
         EngramError: `locked` when another holds one of them, or the wait was in vain; `deadlock` when it would never end.
+
+    Example:
+        >>> with engram.lock("@index", ttl=30, reason="reindexing") as lease:
+        ...     made = engram.put("work", "reindexed", fences=[lease])
     """
     fields: dict[str, Any] = {"resources": normal(resources), "mode": mode, "ttl": round(ttl * 1e6)}
     options = {"slots": slots, "session": session or None, "reason": reason or None, "wait": wait or None}
@@ -500,6 +619,10 @@ def consumer_create(consumer: str, *contexts: str, **settings: Any) -> Call[bool
         settings: `agent`, `type` (one or a list), `meta` (a map), `related_to`: which units. `key`: `agent` or `meta:K`, by which units
             go out one at a time, in order. `visibility`: how long a member may have a unit, such as `5m`. `deliveries`: after so many
             a unit is parked. `start`: where it starts: `start` (if nothing is said), `now`, a cursor, a seq, or a time.
+
+    Example:
+        >>> engram.consumer_create("reviews", "work", type=["file_change"], visibility="10m", start="now")
+        True
     """
     return _changed("consumer_create", consumer_settings(consumer, contexts, settings))
 
@@ -547,7 +670,13 @@ def agents(context: str | None = None) -> Pages[dict[str, Any]]:
 
 
 def names(kind: str, prefix: str = "", limit: int = 1000) -> Call[builtins.list[str]]:
-    """The names of `contexts`, `agents` or `consumers`, or the tokens of `locks`, that start with a prefix, in order, at most `limit`."""
+    """The names of `contexts`, `agents` or `consumers`, or the tokens of `locks`, that start with a prefix, in order, at most `limit`.
+
+    Example:
+        >>> made = engram.put("web/one", "hello")
+        >>> engram.names("contexts", "web/")
+        ['web/one']
+    """
     return Call("names", {"kind": kind, "prefix": prefix, "limit": limit}, lambda found: list(found["names"]))
 
 

@@ -21,7 +21,7 @@ import select
 import socket as sockets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from types import GenericAlias, TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from engramd.protocol.address import socket_path
@@ -80,7 +80,7 @@ def _asked(declared: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._do(declared(*args, **kwargs))
 
-    calls.as_method(method, declared)
+    calls.as_method(method, declared, lambda result: result)
     return method
 
 
@@ -90,7 +90,7 @@ def _paged(declared: Callable[P, Pages[T]]) -> Callable[Concatenate[Client, P], 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         return self.each(declared(*args, **kwargs))
 
-    calls.as_method(method, declared)
+    calls.as_method(method, declared, lambda item: GenericAlias(Iterator, (item,)))
     return method
 
 
@@ -101,6 +101,26 @@ def _leased(
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Lease:
         return self.acquire(*declared(*args, **kwargs))
+
+    calls.as_method(method, declared)
+    return method
+
+
+def _streamed(declared: Callable[P, dict[str, Any]]) -> Callable[Concatenate[Client, P], Tail]:
+    """A method that begins a stream."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Tail:
+        return Tail(self, declared(*args, **kwargs))
+
+    calls.as_method(method, declared)
+    return method
+
+
+def _consuming(declared: Callable[P, tuple[dict[str, Any], str]]) -> Callable[Concatenate[Client, P], Consuming]:
+    """A method that takes part in a consumer."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Consuming:
+        return Consuming(self, *declared(*args, **kwargs))
 
     calls.as_method(method, declared)
     return method
@@ -415,6 +435,8 @@ class Client:
     unlock = _asked(calls.unlock)
     steal = _asked(calls.steal)
     locks = _paged(calls.locks)
+    tail = _streamed(calls.tail)
+    consume = _consuming(calls.consume)
     ack = _asked(calls.ack)
     consumer_create = _asked(calls.consumer_create)
     consumer_show = _asked(calls.consumer_show)
@@ -506,30 +528,6 @@ class Client:
             if error.code != "timeout":
                 raise
         raise calls.unanswered(asked, to, seconds or 0)
-
-    def tail(self, *contexts: str, follow: bool = True, **options: Any) -> Tail:
-        """Stream the entries of contexts (none: of all): `for unit in client.tail("build", last=10): ...`
-
-        Args:
-            follow: go on with new entries instead of ending where the log ends now.
-            options: where to start: `last` (a count), `since` (a time), `after` (a cursor or seq); none of these means now. Which:
-                `agent`, `type`, `meta`, `related_to`, `until`, `kinds` (of events), and `events=True` for every event.
-        """
-        return Tail(self, {"contexts": [*contexts], "follow": follow, **options})
-
-    def consume(
-        self, consumer: str, *contexts: str, follow: bool = True, ack: str = "auto", prefetch: int = 1, **settings: Any
-    ) -> Consuming:
-        """Take part in a consumer, which is created if need be: `for unit in client.consume("reviews", "work"): ...`
-
-        Args:
-            contexts: of a new consumer; none means all. One that exists keeps its own, and another choice is refused (`conflict`).
-            follow: go on with new units instead of ending when all that are there now are done.
-            ack: `auto`: a unit is done when the loop asks for the next one; `manual`: when `Consuming.ack` says so.
-            prefetch: how many units to have at a time.
-            settings: as `consumer_create` takes.
-        """
-        return Consuming(self, calls.consumer_settings(consumer, contexts, settings) | {"follow": follow, "prefetch": prefetch}, ack)
 
 
 class Lease(Term):

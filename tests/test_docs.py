@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ import pytest
 import typer
 
 from engram_cli.app import app
+from engram_cli.mcp.tools import tools
 from engramd import config
 from engramd.protocol import connection, framing, messages, resources
 from engramd.protocol.connection import Answer, ClientConnection, Hello, Request, ServerConnection, answer_frame
@@ -40,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
 STORAGE = (ROOT / "docs/storage.md").read_text()
+MCP = (ROOT / "docs/mcp.md").read_text()
 LOCKS = (ROOT / "docs/locks.md").read_text()
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -115,6 +118,16 @@ def test_links_lead_to_headings() -> None:
             headings = re.findall(r"^#+ (.*)$", ((path.parent / target) if target else path).read_text(), re.M)
             anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, f"{path}: {target}#{anchor}"
+
+
+def test_the_tables_of_the_mcp_tools_are_the_tools() -> None:
+    shown = {name: re.findall(r"\w+", arguments) for name, _, arguments in rows(section(MCP, "## Tools"))}
+    assert shown == {name: list(tool.properties) for name, tool in tools(None).items()}
+
+
+def test_the_configuration_for_hosts_is_one() -> None:
+    (server,) = json.loads(blocks(section(MCP, "## Telling the host"))[0])["mcpServers"].values()
+    assert [server["command"], *server["args"][:1]] == ["engram", "mcp"]
 
 
 def test_the_table_of_overlaps_is_what_the_daemon_thinks() -> None:
@@ -306,19 +319,19 @@ def stop(lock: Path) -> None:
         time.sleep(0.02)
 
 
-TOURS = {
-    name: re.findall(r"^<!-- test -->\n(.*?)^<!-- /test -->$", text, re.M | re.S) for name, text in (("README", README), ("locks", LOCKS))
-}
+TOURS = {path.stem: tour for path in DOCS for tour in re.findall(r"^<!-- test -->\n(.*?)^<!-- /test -->$", path.read_text(), re.M | re.S)}
 
 
-def test_each_has_one_tour() -> None:
-    assert [len(tours) for tours in TOURS.values()] == [README.count("<!-- test -->"), LOCKS.count("<!-- test -->")] == [1, 1]
+def test_each_that_has_a_tour_has_one() -> None:
+    assert {path.stem for path in DOCS if "<!-- test -->" in path.read_text()} == TOURS.keys()
+    assert {"README", "locks", "python", "embedding"} <= TOURS.keys()
+    assert all(path.read_text().count("<!-- test -->") <= 1 for path in DOCS)
 
 
-@pytest.mark.parametrize("tour", [tour for tours in TOURS.values() for tour in tours], ids=TOURS)
+@pytest.mark.parametrize("tour", TOURS.values(), ids=TOURS)
 def test_the_tours(tour: str, place: Path) -> None:
     todo = list(steps(tour))
-    assert len(todo) > 10
+    assert todo
     # One shell runs them all. After each command it writes a mark and the exit code.
     script = "".join(f"{step.command}\nprintf '\\036%d\\036' $?\n" for step in todo)
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ENGRAM_", "PYTHON"))}

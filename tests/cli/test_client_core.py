@@ -219,7 +219,8 @@ def test_both_clients_have_the_same_methods() -> None:
         if callable(member):
             ours, theirs = inspect.signature(member), inspect.signature(blocking[name])
             assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
-            assert member.__doc__ == blocking[name].__doc__ or name in ("tail", "consume", "request"), name
+            words, same = (str(doc).partition("Example:")[0] for doc in (member.__doc__, blocking[name].__doc__))
+            assert words == same or name == "request", name
     assert inspect.signature(client.Client) == inspect.signature(trio_client.Client)
 
 
