@@ -25,8 +25,8 @@ def open(
     about 8 MiB), and while a sync is shorter than handing it to a thread.
 
     Args:
-        config: the options of a daemon, of which the data directory, `max_payload` and the embedder count; or just a data directory; or
-            None for those of the user's daemon.
+        config: the options of a daemon, of which the data directory, `max_payload`, `min_free` and the embedder count; or just a data
+            directory; or None for those of the user's daemon.
         agent: who acts; by default ENGRAM_AGENT, else the user's name.
         timeout: seconds that one operation may take; None means no limit.
         presence: whether the agent counts as present meanwhile.

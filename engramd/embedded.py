@@ -59,7 +59,7 @@ async def opened(
     config: Config | str | os.PathLike[str] | None, agent: str | None, timeout: float | None, presence: bool
 ) -> AsyncIterator[Engram]:
     """As `engramd.open`, which says all about it."""
-    chosen = configuration.load([])[0] if config is None else config if isinstance(config, Config) else Config(data_dir=os.fspath(config))
+    chosen = _chosen(config)
     directory = chosen.data_path()
     raised: BaseException | None = None
     with _store(directory) as log:
@@ -92,6 +92,16 @@ async def opened(
         raised = engine.committer.failed
     if raised is not None:
         raise raised
+
+
+def _chosen(config: Config | str | os.PathLike[str] | None) -> Config:
+    if config is None:
+        return configuration.load([])[0]
+    if isinstance(config, Config):
+        return config
+    if not os.fspath(config):  # which would stand for the user's own data
+        raise EngramError("invalid", "the data directory must not be empty text; give a path, or None for that of your daemon")
+    return Config(data_dir=os.fspath(config))
 
 
 async def _watch(engine: Engine, block: trio.CancelScope) -> None:

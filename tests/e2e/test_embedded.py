@@ -91,6 +91,14 @@ async def test_the_options_are_those_of_the_users_daemon_where_none_are_given(tm
     assert (tmp_path / "data" / "log").is_dir()
 
 
+async def test_no_path_is_not_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAM_DATA_DIR", str(tmp_path / "data"))
+    with pytest.raises(EngramError, match="must not be empty"):
+        async with engramd.open(""):
+            raise AssertionError("nothing was named")
+    assert not (tmp_path / "data").exists()
+
+
 async def test_what_the_block_raises_comes_out_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(EngramError, match="there is no unit"):
         async with engramd.open(tmp_path) as engram:
