@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
-import subprocess
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 
 from . import wire
 from .figures import BenchmarkError
 from .loops import LARGE, SMALL, WAIT_SECONDS, Dialect, many
-from .processes import START_SECONDS, Place
+from .processes import START_SECONDS, Foreign, Place
 
 STREAM = "units"
 INBOX = "_INBOX.benchmark{}"  # one for each connection
@@ -32,7 +29,7 @@ def find(named: str | None) -> str | None:
     return shutil.which(named or "nats-server")
 
 
-class Nats:
+class Nats(Foreign):
     """A NATS server of its own with one stream on disk, from start to stop.
 
     Attributes:
@@ -45,13 +42,7 @@ class Nats:
             directory.mkdir(parents=True)
         configuration = ports / "nats.conf"
         configuration.write_text(CONFIG.format(ports=ports, data=data))
-        self._process = subprocess.Popen(
-            [program, "--config", str(configuration)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        super().__init__([program, "--config", str(configuration)])
         try:
             self.port = self._listens(ports)
             self._create()
@@ -79,18 +70,6 @@ class Nats:
                 answer += sock.recv(LARGE)
             if b'"error"' in answer:
                 raise BenchmarkError(f"nats-server made no stream: {answer[:300]!r}")
-
-    def __enter__(self) -> Nats:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End it."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
 
 
 def inbox(number: int) -> bytes:

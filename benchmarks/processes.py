@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from .figures import BenchmarkError
 
@@ -141,6 +141,26 @@ class Daemon:
         except OSError:
             return self.memory()[0]
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+class Foreign:
+    """A server of somebody else's, from start to stop."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        null = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
 
 
 class Helper:

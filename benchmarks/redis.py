@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import socket
-import subprocess
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 
 from . import wire
 from .figures import BenchmarkError
 from .loops import LARGE, SMALL, Dialect, connect, many
-from .processes import START_SECONDS, Place
+from .processes import START_SECONDS, Foreign, Place
 
 STREAM = "stream"
 RANGE = 100  # entries asked of a range
@@ -25,7 +22,7 @@ def find(named: str | None) -> str | None:
     return shutil.which(named or "redis-server")
 
 
-class Redis:
+class Redis(Foreign):
     """A Redis of its own, from start to stop.
 
     Args:
@@ -38,9 +35,7 @@ class Redis:
         data.mkdir(parents=True)
         options = ["--port", "0", "--unixsocket", self.socket, "--dir", str(data), "--save", "", "--loglevel", "warning"]
         options += ["--appendonly", "yes", "--appendfsync", "always"] if always else ["--appendonly", "no"]
-        self._process = subprocess.Popen(
-            [program, *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        super().__init__([program, *options])
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self._process.poll() is None:
             try:
@@ -50,18 +45,6 @@ class Redis:
                 time.sleep(0.02)
         self.stop()
         raise BenchmarkError(f"{program} did not start")
-
-    def __enter__(self) -> Redis:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End it."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
 
 
 def command(*words: str | bytes) -> bytes:
