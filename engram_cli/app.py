@@ -567,7 +567,7 @@ def pipe(common: Common) -> None:
     command.run(common)
 
 
-@leaf(app, "mcp", ("Give your agent the tools, in the way its program is configured", "claude mcp add engram -- engram mcp --as builder"))
+@leaf(app, "mcp", ("Serve the tools to an agent called builder", "engram mcp --as builder"))
 def mcp(
     common: Common,
     max_bytes: Annotated[

@@ -24,9 +24,11 @@ from .budget import Answer, Place
 Schema = dict[str, Any]
 
 SECONDS = 30.0  # for an operation that does not wait for others
+AGAIN_SECONDS = 1.0  # until what needs the daemon is tried again
 LEASE_SECONDS = 60.0  # that a lease outlives the server, or a daemon that is away
 LONGEST_TEXT = 1 << 20
 MOST = 2**63 - 1  # of a seq or token
+MOST_NAMED = 100  # contexts that `who` names
 MOST_LISTED = 1000  # agents, and locks, that `who` looks at
 
 
@@ -96,7 +98,7 @@ class Toolbox:
         """The context that a call is about."""
         context: str | None = arguments.get("context", self.context)
         if context is None:
-            raise EngramError("invalid", "context: is required; call who or read the resources to see which contexts there are")
+            raise EngramError("invalid", "context: is required; who shows which there are")
         return context
 
     def several(self, arguments: Mapping[str, Any]) -> Sequence[str]:
@@ -124,9 +126,15 @@ class Toolbox:
         """Release a lease when its time is over; one that was forgotten has ended already."""
         with held.time:
             await trio.sleep_forever()
-        if self._held.pop(held.lease.token, None) is not None:
-            with suppress(EngramError):  # it is over, or will be when nobody comes back for the session
-                await held.lease.release()
+        if self._held.pop(held.lease.token, None) is None:
+            return
+        while True:
+            try:
+                return await held.lease.release()
+            except EngramError as error:
+                if error.code == "stale":
+                    return
+            await trio.sleep(AGAIN_SECONDS)
 
     def hint(self, error: EngramError) -> str | None:
         """What to do about an error that hangs on what this agent did before."""
@@ -152,7 +160,7 @@ class Toolbox:
                     held = self._held.get(event.fields.get("data", {}).get("token", 0))
                     if held is not None:
                         self.forget(held)
-            await trio.sleep(1)
+            await trio.sleep(AGAIN_SECONDS)
 
     def forget(self, held: Held) -> None:
         """A lease has ended."""
@@ -349,11 +357,12 @@ async def ask(box: Toolbox, arguments: dict[str, Any]) -> Answer:
 
 
 async def who(box: Toolbox, arguments: dict[str, Any]) -> Answer:
-    """The agents and what is locked, those who are there now first."""
+    """The agents, those who are there now first, and what is locked, and the contexts."""
     agents = [plain(agent) async for agent in _first(box.client.agents(arguments.get("context")))]
     agents.sort(key=lambda agent: (agent.get("present_since") is None, agent["id"]))
     locks = [_lock(lock) async for lock in _first(box.client.locks())]
-    return Answer({"you": box.client.agent, "agents": agents, "locks": locks}, "agents")
+    contexts = await box.client.names("contexts", limit=MOST_NAMED)
+    return Answer({"you": box.client.agent, "agents": agents, "locks": locks, "contexts": contexts}, "agents")
 
 
 def _lock(found: dict[str, Any]) -> dict[str, Any]:

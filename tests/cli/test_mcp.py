@@ -176,7 +176,7 @@ async def test_two_agents_lock_and_ask(shell: Shell, name: str) -> None:
         await ann.call("put", text="under the lock", fences=[taken["token"]])
         there = await bob.call("who")
         assert [(lock["holder"], lock["resources"]) for lock in there["locks"]] == [("ann", ["/p/src", "@index"])]
-        assert there["you"] == "bob"
+        assert (there["you"], name in there["contexts"]) == ("bob", True)
 
         async with trio.open_nursery() as nursery:
 
