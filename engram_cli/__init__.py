@@ -2,5 +2,5 @@
 
 LITERAL_DASH = "\0-"  # stands for a `-` that follows `--`; no argument of a process can hold a NUL
 LOST = "the connection was lost before {op} was answered: it may or may not have happened. Look, or retry with the same dedupe key"
-WITH_COMMAND = ("lock",)  # the verbs that take `-- CMD`
+WITH_COMMAND = ("lock", "run")  # the verbs that take `-- CMD`
 COMMAND_FOLLOWS = "\0--"  # stands for that `--`

@@ -584,6 +584,38 @@ def mcp(
     command.run(common, max_bytes)
 
 
+@leaf(
+    app,
+    "run",
+    ("Run an agent under a name, and keep what it prints", "engram run --agent builder --context work -- date"),
+    ("Run one that speaks JSON lines", "engram run --stdio jsonl -- cat payload"),
+    ("See what it printed", "engram list work --meta stream=stdout"),
+)
+def run(
+    common: Common,
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="The command and its arguments, after --.")] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", metavar="CONTEXT", help="Where its output goes [ENGRAM_CONTEXT, else runs].")
+    ] = None,
+    agent: Annotated[str | None, typer.Option("--agent", metavar="AGENT", help="Who it is [ENGRAM_AGENT, else your user name].")] = None,
+    stdio: Annotated[
+        str, typer.Option("--stdio", metavar="FORM", help="text, or jsonl: each JSON line of its output is a unit, by its type.")
+    ] = "text",
+) -> None:
+    """Run an agent with an identity, a session and presence, and record what it prints, which is passed on unchanged.
+
+    ENGRAM_AGENT, ENGRAM_CONTEXT, ENGRAM_SESSION and ENGRAM_SOCKET are set for it: what it puts and locks is its own, and locks taken with
+    --session end with it. On a terminal it has one; else its output goes through pipes. Its start, its end and its output are units, in
+    chunks of up to 64 KiB or 0.2 s. Signals and its exit code are passed on.
+
+    It runs whether or not a daemon takes the output. What was not recorded is told at the end, when a daemon was waited for in vain for
+    --timeout [5s].
+    """
+    from .commands import run as of_run
+
+    of_run.run(common, command or [], context, agent, stdio)
+
+
 @leaf(app, "help", ("Explain one command", "engram help context pin"))
 def help_(
     common: Common,

@@ -9,7 +9,7 @@ from typing import Any
 from engramd.protocol.errors import EngramError
 from engramd.protocol.times import parse_duration
 
-from . import LITERAL_DASH, settings
+from . import COMMAND_FOLLOWS, LITERAL_DASH, settings
 from .client import Client
 from .output import Output
 
@@ -114,6 +114,16 @@ def filters(
 def context(name: str) -> str:
     """A CONTEXT argument."""
     return settings.context("-" if name == LITERAL_DASH else name)
+
+
+def split_command(words: list[str], usage: str) -> tuple[list[str], list[str] | None]:
+    """What stands before `--`, and the command after it, if there is one."""
+    if COMMAND_FOLLOWS not in words:
+        return words, None
+    at = words.index(COMMAND_FOLLOWS)
+    if at + 1 == len(words):
+        raise EngramError("invalid", f"nothing follows --; write {usage}")
+    return words[:at], words[at + 1 :]
 
 
 def payload_of(text: str) -> bytes:

@@ -223,7 +223,12 @@ class Conversation:
 def session(opens: bool) -> tuple[str | None, bool]:
     """The session that a client is in, and whether it is its owner: the one of ENGRAM_SESSION, else if it `opens` one, one of its own."""
     joined = os.environ.get("ENGRAM_SESSION") or None
-    return (os.urandom(16).hex(), True) if opens and joined is None else (joined, False)
+    return (new_session(), True) if opens and joined is None else (joined, False)
+
+
+def new_session() -> str:
+    """A session that nobody else can guess."""
+    return os.urandom(16).hex()
 
 
 # Trying again

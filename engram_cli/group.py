@@ -52,6 +52,25 @@ class Terminal:
             self._fd = -1
 
 
+class Signals:
+    """The signals of PASSED_ON and SIGCHLD, which are waited for from now on instead of being obeyed. Those that are ignored stay so."""
+
+    def __init__(self) -> None:
+        self._passed = {number for name in PASSED_ON if signal.getsignal(number := signal.Signals[f"SIG{name}"]) != signal.SIG_IGN}
+        self._before = {number: signal.signal(number, _ignore) for number in (*self._passed, signal.SIGCHLD)}
+        self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*self._before, signal.SIGTTOU, signal.SIGTTIN})
+
+    def wait(self) -> int:
+        """The next one."""
+        return signal.sigwait(set(self._before))
+
+    def restore(self) -> None:
+        """Have them obeyed as before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+
+
 class Group:
     """A command under way, in its own process group. Nothing else in this process may wait for children or take the signals of PASSED_ON.
 
@@ -62,29 +81,34 @@ class Group:
     Args:
         command: the program and its arguments.
         env: its environment.
+        stdout, stderr: files for its output; by default our own.
+        leads: this process leads the session of a terminal that is there for the command alone.
 
     Raises:
         NotStarted: it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
-        self._signals = {number for name in PASSED_ON if signal.getsignal(number := signal.Signals[f"SIG{name}"]) != signal.SIG_IGN}
-        self._before = {number: signal.signal(number, _ignore) for number in (*self._signals, signal.SIGCHLD)}
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*self._signals, signal.SIGCHLD, signal.SIGTTOU})
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], stdout: int | None = None, stderr: int | None = None, leads: bool = False
+    ) -> None:
+        self._signals = Signals()
+        self._leads = leads
         self._terminal = Terminal()
         self._had_terminal = False
         self._status: int | None = None
         self._own = os.getpgrp()
-        eager = self._terminal.belongs_to(self._own) and os.isatty(0) and os.isatty(1)
+        eager = leads or (self._terminal.belongs_to(self._own) and os.isatty(0) and os.isatty(1))
 
         def begin() -> None:
             if eager:
                 self._terminal.give(os.getpid())
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._signals.mask)
 
         try:
             # What was inherited is passed on, such as the pipes of <(...); our own files are not inheritable.
-            self._process = subprocess.Popen(command, env=dict(env), close_fds=False, process_group=0, preexec_fn=begin)
+            self._process = subprocess.Popen(
+                command, env=dict(env), stdout=stdout, stderr=stderr, close_fds=False, process_group=0, preexec_fn=begin
+            )
         except OSError as error:
             self._end()
             raise NotStarted(command[0], error) from None
@@ -100,7 +124,7 @@ class Group:
         """
         try:
             while True:
-                number = signal.sigwait({*self._signals, signal.SIGCHLD})
+                number = self._signals.wait()
                 if number != signal.SIGCHLD:
                     self._pass_on(number)
                     continue
@@ -154,11 +178,10 @@ class Group:
 
     def _stop_too(self) -> None:
         """Stop, with whoever else the terminal would have stopped; returns when somebody continues us."""
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
-        os.killpg(self._own, signal.SIGTSTP)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
-        signal.signal(signal.SIGTSTP, _ignore)
+        if self._leads:
+            os.kill(os.getpid(), signal.SIGSTOP)  # nothing else stops a session's leader; who waits for us takes it from there
+        else:
+            stop_own_group()
 
     def _go_on(self) -> None:
         """Continue the command, with the terminal if that is ours."""
@@ -178,22 +201,18 @@ class Group:
         if self._had_terminal and self._terminal.belongs_to(self.id):
             self._terminal.give(self._own)
         self._terminal.close()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        self._signals.restore()
 
     def die_of_interrupt(self) -> None:
-        """Die of SIGINT as the command did, so that a loop around us stops too; with whoever else the terminal would have sent it to."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if self._had_terminal:
-            os.killpg(self._own, signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        """As the function."""
+        die_of_interrupt(self._had_terminal)
 
 
 class NotStarted(Exception):
     """A command that cannot be started; `exit_code` is a shell's for that."""
 
     def __init__(self, program: str, error: OSError) -> None:
+        self.errno = error.errno or 0
         self.exit_code = 127 if isinstance(error, FileNotFoundError) else 126
         self.error = EngramError("not_found", f"{program}: {error.strerror}")
         super().__init__(str(self.error))
@@ -201,6 +220,27 @@ class NotStarted(Exception):
 
 def _ignore(*_: object) -> None:
     """A handler for signals that are waited for: one that is ignored might never arrive."""
+
+
+def stop_own_group() -> None:
+    """Stop all of our process group, as Ctrl-Z does; returns when somebody continues us. SIGTSTP is one of Signals."""
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+    os.killpg(0, signal.SIGTSTP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+    signal.signal(signal.SIGTSTP, _ignore)
+
+
+def die_of_interrupt(together: bool) -> None:
+    """Die of SIGINT as the command did, so that a loop around us stops too.
+
+    Args:
+        together: with all of our process group, to which the terminal would have sent it, had the command not had one of its own.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if together:
+        os.killpg(0, signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def send(group: int, number: int) -> bool:

@@ -66,7 +66,7 @@ class Keeper:
             os.setsid()
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_IGN)
-            _close_all_but(reading, client.fileno())
+            let_go(reading, client.fileno())
             code = _Keeping(lease, client, command, grace, reading).run()
         except BaseException:
             sys.excepthook(*sys.exc_info())
@@ -213,7 +213,7 @@ class _Keeping:
         return f"the daemon has not answered for {format_duration(round((self._lease.ttl - self._lease.left) * 1e6))}"
 
 
-def _close_all_but(*kept: int) -> None:
+def let_go(*kept: int) -> None:
     """Let go of every other file: whoever waits for its end must not wait for us. Only standard error leads somewhere from now on."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)

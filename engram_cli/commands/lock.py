@@ -9,9 +9,8 @@ from typing import Any
 from engramd.protocol.errors import CODES, EngramError
 from engramd.protocol.times import parse_duration
 
-from .. import COMMAND_FOLLOWS
 from ..client import Client, Lease
-from ..common import Common
+from ..common import Common, split_command
 from ..fast import how_long
 from ..group import Group, NotStarted
 from ..keeper import RELEASED, UNRELEASED, Keeper
@@ -35,7 +34,7 @@ def run(
     grace: str | None,
 ) -> None:
     """Take the lease and print its token, or run the command that follows the paths."""
-    paths, command = _split(paths)
+    paths, command = split_command(paths, "engram lock PATH... -- COMMAND")
     if command is None and grace is not None:
         raise EngramError("invalid", "--grace is for a command: engram lock PATH... -- COMMAND")
     if command is not None and session:
@@ -84,16 +83,6 @@ def request(
     if reason is not None:
         fields["reason"] = reason
     return {**fields, **({"session": True} if session else {}), **({"wait": True} if wait else {})}
-
-
-def _split(words: list[str]) -> tuple[list[str], list[str] | None]:
-    """The paths and the command, if one follows."""
-    if COMMAND_FOLLOWS not in words:
-        return words, None
-    at = words.index(COMMAND_FOLLOWS)
-    if at + 1 == len(words):
-        raise EngramError("invalid", "nothing follows --; write engram lock PATH... -- COMMAND")
-    return words[:at], words[at + 1 :]
 
 
 def _hold(client: Client, lease: Lease, command: list[str], grace: float) -> int:

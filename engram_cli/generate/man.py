@@ -103,7 +103,7 @@ def _command(name: str) -> Page:
     page.section("SYNOPSIS")
     page.macro(f".Nm engram {name}", *(_optional(option) for option in own_options(name)), ".Op Ar OPTION ...")
     page.macro(*(_placed(argument) for argument in arguments(name)))
-    if name in WITH_COMMAND:
+    if name in WITH_COMMAND and not any(argument.metavar.startswith("-- ") for argument in arguments(name)):
         page.macro(".Op \\-\\- Ar COMMAND Op Ar ARGUMENT ...")
     page.section("DESCRIPTION")
     page.text(description(name))

@@ -16,6 +16,7 @@ SOURCES = {
     "AGENT": "agents",
     "CONSUMER": "consumers",
     "MODE": "acks",
+    "FORM": "forms",
     "PLACE": "places",
     "TYPE": "types",
     "SEARCH": "modes",
@@ -31,7 +32,25 @@ SOURCES = {
     "VERB": "verbs",
 }
 FREE = frozenset(
-    {"TEXT", "TEXT|-", "K=V", "K", "ID", "KEY", "N", "T", "TIME", "CURSOR", "QUERY", "S", "CODE", "ENTRY", "PATH:TOKEN", "-- OPTION"}
+    {
+        "TEXT",
+        "TEXT|-",
+        "K=V",
+        "K",
+        "ID",
+        "KEY",
+        "N",
+        "T",
+        "TIME",
+        "CURSOR",
+        "QUERY",
+        "S",
+        "CODE",
+        "ENTRY",
+        "PATH:TOKEN",
+        "-- OPTION",
+        "-- COMMAND",
+    }
 )
 
 WORDS: dict[str, tuple[str, ...]] = {
@@ -43,6 +62,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "modes": SEARCH_MODES,
     "colors": COLORS,
     "acks": ("auto", "manual"),
+    "forms": ("text", "jsonl"),
     "places": ("start", "now"),
     "shells": SHELLS,
 }

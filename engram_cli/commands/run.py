@@ -1,0 +1,191 @@
+"""`engram run`: an agent, with its identity, its session, its presence and what it prints."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from engramd.protocol.errors import EngramError
+from engramd.protocol.messages import NAME
+
+from .. import settings
+from ..client import Client
+from ..common import Common, split_command
+from ..core import new_session
+from ..group import Group, NotStarted
+from ..output import note
+from ..recorder import PATIENCE, Plan, Recorder, widen, write_all
+from ..screen import Screen
+
+CONTEXT = "runs"  # where nothing else is configured
+FORMS = ("text", "jsonl")
+AFTERMATH = 1.0  # seconds for which the output of processes that the command left behind is still passed on
+_READ = 256 * 1024
+
+
+def run(common: Common, words: list[str], context: str | None, agent: str | None, stdio: str) -> None:
+    """Run the command that follows `--`, and exit as it does."""
+    before, command = split_command(words, "engram run -- COMMAND")
+    if before or command is None:
+        raise EngramError("invalid", f"run: {before[0] if before else 'the command'} must follow --: engram run -- COMMAND")
+    if stdio not in FORMS:
+        raise EngramError("invalid", f"--stdio {stdio!r}: must be one of {', '.join(FORMS)}")
+    if agent is not None and common.agent is not None:
+        raise EngramError("invalid", "--agent and --as: give only one of them")
+    place = settings.context(context) if context is not None else settings.default("context") or CONTEXT
+    client = Client(common.socket, agent=agent or common.name, autostart=not common.no_autostart, opens_session=False, presence=True)
+    client.session, client.owns_session = new_session(), True
+    NAME.check(place, "--context")
+    NAME.check(client.agent, "--agent")
+    on_terminal = os.isatty(1) and stdio == "text"
+    patience = PATIENCE if common.seconds is None else common.seconds
+    plan = Plan(os.urandom(8).hex(), place, stdio == "jsonl", on_terminal and os.isatty(0), patience)
+    recorder = Recorder.start(client, plan)
+    if recorder.problem is not None and common.no_autostart:
+        recorder.finish()
+        raise recorder.problem
+    environment = {
+        **os.environ,
+        "ENGRAM_AGENT": client.agent,
+        "ENGRAM_CONTEXT": place,
+        "ENGRAM_SESSION": client.session,
+        "ENGRAM_SOCKET": client.address,
+    }
+    raise SystemExit(_carry_out(command, environment, recorder, on_terminal))
+
+
+def _carry_out(command: Sequence[str], environment: Mapping[str, str], recorder: Recorder, on_terminal: bool) -> int:
+    """Run it, and give what to exit with."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # an output that nobody reads is the command's to notice; it gets the signal as it was
+    recorder.started(shlex.join(command))
+    began = time.monotonic()
+    try:
+        status, job = (_on_screen if on_terminal else _in_pipes)(command, environment, recorder)
+    except NotStarted as failed:
+        recorder.ended(f"not started: {failed.error.message}", 0, status="failed", exit_code=str(failed.exit_code))
+        recorder.finish()
+        note(f"engram: {failed.error.message}")
+        return failed.exit_code
+    _say_end(recorder, status, time.monotonic() - began)
+    if not recorder.finish():
+        note("engram: the process that records was killed, so not all of this run is recorded")
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGINT:
+        job.die_of_interrupt()
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _say_end(recorder: Recorder, status: int, seconds: float) -> None:
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        recorder.ended(f"ended: exit {code} after {seconds:.1f} s", seconds, status="failed" if code else "done", exit_code=str(code))
+        return
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    recorder.ended(f"ended: {name} after {seconds:.1f} s", seconds, status="failed", exit_code=str(128 - code), signal=name)
+
+
+class Pump(threading.Thread):
+    """Passes output on, and has it recorded. When nobody takes it any more, whoever writes it notices.
+
+    Args:
+        source: where it comes from; closed at the end.
+        sink: where it goes.
+        stream: what it is called.
+    """
+
+    def __init__(self, source: int, sink: int, stream: str, recorder: Recorder) -> None:
+        super().__init__(daemon=True)
+        self.problem: OSError | None = None
+        self._source, self._sink, self._stream, self._recorder = source, sink, stream, recorder
+
+    def run(self) -> None:
+        """Do so until its end."""
+        while data := self._read():
+            try:
+                write_all(self._sink, data)
+            except OSError as error:
+                self.problem = error
+            self._recorder.record(self._stream, data)
+            if self.problem is not None:
+                break
+        os.close(self._source)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._source, _READ)
+        except OSError:  # how a terminal says that nobody has it open any more
+            return b""
+
+
+def _in_pipes(command: Sequence[str], environment: Mapping[str, str], recorder: Recorder) -> tuple[int, Group]:
+    """Run it with pipes for its output. Where both of ours are the same file, one pipe keeps the order."""
+    out, out_end = _pipe()
+    err, err_end = (-1, out_end) if _is_same_file() else _pipe()
+    try:
+        job = Group(command, environment, stdout=out_end, stderr=err_end)
+    finally:
+        for end in {out_end, err_end}:
+            os.close(end)
+    pumps = [Pump(out, 1, "output" if err < 0 else "stdout", recorder)]
+    if err >= 0:
+        pumps.append(Pump(err, 2, "stderr", recorder))
+    _start(pumps)
+    status = job.wait(0, lambda: None)
+    _finish(pumps)
+    return status, job
+
+
+def _on_screen(command: Sequence[str], environment: Mapping[str, str], recorder: Recorder) -> tuple[int, Screen]:
+    """Run it on a terminal of its own. Standard error that leads elsewhere goes on doing so."""
+    err, err_end = (-1, None) if os.isatty(2) else _pipe()
+    try:
+        job = Screen(command, environment, err_end)
+    finally:
+        if err_end is not None:
+            os.close(err_end)
+    pumps = [Pump(job.output, 1, "terminal", recorder)]
+    if err >= 0:
+        pumps.append(Pump(err, 2, "stderr", recorder))
+    _start(pumps)
+    try:
+        status = job.wait()
+        _finish(pumps)
+    finally:
+        job.close()
+    return status, job
+
+
+def _start(pumps: Sequence[Pump]) -> None:
+    for pump in pumps:
+        pump.start()
+
+
+def _finish(pumps: Sequence[Pump]) -> None:
+    """Pass on what is left, and a little of what processes still write that the command has left behind."""
+    until = time.monotonic() + AFTERMATH
+    for pump in pumps:
+        pump.join(max(0.0, until - time.monotonic()))
+        if pump.problem is not None and not isinstance(pump.problem, BrokenPipeError):
+            note(f"engram: the command's output cannot be written: {pump.problem.strerror}")
+
+
+def _pipe() -> tuple[int, int]:
+    reading, writing = os.pipe()
+    widen(reading)
+    return reading, writing
+
+
+def _is_same_file() -> bool:
+    """Whether standard output and standard error lead to one file or pipe, in which their order is seen."""
+    try:
+        out, err = os.fstat(1), os.fstat(2)
+    except OSError:
+        return False
+    return os.path.samestat(out, err) and not os.path.samestat(out, os.stat(os.devnull))
