@@ -554,8 +554,16 @@ def guard(
     command.run(common, paths or [], staged)
 
 
-@leaf(app, "pipe", ("Ask for one thing", 'echo \'{"id": 1, "op": "get", "ids": [2]}\' | engram pipe'))
-def pipe(common: Common) -> None:
+@leaf(
+    app,
+    "pipe",
+    ("Ask for one thing", 'echo \'{"id": 1, "op": "get", "ids": [2]}\' | engram pipe'),
+    ("See what may be asked, and what comes back", "engram pipe --schema > schema.json"),
+)
+def pipe(
+    common: Common,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of all lines, and do nothing else.")] = False,
+) -> None:
     """Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection.
 
     A daemon that restarts is waited for: streams go on without a gap or a repeat, and what can do no harm is asked again.
@@ -564,7 +572,7 @@ def pipe(common: Common) -> None:
     """
     from .commands import pipe as command
 
-    command.run(common)
+    command.run(common, schema)
 
 
 @leaf(app, "mcp", ("Serve the tools to an agent called builder", "engram mcp --as builder"))

@@ -9,26 +9,32 @@ import base64
 import binascii
 import json
 import os
-import selectors
-import sys
+import select
+import stat
 import time
+from collections import deque
 from typing import Any
 
 from engramd.protocol import render
 from engramd.protocol.connection import Answer, Id, Item
 from engramd.protocol.errors import EngramError
-from engramd.protocol.messages import MAX_PAYLOAD, NOTICES, OPERATIONS
+from engramd.protocol.messages import MAX_PAYLOAD, NOTICES, OPERATIONS, json_schema
 
 from ..client import Client
 from ..common import Common
-from ..core import RETRY_SECONDS, Bookmark, Patience, lost, repeatable
+from ..core import RETRY_SECONDS, Bookmark, Membership, Patience, lost, repeatable
 
 MAX_LINE = 2 * MAX_PAYLOAD
+MAX_UNREAD = 8 * 1024 * 1024  # bytes of answers and items that nobody reads; then no more is read from stdin or the daemon
 _READ_BYTES = 64 * 1024
+_ONLY_WIRE = "form"  # has the daemon write units out, for clients that do not want JSON
 
 
-def run(common: Common) -> None:
-    """Carry requests from stdin until its end, then wait for the answers that are due and leave."""
+def run(common: Common, schema: bool) -> None:
+    """Carry requests from stdin until its end, then wait for the answers that are due and leave; or print the schema of the lines."""
+    if schema:
+        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        return
     with common.client(opens_session=True, presence=True) as client:
         client.connect()
         Pipe(client).run()
@@ -43,7 +49,8 @@ class Asked:
 
     def __init__(self, op: str, fields: dict[str, Any]) -> None:
         self.op = op
-        self.mark = Bookmark(fields) if OPERATIONS[op].stream else None
+        kind = Membership if op == "consume" else Bookmark
+        self.mark = kind(fields) if OPERATIONS[op].stream else None
         self._waits = self.mark is None and OPERATIONS[op].lasts(fields)
         self._again = fields if self._waits or (repeatable(op, fields) and op != "unlock") else None
 
@@ -62,35 +69,82 @@ class Asked:
         return fields
 
 
+class Output:
+    """Standard output, which is written to only as far as it takes something without waiting. A stream gets its credit back from what was
+    written: one that nobody reads stops, and nothing else does."""
+
+    def __init__(self) -> None:
+        self._waiting = bytearray()
+        self._written = 0
+        self._items: deque[tuple[int, Item]] = deque()  # where each item ends
+        # A pipe that is ready takes this much at once: pipe(7).
+        self._piece = 2**20 if stat.S_ISREG(os.fstat(1).st_mode) else select.PIPE_BUF
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should be added before some of it is written."""
+        return len(self._waiting) >= MAX_UNREAD
+
+    def add(self, value: dict[str, Any], item: Item | None = None) -> None:
+        """Have a line written some time; of a stream, that of an item."""
+        self._waiting += render.json_line(value).encode("utf-8", "backslashreplace") + b"\n"
+        if item is not None:
+            self._items.append((self._written + len(self._waiting), item))
+
+    def write(self) -> list[Item]:
+        """Write a piece, and give the items that are written now."""
+        size = os.write(1, self._waiting[: self._piece])
+        del self._waiting[:size]
+        self._written += size
+        done = []
+        while self._items and self._items[0][0] <= self._written:
+            done.append(self._items.popleft()[1])
+        return done
+
+
 class Pipe:
     """The traffic between standard input and output and the daemon."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._under_way: dict[Id, Asked] = {}
-        self._selector = selectors.DefaultSelector()
-        self._daemon = -1
-        self._stdin_open = True
+        self._output = Output()
+        self._stdin_open = True  # whether more may be asked
+        self._stdin_ended = False
+        self._lines: deque[bytes | None] = deque()  # that were read; None for one that was too long
         self._buffer = bytearray()
         self._number = 0
         self._too_long = False
 
     def run(self) -> None:
         """Serve until stdin has ended and every request is answered."""
-        client = self._client
-        self._watch_daemon()
-        self._watch_stdin()
-        while self._stdin_open or self._under_way:
-            at_hand = client.arrived() or not client.connected
-            ready = {key.fd for key, _ in self._selector.select(0 if at_hand else None)}
-            if at_hand or self._daemon in ready:
-                self._receive()
-            if 0 in ready and self._stdin_open:
-                data = os.read(0, _READ_BYTES)
-                self._take(data)
-                if not data:
-                    self._selector.unregister(0)
-                    self._end()
+        try:
+            while self._stdin_open or self._under_way:
+                self._step()
+        finally:
+            while self._output:
+                self._output.write()
+
+    def _step(self) -> None:
+        """Do what can be done without waiting for more than one side."""
+        client, is_full = self._client, self._output.is_full
+        at_hand = not is_full and (client.arrived() or not client.connected)
+        daemon = [client.fileno()] if client.connected else []
+        to_read = [] if is_full else daemon + ([0] if self._stdin_open and not self._lines else [])
+        to_write = ([1] if self._output else []) + (daemon if self._lines and not is_full else [])
+        readable, writable, _ = select.select(to_read, to_write, [], 0 if at_hand else None)
+        if 1 in writable:
+            self._pay(self._output.write())
+        if at_hand or (daemon and daemon[0] in readable):
+            self._receive()
+        if 0 in readable:
+            self._read()
+        if daemon and daemon[0] in writable:
+            self._take(self._lines.popleft())
+            self._look_for_end()
 
     def _receive(self) -> None:
         try:
@@ -101,19 +155,15 @@ class Pipe:
                 self._give_up()
                 raise
             self._recover()
-        sys.stdout.flush()
 
-    def _watch_daemon(self) -> None:
-        self._daemon = self._client.fileno()
-        self._selector.register(self._daemon, selectors.EVENT_READ)
+    def _pay(self, written: list[Item]) -> None:
+        for item in written:
+            asked = self._under_way.get(item.id)
+            if asked is not None and asked.mark is not None and (credit := asked.mark.used(item)):
+                self._client.notify(item.id, "credit", bytes=credit)
 
-    def _watch_stdin(self) -> None:
-        try:
-            self._selector.register(0, selectors.EVENT_READ)
-        except PermissionError:  # a regular file is always readable, and epoll refuses it
-            while data := os.read(0, _READ_BYTES):
-                self._take(data)
-            self._take(b"")
+    def _look_for_end(self) -> None:
+        if self._stdin_ended and not self._lines and self._stdin_open:
             self._end()
 
     def _end(self) -> None:
@@ -140,7 +190,6 @@ class Pipe:
                 again[request_id] = fields
         if not self._stdin_open and not again:
             return
-        self._selector.unregister(self._daemon)
         self._client.close()
         follows = any(asked.is_endless for asked in self._under_way.values())
         patience = Patience(self._client.timeout, follows, time.monotonic())
@@ -155,7 +204,6 @@ class Pipe:
                     self._give_up()
                     raise
                 time.sleep(RETRY_SECONDS)
-        self._watch_daemon()
         for request_id, fields in again.items():
             self._client.send(self._under_way[request_id].op, fields, request_id)
 
@@ -166,26 +214,28 @@ class Pipe:
 
     # Requests
 
-    def _take(self, data: bytes) -> None:
-        if not data and self._buffer:
-            data = b"\n"
+    def _read(self) -> None:
+        """Read from stdin, and split it into lines. No more than one that is too long is kept in memory."""
+        data = os.read(0, _READ_BYTES)
+        if not data:
+            self._stdin_ended = True
+            data = b"\n" if self._buffer else b""
         *ends, rest = data.split(b"\n")
         for end in ends:
-            line, self._buffer = bytes(self._buffer + end), bytearray()
-            self._number += 1
-            if self._too_long:
-                self._too_long = False
-            elif line.strip():
-                self._line(line)
-            if self._client.arrived():
-                self._receive()
-        self._buffer += rest
+            self._lines.append(None if self._too_long else bytes(self._buffer + end))
+            self._too_long, self._buffer = False, bytearray()
+        if not self._too_long:
+            self._buffer += rest
         if len(self._buffer) > MAX_LINE:
-            if not self._too_long:
-                self._refuse(
-                    None, EngramError("too_large", f"line {self._number + 1}: longer than {MAX_LINE} bytes", line=self._number + 1)
-                )
             self._too_long, self._buffer = True, bytearray()
+        self._look_for_end()
+
+    def _take(self, line: bytes | None) -> None:
+        self._number += 1
+        if line is None:
+            self._fault(None, EngramError("too_large", f"longer than {MAX_LINE} bytes"))
+        elif line.strip():
+            self._line(line)
 
     def _line(self, line: bytes) -> None:
         request_id: Any = None
@@ -194,17 +244,21 @@ class Pipe:
             request_id = request.pop("id", None)
             self._request(request_id, request)
         except RecursionError:
-            self._refuse(request_id, EngramError("invalid", f"line {self._number}: nested too deep", line=self._number))
+            self._fault(request_id, EngramError("invalid", "nested too deep"))
         except UnicodeEncodeError:
-            self._refuse(None, EngramError("invalid", f"line {self._number}: a text is not valid Unicode", line=self._number))
+            self._fault(None, EngramError("invalid", "a text is not valid Unicode"))
         except EngramError as error:
-            error.details["line"] = self._number
-            error.message = f"line {self._number}: {error.message}"
-            self._refuse(request_id, error)
+            self._fault(request_id, error)
+
+    def _fault(self, request_id: Any, error: EngramError) -> None:
+        """Refuse a line."""
+        error.details["line"] = self._number
+        error.message = f"line {self._number}: {error.message}"
+        self._refuse(request_id, error)
 
     def _parse(self, line: bytes) -> dict[str, Any]:
         try:
-            request = json.loads(line)
+            request = json.loads(line.decode(), object_pairs_hook=_members, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise EngramError("invalid", f"not JSON: {error}") from None
         if not isinstance(request, dict):
@@ -213,10 +267,7 @@ class Pipe:
 
     def _request(self, request_id: Any, request: dict[str, Any]) -> None:
         op = request.pop("op", None)
-        if not (
-            (type(request_id) is int and 0 <= request_id < 2**63)
-            or (type(request_id) is str and 0 < len(request_id.encode(errors="replace")) <= 64)
-        ):
+        if not is_id(request_id):
             raise EngramError("invalid", "id: every request needs one: an integer from 0, or a text of 1 to 64 bytes")
         fields = from_json(request)
         if isinstance(op, str) and op in NOTICES:
@@ -228,6 +279,8 @@ class Pipe:
             raise EngramError("unknown_op", f"there is no operation {str(op)[:60]!r}; there are {', '.join(OPERATIONS)}")
         if request_id in self._under_way:
             raise EngramError("invalid", f"id: {request_id!r} is in use by a request under way")
+        if _ONLY_WIRE in fields and _ONLY_WIRE in OPERATIONS[op].request.fields:
+            raise EngramError("invalid", "form: pipe shows units as JSON; leave it out")
         OPERATIONS[op].request.check(fields)
         while not self._client.connected:
             self._receive()  # what had arrived, and then that it is lost
@@ -241,8 +294,7 @@ class Pipe:
         if isinstance(message, Item):
             if asked is not None and asked.mark is not None:
                 asked.mark.turn(message)
-            self._print({"id": message.id, "event": render.plain(message.event)})
-            self._client.notify(message.id, "credit", bytes=message.size + 4)
+            self._output.add({"id": message.id, "event": render.plain(message.event)}, message)
             return
         if message.error is not None and message.error.code == "unavailable" and asked is not None and asked.mark is not None:
             return  # the daemon stops, and will hang up: the stream goes on with the next one
@@ -250,15 +302,32 @@ class Pipe:
         if message.error is not None:
             self._refuse(message.id, message.error)
         else:
-            self._print({"id": message.id, "ok": True, "result": render.plain(message.result)})
+            self._output.add({"id": message.id, "ok": True, "result": render.plain(message.result)})
 
     def _refuse(self, request_id: Any, error: EngramError) -> None:
-        shown = request_id if isinstance(request_id, int | str) else None
-        self._print({"id": shown, "ok": False, "error": render.plain(error.to_wire())})
-        sys.stdout.flush()
+        shown = request_id if is_id(request_id) else None
+        self._output.add({"id": shown, "ok": False, "error": render.plain(error.to_wire())})
 
-    def _print(self, value: dict[str, Any]) -> None:
-        sys.stdout.buffer.write(render.json_line(value).encode("utf-8", "backslashreplace") + b"\n")
+
+def is_id(value: Any) -> bool:
+    """Whether a value may be the id of a request."""
+    if type(value) is int:
+        return 0 <= value < 2**63
+    return type(value) is str and 0 < len(value.encode(errors="replace")) <= 64
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose members have different names."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the member {twice[:60]!r} is there twice")
+    return made
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def from_json(value: Any) -> Any:

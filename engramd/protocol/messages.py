@@ -1,7 +1,7 @@
 """Every operation of the wire: its permission, the members of its request and of its answer.
 
-This table is the only declaration. Requests are validated with it, the CDDL is printed from it, and a test holds the permission
-table to it. `tail` is a stream: items carry its id until its answer ends it.
+This table is the only declaration. Requests are validated with it, the CDDL and the JSON Schema of `engram pipe` are printed from it, and a
+test holds the permission table to it. `tail` is a stream: items carry its id until its answer ends it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from .paths import MAX_PATHS
-from .schema import Any_, Bool, Bytes, Choice, Field, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
+from .schema import (
+    JSON,
+    NO_BOUND,
+    Any_,
+    Bool,
+    Bytes,
+    Choice,
+    Const,
+    Field,
+    Int,
+    ListOf,
+    MapOf,
+    Null,
+    Number,
+    OneOf,
+    Record,
+    Resource,
+    Text,
+    Type,
+)
 from .unit import RELATIONSHIPS, TYPES
 
 VERSION = (1, 0)  # major, minor: a major step breaks old peers, a minor one adds
@@ -65,6 +84,7 @@ class Operation:
         return self.stream or request.get(self.waits) is True
 
 
+ID = OneOf(((int, Int()), (str, Text(64, least=1))))  # of a request
 NAME = Text(MAX_NAME, least=1, plain=True)
 META = MapOf(Text(MAX_META_KEY, least=1, plain=True), Text(MAX_META_VALUE), MAX_META)
 UNIT_ID = Bytes(16, least=16)
@@ -140,8 +160,8 @@ KINDS = (  # of events, in the order of their codes
 )
 DIRECTIONS = ("in", "out", "both")
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
-FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print")
-SHOWN = Field(Bytes(2**32 - 1), "with form: the units, written out")
+FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print", wire=True)
+SHOWN = Field(Bytes(NO_BOUND), "with form: the units, written out", wire=True)
 CONTEXT_INFO = Any_("context-info")
 NAMED = ("contexts", "agents", "locks", "consumers")  # what `names` lists
 CHANGED = Record({"changed": Field(Bool(), "false if it was so already", required=True)})
@@ -533,6 +553,185 @@ OPERATIONS: Mapping[str, Operation] = {
     "shutdown": Operation("admin", "Stop the daemon after what is in flight.", NOTHING, NOTHING),
 }
 
+# What answers and items are made of
+
+TEXT = Text(NO_BOUND)
+COUNT = Int()
+TS = Int()
+MICROSECONDS = Int()
+LABELS = MapOf(TEXT, TEXT, NO_BOUND)
+ANYTHING = Any_("{ * tstr => any }")
+
+
+def _must(kind: Type, doc: str = "") -> Field:
+    return Field(kind, doc, required=True)
+
+
+def _may(kind: Type, doc: str = "") -> Field:
+    return Field(kind, doc)
+
+
+def _or_null(kind: Int) -> OneOf:
+    return OneOf(((int, kind), (type(None), Null())))
+
+
+def _all(kind: Type) -> ListOf:
+    return ListOf(kind, NO_BOUND)
+
+
+_EDGE = {"type": _must(Choice(RELATIONSHIPS)), "target": _must(UNIT_ID), "meta": _must(LABELS)}
+_CLAIM = {"resources": _must(_all(TEXT)), "mode": _must(TEXT), "slots": _may(COUNT), "session": _may(TEXT), "reason": _must(TEXT)}
+
+# name: what it is made of. The first member of each pair is a comment for all of them.
+SHAPES: tuple[tuple[str, Mapping[str, Record]], ...] = (
+    (
+        "",
+        {
+            "answer": Record({"id": _must(Any_("id")), "ok": _must(Const(True)), "result": _must(Any_("result"))}),
+            "failure": Record(
+                {
+                    "id": _must(
+                        Any_("id / nil"), "nil: the fault is the connection's, which then ends; of pipe, that of a line without one"
+                    ),
+                    "ok": _must(Const(False)),
+                    "error": _must(Any_("error")),
+                }
+            ),
+            "error": Record({"code": _must(TEXT), "message": _must(TEXT), "details": _must(ANYTHING)}),
+            "item": Record({"id": _must(Any_("id")), "event": _must(Any_("event"))}),
+        },
+    ),
+    (
+        'A stream\'s items. "live" marks the end of what is replayed; "heartbeat" says that nothing matched for a while. Clients ignore\n'
+        "; members and kinds they do not know.",
+        {
+            "entry": Record(
+                {
+                    "cursor": _must(TEXT, "resume behind it to get what follows"),
+                    "kind": _must(Choice(ENTRY_KINDS)),
+                    "unit": _must(Any_("unit")),
+                    "deliveries": _may(COUNT, "of a consumer, this one included"),
+                }
+            ),
+            "written": Record({"cursor": _must(TEXT), "kind": _must(TEXT, "whatever it is"), "text": _must(SHOWN.type, SHOWN.doc)}),
+            "mark": Record({"cursor": _must(TEXT), "kind": _must(Choice(("live", "heartbeat")))}),
+            "other": Record({"cursor": _must(TEXT), "kind": _must(TEXT), "seq": _must(COUNT), "ts": _must(TS), "data": _must(ANYTHING)}),
+        },
+    ),
+    (
+        "",
+        {
+            "unit": Record(
+                {
+                    "id": _must(UNIT_ID, "UUIDv7"),
+                    "seq": _must(COUNT),
+                    "ts": _must(TS, "microseconds since the Unix epoch"),
+                    "context": _must(TEXT),
+                    "agent": _must(TEXT),
+                    "type": _must(UNIT_TYPE),
+                    "meta": _must(LABELS),
+                    "text": _may(TEXT),
+                    "payload": _may(Bytes(NO_BOUND)),
+                    "relationships": _must(_all(Record(_EDGE))),
+                    "entry": _may(COUNT, "where it arrived, if it was added there later"),
+                    "entry_context": _may(TEXT, "and in which context"),
+                },
+                one_of=("text", "payload"),
+            ),
+        },
+    ),
+    (
+        "A search's hit. The score is that of the mode; the parts are 0 where they were not asked. Marks are characters of the snippet.",
+        {
+            "hit": Record(
+                {
+                    "unit": _must(Any_("unit")),
+                    "score": _must(Number(0, 1)),
+                    "parts": _must(Record({"keyword": _must(Number(0, 1)), "semantic": _must(Number(0, 1))})),
+                    "snippet": _must(Record({"text": _must(TEXT), "marks": _must(_all(ListOf(COUNT, 2, least=2)), "from and to")})),
+                    "cursor": _must(TEXT),
+                }
+            ),
+        },
+    ),
+    (
+        "",
+        {
+            "context-info": Record(
+                {
+                    **{"id": _must(TEXT), "display_name": _must(TEXT), "meta": _must(LABELS), "agents": _must(_all(TEXT))},
+                    **{"pinned": _must(_all(UNIT_ID)), "units": _must(COUNT), "last_seq": _must(COUNT)},
+                    **{"created_at": _must(TS), "updated_at": _must(TS)},
+                    "more": _may(Const(True), "there are more agents or pinned units than are shown"),
+                }
+            ),
+            "consumer-info": Record(
+                {
+                    **{"id": _must(TEXT), "contexts": _must(_all(TEXT)), "filter": _must(ANYTHING), "key": _must(TEXT)},
+                    "visibility": _must(MICROSECONDS, "microseconds"),
+                    **{"deliveries": _must(COUNT), "cursor": _must(TEXT)},
+                    "lag": _must(COUNT, "in events of the log"),
+                    **{"waiting": _must(COUNT), "held": _must(COUNT), "parked": _must(COUNT)},
+                    "members": _must(_all(Record({"agent": _must(TEXT), "held": _must(COUNT), "prefetch": _must(COUNT)}))),
+                    **{"created_at": _must(TS), "updated_at": _must(TS)},
+                }
+            ),
+            "parked": Record(
+                {
+                    **{"cursor": _must(TEXT), "deliveries": _must(COUNT), "parked_at": _must(TS), "again": _must(Bool())},
+                    "unit": _must(Any_("unit / nil")),
+                }
+            ),
+            "agent-info": Record(
+                {
+                    **{"id": _must(TEXT), "units": _must(COUNT)},
+                    "first_seen": _must(_or_null(TS), "null: never"),
+                    "last_seen": _must(_or_null(TS), "null: never"),
+                    "present_since": _must(_or_null(TS), "null: not there now"),
+                    "holds": _must(_all(TEXT), "resources that it has locked, not all of very many"),
+                    "since": _may(TS, "since when it is a member"),
+                }
+            ),
+            "related": Record(
+                {
+                    **{"unit": _must(Any_("unit")), "distance": _must(COUNT)},
+                    "edge": _must(Record({**_EDGE, "source": _must(UNIT_ID, "the unit that has it")}), "the last one on the way"),
+                }
+            ),
+            "change": Record(
+                {
+                    "unit": _must(Any_("unit")),
+                    "chain": _must(Any_("[* related]"), "what led to it"),
+                    "more": _must(Bool(), "whether there is more of that"),
+                    "leases": _must(_all(Any_("change-lease")), "held for it"),
+                }
+            ),
+            "change-lease": Record(
+                {
+                    **{"token": _must(COUNT), "holder": _may(TEXT), "resources": _may(_all(TEXT)), "mode": _may(TEXT)},
+                    **{"reason": _may(TEXT), "granted_at": _may(TS)},
+                }
+            ),
+            "lock-info": Record(
+                {
+                    **{"token": _must(COUNT), **_CLAIM, "holder": _must(TEXT), "ttl": _must(MICROSECONDS), "granted_at": _must(TS)},
+                    "age": _must(MICROSECONDS, "microseconds"),
+                    "remaining": _must(_or_null(MICROSECONDS), "microseconds; null: as long as its session"),
+                    "renewals": _must(COUNT),
+                    "units": _may(Any_("[* unit]"), 'with "explain": the holder\'s last units'),
+                }
+            ),
+            "waiter-info": Record(
+                {
+                    **{"number": _must(COUNT), **_CLAIM, "agent": _must(TEXT), "waited": _must(MICROSECONDS, "microseconds")},
+                    "behind": _must(_all(COUNT), "tokens of leases in the way, at most 16; none: earlier waiters are"),
+                }
+            ),
+        },
+    ),
+)
+EVENTS = ("entry", "written", "mark", "other")
+
 _PREAMBLE = """\
 ; The wire of Engram, protocol version {major}.{minor}, in CDDL (RFC 8610).
 ; Printed from engramd/protocol/messages.py; a test keeps it current and validates real frames against it.
@@ -545,76 +744,9 @@ frame = client-frame / server-frame
 client-frame = hello / request / notice
 server-frame = answer / failure / item
 
-id = 0..9223372036854775807 / tstr .size (1..64)   ; chosen by the client, unique among what is under way
-
-answer  = {{ id: id, ok: true, result: result }}
-failure = {{ id: id / nil, ok: false, error: error }}   ; nil: the fault is the connection's, which then ends
-error   = {{ code: tstr, message: tstr, details: {{ * tstr => any }} }}
-item    = {{ id: id, event: event }}
+id = {id}   ; chosen by the client, unique among what is under way
 
 ; An answer or item with "text" may be up to eight times as large as the frame limit, since escapes take room.
-
-; A stream's items. "live" marks the end of what is replayed; "heartbeat" says that nothing matched for a while. Clients ignore
-; members and kinds they do not know.
-event = {{ cursor: tstr, kind: "unit_put" / "unit_added", unit: unit, ? deliveries: uint }}   ; deliveries: of a consumer, this one included
-      / {{ cursor: tstr, kind: tstr, text: bstr }}   ; with "form", whatever the kind
-      / {{ cursor: tstr, kind: "live" / "heartbeat" }}
-      / {{ cursor: tstr, kind: tstr, seq: uint, ts: uint, data: {{ * tstr => any }} }}
-
-unit = {{
-  id: bstr .size 16,          ; UUIDv7
-  seq: uint, ts: uint,        ; ts in microseconds since the Unix epoch
-  context: tstr, agent: tstr, type: unit-type, meta: labels,
-  (text: tstr // payload: bstr),
-  relationships: [* {{ type: relationship-type, target: bstr .size 16, meta: labels }}],
-  ? entry: uint, ? entry_context: tstr   ; where and in which context it arrived, if it was added there later
-}}
-unit-type = {types}
-relationship-type = {relationships}
-labels = {{ * tstr => tstr }}
-
-; A search's hit. The score is that of the mode; the parts are 0 where they were not asked. Marks are characters of the snippet.
-hit = {{
-  unit: unit, score: int / float, parts: {{ keyword: int / float, semantic: int / float }},
-  snippet: {{ text: tstr, marks: [* [from: uint, to: uint]] }},
-  cursor: tstr
-}}
-
-context-info = {{
-  id: tstr, display_name: tstr, meta: labels, agents: [* tstr], pinned: [* bstr .size 16],
-  units: uint, last_seq: uint, created_at: uint, updated_at: uint,
-  ? more: true   ; there are more agents or pinned units than are shown
-}}
-consumer-info = {{
-  id: tstr, contexts: [* tstr], filter: {{ * tstr => any }}, key: tstr, visibility: uint, deliveries: uint,
-  cursor: tstr, lag: uint, waiting: uint, held: uint, parked: uint, members: [* {{ agent: tstr, held: uint, prefetch: uint }}],
-  created_at: uint, updated_at: uint   ; visibility in microseconds; lag in events of the log
-}}
-parked = {{ cursor: tstr, deliveries: uint, parked_at: uint, again: bool, unit: unit / nil }}
-agent-info = {{
-  id: tstr, units: uint, first_seen: uint / nil, last_seen: uint / nil, present_since: uint / nil,   ; nil: never; or not there now
-  holds: [* tstr], ? since: uint   ; resources that it has locked, not all of very many; since when it is a member
-}}
-
-related = {{
-  unit: unit, distance: uint,
-  edge: {{ type: relationship-type, source: bstr .size 16, target: bstr .size 16, meta: labels }}   ; the last one on the way; source has it
-}}
-change = {{
-  unit: unit,
-  chain: [* related], more: bool,   ; what led to it; whether there is more of that
-  leases: [* {{ token: uint, ? holder: tstr, ? resources: [+ tstr], ? mode: tstr, ? reason: tstr, ? granted_at: uint }}]   ; held for it
-}}
-
-lock-info = {{
-  token: uint, resources: [+ tstr], mode: tstr, ? slots: uint, holder: tstr, ? session: tstr, reason: tstr, ttl: uint, granted_at: uint,
-  age: uint, remaining: uint / nil, renewals: uint,   ; microseconds; remaining nil: as long as its session
-  ? units: [* unit]   ; with "explain": the holder's last units
-}}
-waiter-info = {{
-  number: uint, resources: [+ tstr], mode: tstr, ? slots: uint, agent: tstr, ? session: tstr, reason: tstr, waited: uint,
-  behind: [* uint]   ; tokens of leases in the way, at most 16; none: earlier waiters are
-}}
 
 hello = {{ id: id, op: "hello", {hello} }}
 """
@@ -626,12 +758,15 @@ def cddl() -> str:
         _PREAMBLE.format(
             major=VERSION[0],
             minor=VERSION[1],
-            types=UNIT_TYPE.cddl(),
-            relationships=Choice(RELATIONSHIPS).cddl(),
+            id=ID.cddl(),
             hello=", ".join(HELLO.members()),
         )
     ]
-    rules = {name: name.replace("_", "-") for name in OPERATIONS}
+    for comment, shapes in SHAPES:
+        lines.append(f"; {comment}" if comment else "")
+        lines += [_rule(name, "", record, []) for name, record in shapes.items()] + [""]
+    lines.append(f"event = {' / '.join(EVENTS)}")
+    rules = {name: _hyphened(name) for name in OPERATIONS}
     lines.append("request = " + " / ".join(f"{rule}-request" for rule in rules.values()))
     lines.append("notice = " + " / ".join(NOTICES))
     lines.append("result = hello-result / " + " / ".join(f"{rule}-result" for rule in rules.values()) + "\n")
@@ -646,8 +781,47 @@ def cddl() -> str:
 
 
 def _rule(name: str, indent: str, record: Record, first: list[str]) -> str:
-    members = [f"  {member},  ; {field.doc}" for member, field in zip(record.members(), record.fields.values(), strict=True)]
+    docs = [field.doc for member, field in record.fields.items() if member not in record.one_of] + [""]
+    members = [f"  {member},  ; {doc}".removesuffix("  ; ") for member, doc in zip(record.members(), docs, strict=False)]
     return "\n".join([f"{indent}{name} = {{", *first, *members, f"{indent}}}"])
+
+
+def json_schema() -> JSON:
+    """The lines of `engram pipe` as one JSON Schema (draft 2020-12)."""
+    requests = {_hyphened(name): _line(name, operation.request) for name, operation in OPERATIONS.items()}
+    notices = {name: _line(name, record) for name, record in NOTICES.items()}
+    results = {_hyphened(name): operation.result.json(True) for name, operation in OPERATIONS.items()}
+    shapes = {name: record.json(True) for _, records in SHAPES for name, record in records.items() if name != "written"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A line of engram pipe",
+        "description": "On standard input requests and notices, on standard output answers, failures and items of streams. "
+        "The result of an operation NAME is #/$defs/NAME-result.",
+        "anyOf": _references(["request", "notice", "answer", "failure", "item"]),
+        "$defs": {
+            "request": {"oneOf": _references([f"{name}-request" for name in requests])},
+            "notice": {"oneOf": _references(list(notices))},
+            "id": ID.json(True),
+            **shapes,
+            "event": {"anyOf": _references([name for name in EVENTS if name in shapes])},
+            "result": {"anyOf": _references([f"{name}-result" for name in results])},
+            **notices,
+            **{f"{name}-request": {**schema, "description": OPERATIONS[name.replace("-", "_")].doc} for name, schema in requests.items()},
+            **{f"{name}-result": schema for name, schema in results.items()},
+        },
+    }
+
+
+def _line(op: str, record: Record) -> JSON:
+    return Record({"id": _must(Any_("id")), "op": _must(Const(op)), **record.fields}).json(False)
+
+
+def _hyphened(op: str) -> str:
+    return op.replace("_", "-")
+
+
+def _references(names: list[str]) -> list[JSON]:
+    return [{"$ref": f"#/$defs/{name}"} for name in names]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 from .times import format_ts
 from .unit import format_id, unit_json
 
-_TIMES = frozenset(
+TIMES = frozenset(  # members that are instants: microseconds on the wire, RFC 3339 in JSON
     [
         "ts",
         "created_at",
@@ -82,7 +82,7 @@ def plain(value: Any, key: str = "") -> Any:
         return [plain(member) for member in value]
     if isinstance(value, bytes):
         return format_id(value) if len(value) == 16 else value.hex()
-    if key in _TIMES and isinstance(value, int):
+    if key in TIMES and isinstance(value, int):
         return format_ts(value)
     return value
 

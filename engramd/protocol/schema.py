@@ -1,16 +1,22 @@
-"""Types of wire values: each checks a value and can print itself as CDDL (RFC 8610).
+"""Types of wire values: each checks a value, and prints itself as CDDL (RFC 8610) and, for `engram pipe`, as JSON Schema (draft 2020-12).
 
-Operations are declared with these in `messages`, so that validation and the documented schema cannot disagree.
+Operations are declared with these in `messages`, so that validation and the documented schemas cannot disagree. In JSON a request is as
+`pipe` reads it, and what comes back as it prints it: bytes and instants have another form there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .errors import EngramError
+from .render import TIMES
 from .resources import MAX_BYTES, problem
+
+JSON = dict[str, Any]  # a JSON Schema
+NO_BOUND = 2**32 - 1  # of what only answers hold
 
 
 class Type(Protocol):
@@ -21,6 +27,9 @@ class Type(Protocol):
 
     def cddl(self) -> str:
         """The type as a CDDL expression."""
+
+    def json(self, shown: bool) -> JSON:
+        """The type as JSON Schema: of a value that is `shown`, else of one that is asked with. What no JSON can say is an empty enum."""
 
 
 def invalid(name: str, problem: str) -> EngramError:
@@ -37,6 +46,10 @@ def bound(name: str, size: int, most: int, unit: str) -> None:
 def _kind(value: object) -> str:
     names = {str: "text", bytes: "bytes", bool: "a boolean", int: "an integer", float: "a float", dict: "a map", list: "a list"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _most(keyword: str, most: int) -> JSON:
+    return {} if most == NO_BOUND else {keyword: most}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,10 @@ class Text:
             raise invalid(name, "is not valid UTF-8") from None
 
     def cddl(self) -> str:
-        return f"tstr .size ({self.least}..{self.most})"
+        return "tstr" if self.most == NO_BOUND else f"tstr .size ({self.least}..{self.most})"
+
+    def json(self, shown: bool) -> JSON:
+        return {"type": "string", **({"minLength": 1} if self.least else {}), **_most("maxLength", self.most)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,9 @@ class Resource:
 
     def cddl(self) -> str:
         return f"tstr .size (1..{MAX_BYTES})"
+
+    def json(self, shown: bool) -> JSON:
+        return {"type": "string", "minLength": 1, "maxLength": MAX_BYTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +119,12 @@ class Bytes:
         bound(name, len(value), self.most, "bytes")
 
     def cddl(self) -> str:
-        return f"bstr .size ({self.least}..{self.most})"
+        return "bstr" if self.most == NO_BOUND else f"bstr .size ({self.least}..{self.most})"
+
+    def json(self, shown: bool) -> JSON:
+        if self.least == self.most == 16:  # a unit's id, which is asked for by its text
+            return {"type": "string", "format": "uuid"} if shown else {"enum": []}
+        return {"type": "string", "contentEncoding": "base64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +143,9 @@ class Int:
     def cddl(self) -> str:
         return f"{self.least}..{self.most}"
 
+    def json(self, shown: bool) -> JSON:
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -136,6 +163,9 @@ class Number:
     def cddl(self) -> str:
         return "int / float"
 
+    def json(self, shown: bool) -> JSON:
+        return {"type": "number", "minimum": self.least, "maximum": self.most}
+
 
 @dataclass(frozen=True, slots=True)
 class Bool:
@@ -147,6 +177,9 @@ class Bool:
 
     def cddl(self) -> str:
         return "bool"
+
+    def json(self, shown: bool) -> JSON:
+        return {"type": "boolean"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +193,30 @@ class Null:
     def cddl(self) -> str:
         return "nil"
 
+    def json(self, shown: bool) -> JSON:
+        return {"type": "null"}
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """One value: true, false or a text."""
+
+    value: bool | str
+
+    def check(self, value: object, name: str) -> None:
+        if value is not self.value and value != self.value:
+            raise invalid(name, f"must be {self.cddl()}")
+
+    def cddl(self) -> str:
+        return f'"{self.value}"' if isinstance(self.value, str) else str(self.value).lower()
+
+    def json(self, shown: bool) -> JSON:
+        return {"const": self.value}
+
 
 @dataclass(frozen=True, slots=True)
 class Any_:
-    """Any value; only in answers, whose shape another rule of the CDDL gives."""
+    """Any value; only in answers, whose shape another rule gives: `name`, `name / nil`, a list of such (`[* name]`), or a map."""
 
     rule: str
 
@@ -172,6 +225,14 @@ class Any_:
 
     def cddl(self) -> str:
         return self.rule
+
+    def json(self, shown: bool) -> JSON:
+        if self.rule.startswith("{"):
+            return {"type": "object"}
+        if self.rule.endswith(" / nil"):
+            return {"anyOf": [Any_(self.rule.removesuffix(" / nil")).json(shown), {"type": "null"}]}
+        reference = {"$ref": f"#/$defs/{re.sub(r'[^a-z-]', '', self.rule)}"}
+        return {"type": "array", "items": reference} if self.rule.startswith("[") else reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +248,9 @@ class Choice:
 
     def cddl(self) -> str:
         return " / ".join(f'"{option}"' for option in self.options)
+
+    def json(self, shown: bool) -> JSON:
+        return {"enum": list(self.options)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +271,11 @@ class ListOf:
             self.item.check(item, f"{name}[{index}]")
 
     def cddl(self) -> str:
-        return f"[{self.least}*{self.most} ({self.item.cddl()})]"
+        times = "*" if self.most == NO_BOUND else f"{self.least}*{self.most}"
+        return f"[{times} ({self.item.cddl()})]"
+
+    def json(self, shown: bool) -> JSON:
+        return {"type": "array", "items": self.item.json(shown), "minItems": self.least, **_most("maxItems", self.most)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +295,12 @@ class MapOf:
             self.value.check(item, f"{name}.{key}")
 
     def cddl(self) -> str:
-        return f"{{ 0*{self.most} ({self.key.cddl()}) => ({self.value.cddl()}) }}"
+        times = "*" if self.most == NO_BOUND else f"0*{self.most}"
+        return f"{{ {times} ({self.key.cddl()}) => ({self.value.cddl()}) }}"
+
+    def json(self, shown: bool) -> JSON:
+        keys, values = self.key.json(shown), self.value.json(shown)
+        return {"type": "object", "propertyNames": keys, "additionalProperties": values, **_most("maxProperties", self.most)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,21 +319,31 @@ class OneOf:
     def cddl(self) -> str:
         return " / ".join(f"({option.cddl()})" for _, option in self.options)
 
+    def json(self, shown: bool) -> JSON:
+        options = [option.json(shown) for _, option in self.options]
+        return {"anyOf": [option for option in options if option != {"enum": []}]}
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A named member of a map: its type, a sentence for the docs, and whether it must be there."""
+    """A named member of a map: its type, a sentence for the docs, whether it must be there, and whether only the wire has it, not JSON."""
 
     type: Type
     doc: str
     required: bool = False
+    wire: bool = False
 
 
 class Record:
-    """A map with known members. An unknown member is an error: what a peer asks for must never be ignored silently."""
+    """A map with known members. An unknown member is an error: what a peer asks for must never be ignored silently.
 
-    def __init__(self, fields: Mapping[str, Field]) -> None:
+    Args:
+        one_of: of these members there is exactly one.
+    """
+
+    def __init__(self, fields: Mapping[str, Field], one_of: Sequence[str] = ()) -> None:
         self.fields = fields
+        self.one_of = tuple(one_of)
         self._checks = {name: field.type.check for name, field in fields.items()}
         self._required = tuple(name for name, field in fields.items() if field.required)
 
@@ -284,7 +367,41 @@ class Record:
 
     def members(self) -> Sequence[str]:
         """Each member as a CDDL group entry."""
-        return [f"{'' if f.required else '? '}{name}: {f.type.cddl()}" for name, f in self.fields.items()]
+        choice = " // ".join(f"{name}: {self.fields[name].type.cddl()}" for name in self.one_of)
+        single = [f"{'' if f.required else '? '}{name}: {f.type.cddl()}" for name, f in self.fields.items() if name not in self.one_of]
+        return [*single, *([f"({choice})"] if choice else [])]
+
+    def json(self, shown: bool) -> JSON:
+        """As of a Type. Clients ignore members that they do not know; a request must not have any."""
+        fields = {_in_json(name): (name, field) for name, field in self.fields.items() if not field.wire}
+        properties = {name: _member(wired, field, shown) for name, (wired, field) in fields.items()}
+        choice = {"oneOf": [{"required": [_in_json(name)]} for name in self.one_of]} if self.one_of else {}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": [name for name, (_, field) in fields.items() if field.required],
+            **choice,
+            **({} if shown else {"additionalProperties": False}),
+        }
+
+
+def _in_json(name: str) -> str:
+    """What a member is called in JSON."""
+    return "payload_base64" if name == "payload" else name
+
+
+def _member(name: str, field: Field, shown: bool) -> JSON:
+    schema = field.type.json(shown)
+    if shown and name in TIMES:
+        schema = _instant(schema)
+    return {**schema, "description": field.doc} if field.doc else schema
+
+
+def _instant(schema: JSON) -> JSON:
+    """A time that is shown: text in place of a number."""
+    if "anyOf" in schema:
+        return {"anyOf": [_instant(option) for option in schema["anyOf"]]}
+    return {"type": "string", "format": "date-time"} if schema.get("type") == "integer" else schema
 
 
 def require_one(request: Mapping[str, Any], *names: str) -> None:

@@ -146,6 +146,17 @@ def test_what_is_malformed_is_answered_with_its_line_and_the_rest_goes_on(shell:
         '{"id": 1, "op": "put", "context": "c", "text": ' + "[" * 700 + "]" * 700 + "}",
         "[" * 100_000,
         '{"id": 1, "op": "status", "id\x00": 2}',
+        '{"id": 1, "op": "status", "id": 2}',
+        '{"id": 1, "op": "put", "context": "c", "text": "x", "meta": {"a": "1", "a": "2"}}',
+        '{"id": 1, "op": "search", "query": "x", "min_score": -Infinity}',
+        '{"id": 1, "op": "list", "context": "c", "limit": ' + "9" * 5000 + "}",
+        '{"id": "\\ud800", "op": "status"}',
+        '{"id": 1, "op": "put", "context": "c", "text": "x", "meta": {"\\udfff": "x"}}',
+        '{"id": 1, "op": "put", "context": "c", "\\ud800": "x"}',
+        '{"id": 1, "op": "get", "ids": [1], "form": "line"}',
+        '\ufeff{"id": 1, "op": "status"}',
+        '{"id": 1, "op": "status"}\x00',
+        '{"id": 1, "op": "status"} {"id": 2, "op": "status"}',
     ]
     good = {"id": "good", "op": "list", "context": name}
     requests = b"".join(lines([line, ""]) for line in bad) + b'{"id": 1, "op": "status\xff"}\n\r\n' + lines([good])[:-1]
@@ -349,3 +360,54 @@ def test_the_end_of_stdin_ends_a_wait_for_a_lock(shell: Shell, client: Client, n
         assert done.code == 0
         [answer] = [json.loads(line) for line in done.lines]
         assert (answer["id"], answer["ok"], answer["error"]["code"]) == ("w", False, "cancelled")
+
+
+def test_a_member_of_a_consumer_goes_on_when_the_daemon_is_replaced(alone: Shell) -> None:
+    alone.daemon()
+    client = alone.client()
+    client.put("c", "1")
+    pipe = alone.start("pipe", pipe_stdin=True)
+    pipe.say({"id": 1, "op": "consume", "consumer": "w", "contexts": ["c"], "follow": True})
+    pipe.expect(lambda lines: any('"text": "1"' in line for line in lines), "a unit")
+    cursor = next(line["event"]["cursor"] for line in pipe.objects if "unit" in line.get("event", {}))
+    pipe.say({"id": 2, "op": "ack", "consumer": "w", "entries": [cursor]})
+    pipe.expect(lambda lines: any('"id": 2, "ok": true' in line for line in lines), "the answer")
+    alone.kill_daemon()
+    alone.daemon()
+    alone.client().put("c", "2")
+    pipe.expect(lambda lines: any('"text": "2"' in line for line in lines), "the next unit")
+    pipe.hang_up()
+    assert (pipe.wait(), pipe.errors) == (0, [])
+
+
+def test_a_reader_that_stands_still_stops_its_streams_and_not_its_writes(shell: Shell, client: Client, name: str) -> None:
+    for _ in range(30):
+        client.put_many(name, [{"text": "x" * 10_000} for _ in range(40)])  # 12 MB, where 1 MiB is sent unasked
+    with subprocess.Popen([BIN / "engram", "pipe"], env=shell.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as pipe:
+        assert pipe.stdin is not None
+        assert pipe.stdout is not None
+        pipe.stdin.write(lines([{"id": "s", "op": "tail", "contexts": [name], "after": 0, "follow": True}]))
+        pipe.stdin.flush()
+        written = f"{name} written"
+        for number in range(200):
+            pipe.stdin.write(lines([{"id": number, "op": "put", "context": written, "text": str(number)}]))
+            pipe.stdin.flush()
+        until(lambda: written in client.names("contexts", written), "the writes' context")
+        until(lambda: len(list(client.list(written))) == 200, "all writes, of which no answer was read")
+        resident = next(line for line in Path(f"/proc/{pipe.pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+        assert int(resident.split()[1]) < 80 * 1024
+        pipe.stdin.close()
+        got = [json.loads(line) for line in pipe.stdout]
+        assert pipe.wait(PATIENCE) == 0
+    assert sorted(line["id"] for line in got if line.get("ok") and line["id"] != "s") == list(range(200))
+    assert len([line for line in got if "unit" in line.get("event", {})]) < 1200, "the end of stdin ends the stream"
+
+
+def test_a_stream_that_was_not_read_for_a_while_is_whole(shell: Shell, client: Client, name: str) -> None:
+    for _ in range(5):
+        client.put_many(name, [{"text": "x" * 10_000} for _ in range(100)])
+    request = json.dumps({"id": 1, "op": "tail", "contexts": [name], "after": 0})
+    done = shell.script(f"echo '{request}' | engram pipe | (sleep 1; cat)")
+    seqs = [json.loads(line)["event"]["unit"]["seq"] for line in done.lines if '"unit"' in line]
+    assert len(seqs) == 500
+    assert seqs == sorted(seqs)

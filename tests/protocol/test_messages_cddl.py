@@ -31,6 +31,7 @@ def _for_pycddl(text: str) -> str:
     the schema says, but that the length of a map's keys is left open."""
     text = re.sub(r"(?<=[ (])([a-z_]+): ", r'"\1": ', text)
     text = re.sub(r"\(tstr \.size \(\d+\.\.\d+\)\) =>", "tstr =>", text)
+    text = text.replace("(tstr) => ", "tstr => ").replace("([2*2", "[2*2").replace(")])]", ")]]")
     return text.replace("({ ", "{ ").replace(" })]", " }]")
 
 
