@@ -597,7 +597,6 @@ def mcp(
     "run",
     ("Run an agent under a name, and keep what it prints", "engram run --agent builder --context work -- date"),
     ("Run one that speaks JSON lines", "engram run --stdio jsonl -- cat payload"),
-    ("See what it printed", "engram list work --meta stream=stdout"),
 )
 def run(
     common: Common,
