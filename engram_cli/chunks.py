@@ -14,6 +14,7 @@ from engramd.protocol.messages import META, UNIT_TYPE
 SIZE = 64 * 1024  # bytes of one chunk at most
 SECONDS = 0.2  # between the first byte of a chunk and its end at most
 LINE = 1024 * 1024  # bytes of a line that is read as JSON at most
+LABELS = 4096  # bytes of its labels at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,9 @@ class Cutter:
 class Lines(Cutter):
     """Cuts a stream of JSON lines: each that is an object with the `type` of a unit becomes one; all else is cut as any output is."""
 
-    def __init__(self, meta: dict[str, str], most: int = SIZE) -> None:
+    def __init__(self, meta: dict[str, str], most: int = SIZE, longest: int = LINE) -> None:
         super().__init__(meta, most)
+        self._longest = longest
         self._line = bytearray()
         self._too_long = False
 
@@ -102,7 +104,7 @@ class Lines(Cutter):
             yield from self._take_line(line, now)
             self._too_long = False
         self._line += rest
-        if self._too_long or len(self._line) > LINE:
+        if self._too_long or len(self._line) > self._longest:
             begun, self._line, self._too_long = bytes(self._line), bytearray(), True
             yield from super().take(begun, now)
 
@@ -132,6 +134,8 @@ def said_in(line: bytes) -> tuple[str, dict[str, str], bytes] | None:
         UNIT_TYPE.check(value.get("type"), "type")
         meta = value.get("meta", {})
         META.check(meta, "meta")
+        if sum(len(key) + len(label) for key, label in meta.items()) > LABELS:
+            return None
         text = value.get("text")
         return value["type"], meta, text.encode() if isinstance(text, str) else line.rstrip(b"\r\n")
     except (ValueError, RecursionError, EngramError):

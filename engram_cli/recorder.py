@@ -22,7 +22,7 @@ from typing import Any
 from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MAX_META_VALUE
 
-from .chunks import SIZE, Chunk, Cutter, Lines
+from .chunks import LINE, SIZE, Chunk, Cutter, Lines
 from .client import Client
 from .core import RETRY_SECONDS
 from .keeper import let_go
@@ -84,12 +84,14 @@ class Recorder:
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
+            code = 1
             try:
                 _Recording(client, plan, reading, tells, pipe).run()
+                code = 0
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
-                os._exit(0)
+                os._exit(code)
         os.close(reading)
         os.close(tells)
         with os.fdopen(told, "rb") as file:
@@ -119,7 +121,9 @@ class Recorder:
 
     def finish(self) -> bool:
         """Wait until all is recorded, or given up, of which the recorder itself tells people. False if it was killed."""
-        os.close(self._pipe)
+        with self._lock:  # output may still come of processes that the command left behind
+            os.close(self._pipe)
+            self._pipe = -1
         _, status = os.waitpid(self._pid, 0)
         return os.waitstatus_to_exitcode(status) == 0
 
@@ -139,14 +143,15 @@ class _Recording:
         self._room = threading.Event()
         self._news, self._tell = os.pipe()
         os.set_blocking(self._tell, False)
-        self._start_id: bytes | None = None
+        self._start_id: bytes | None = None  # of the unit that all others respond to
+        self._has_begun = False
         self._number = 0
         self._lost = 0  # bytes of output
         self._why: EngramError | None = None  # what was the matter when the last request failed, while no other has succeeded
         self._blame = ""
         self._first: EngramError | None = None  # why no daemon could be reached at all, while that is so
         self._well = time.monotonic()  # when the daemon was last seen
-        self._ended = 0.0  # when the last word came
+        self._ended = 0.0  # when the last word came, or should have
         self._has_waited = False
         self._is_over = False
         self._terminal = (os.dup(0), termios.tcgetattr(0)) if plan.terminal else None
@@ -155,11 +160,10 @@ class _Recording:
         let_go(pipe, self._news, self._tell, *kept, *([self._terminal[0]] if self._terminal else []))
         client.autostart = False
         client.timeout = PATIENCE
-        size = min(SIZE, client.server.get("limits", {}).get("max_payload", SIZE))
-        self._cutters = {
-            stream: (Lines if plan.lines and stream == "stdout" else Cutter)({"run": plan.run, "stream": stream}, size)
-            for stream in STREAMS[1:]
-        }
+        most = client.server.get("limits", {}).get("max_payload", LINE)
+        self._cutters = {stream: Cutter({"run": plan.run, "stream": stream}, min(SIZE, most)) for stream in STREAMS[1:]}
+        if plan.lines:
+            self._cutters["stdout"] = Lines({"run": plan.run, "stream": "stdout"}, min(SIZE, most), min(LINE, most))
 
     def _greet(self, tells: int) -> None:
         try:
@@ -261,7 +265,7 @@ class _Recording:
         threading.Thread(target=self._take_all, daemon=True).start()
         while True:
             is_over = self._is_over  # looked at first, so that nothing can be queued afterwards
-            batch = self._spool.head(BATCH_BYTES, BATCH if self._start_id is not None else 1)
+            batch = self._spool.head(BATCH_BYTES, BATCH if self._has_begun else 1)
             if batch:
                 self._put(batch)
             elif is_over:
@@ -270,8 +274,7 @@ class _Recording:
                 self._went_well()
                 self._rest()
             if self._is_hopeless():
-                for chunk in self._spool.head(2**62, 2**62):
-                    self._lose(chunk.size, self._first or self._why or EngramError("unavailable", "nobody took it"))
+                self._lose(self._spool.size, self._first or self._why or EngramError("unavailable", "nobody took it"))
                 break
         self._client.close()
         if self._lost:
@@ -309,7 +312,7 @@ class _Recording:
                 continue
             try:
                 result = self._client.request("put", fields)
-                self._start_id = self._start_id or result["id"]
+                self._start_id = self._start_id if self._has_begun else result["id"]
                 self._went_well()
                 break
             except EngramError as error:
@@ -317,7 +320,6 @@ class _Recording:
                     self._client.close()  # what was sent in part can be followed by nothing
                     self._failed(error)
                     continue
-                self._start_id = self._start_id or bytes(16)
                 for chunk in batch:
                     self._lose(chunk.size, error)
                 self._blame = error.message
@@ -325,6 +327,7 @@ class _Recording:
         else:
             return
         self._number += 1
+        self._has_begun = True
         self._spool.drop(len(batch))
         self._room.set()
 
@@ -341,7 +344,7 @@ class _Recording:
 
     def _is_hopeless(self) -> bool:
         """Whether the command has ended, and there has been no daemon for so long that none is waited for."""
-        return bool(self._ended and self._why) and time.monotonic() > max(self._ended, self._well) + self._plan.patience
+        return self._is_over and self._why is not None and time.monotonic() > max(self._ended, self._well) + self._plan.patience
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -13,7 +13,7 @@ from .chunks import Chunk
 
 MEMORY = 8 * 1024 * 1024  # bytes that are kept in memory
 DISK = 1024 * 1024 * 1024  # bytes that are kept in the file
-COUNT = 50_000  # chunks, however small
+COUNT = 20_000  # chunks, however small
 SLOT = 64 * 1024  # bytes of the file that are used at a time
 
 
@@ -93,7 +93,7 @@ class Spool:
         with self._lock:
             left = most_bytes
             for kept in self._queue:
-                left -= kept.length
+                left -= max(kept.length, kept.chunk.size)
                 if found and (left < 0 or len(found) == most):
                     break
                 found.append(self._read(kept))

@@ -27,7 +27,6 @@ from ..core import RETRY_SECONDS, Bookmark, Membership, Patience, lost, repeatab
 MAX_LINE = 2 * MAX_PAYLOAD
 MAX_UNREAD = 8 * 1024 * 1024  # bytes of answers and items that nobody reads; then no more is read from stdin or the daemon
 _READ_BYTES = 64 * 1024
-_ONLY_WIRE = "form"  # has the daemon write units out, for clients that do not want JSON
 
 
 def run(common: Common, schema: bool) -> None:
@@ -279,9 +278,11 @@ class Pipe:
             raise EngramError("unknown_op", f"there is no operation {str(op)[:60]!r}; there are {', '.join(OPERATIONS)}")
         if request_id in self._under_way:
             raise EngramError("invalid", f"id: {request_id!r} is in use by a request under way")
-        if _ONLY_WIRE in fields and _ONLY_WIRE in OPERATIONS[op].request.fields:
-            raise EngramError("invalid", "form: pipe shows units as JSON; leave it out")
-        OPERATIONS[op].request.check(fields)
+        record = OPERATIONS[op].request
+        for name, field in record.fields.items():
+            if field.wire and name in fields:
+                raise EngramError("invalid", f"{name}: pipe shows everything as JSON; leave it out")
+        record.check(fields)
         while not self._client.connected:
             self._receive()  # what had arrived, and then that it is lost
         self._client.send(op, fields, request_id)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import shlex
 import signal
+import struct
+import termios
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +29,7 @@ CONTEXT = "runs"  # where nothing else is configured
 FORMS = ("text", "jsonl")
 AFTERMATH = 1.0  # seconds for which the output of processes that the command left behind is still passed on
 _READ = 256 * 1024
+_LOOK = 0.02  # seconds between looks at whether all is passed on
 
 
 def run(common: Common, words: list[str], context: str | None, agent: str | None, stdio: str) -> None:
@@ -103,25 +108,56 @@ class Pump(threading.Thread):
     def __init__(self, source: int, sink: int, stream: str, recorder: Recorder) -> None:
         super().__init__(daemon=True)
         self.problem: OSError | None = None
+        self._lock = threading.Lock()
+        self._taken = self._passed = 0
         self._source, self._sink, self._stream, self._recorder = source, sink, stream, recorder
 
     def run(self) -> None:
         """Do so until its end."""
-        while data := self._read():
+        while data := self._take():
             try:
                 write_all(self._sink, data)
             except OSError as error:
                 self.problem = error
             self._recorder.record(self._stream, data)
+            self._passed += len(data)
             if self.problem is not None:
                 break
         os.close(self._source)
 
-    def _read(self) -> bytes:
+    def _take(self) -> bytes:
+        select.select([self._source], [], [])
+        with self._lock:
+            try:
+                data = os.read(self._source, _READ)
+            except OSError:  # how a terminal says that nobody has it open any more
+                return b""
+            self._taken += len(data)
+            return data
+
+    def finish(self, until: float) -> None:
+        """The command has ended: return when all it has printed is passed on, however long that takes.
+
+        Args:
+            until: up to when more is passed on of what processes print that it has left behind, by the monotonic clock.
+        """
+        with self._lock:
+            printed = self._taken + self._waiting()
+        while self.is_alive() and (self._passed < printed or time.monotonic() < until or self._is_hung_up()):
+            self.join(_LOOK)
+
+    def _waiting(self) -> int:
+        """Bytes that can be read now."""
         try:
-            return os.read(self._source, _READ)
-        except OSError:  # how a terminal says that nobody has it open any more
-            return b""
+            return int(struct.unpack("i", fcntl.ioctl(self._source, termios.FIONREAD, bytes(4)))[0])
+        except OSError:
+            return 0
+
+    def _is_hung_up(self) -> bool:
+        """Whether nobody is left who could print more."""
+        poll = select.poll()
+        poll.register(self._source, 0)
+        return bool(poll.poll(0))
 
 
 def _in_pipes(command: Sequence[str], environment: Mapping[str, str], recorder: Recorder) -> tuple[int, Group]:
@@ -168,10 +204,10 @@ def _start(pumps: Sequence[Pump]) -> None:
 
 
 def _finish(pumps: Sequence[Pump]) -> None:
-    """Pass on what is left, and a little of what processes still write that the command has left behind."""
+    """Pass on what is left, and for a moment what processes still print that the command has left behind."""
     until = time.monotonic() + AFTERMATH
     for pump in pumps:
-        pump.join(max(0.0, until - time.monotonic()))
+        pump.finish(until)
         if pump.problem is not None and not isinstance(pump.problem, BrokenPipeError):
             note(f"engram: the command's output cannot be written: {pump.problem.strerror}")
 

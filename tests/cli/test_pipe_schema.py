@@ -175,6 +175,8 @@ def test_real_lines_of_every_operation_fit(alone: Shell) -> None:
     ask("agents", context="c")
     ask("names", kind="contexts", prefix="")
     ask("status")
+    assert ask("metrics")["metrics"]
+    assert ask("metrics", form="prometheus")["text"]
     failed = talk.say("get", ids=["999999"])
     assert [line["ok"] for line in talk.lines(lambda line: line.get("id") == failed)][-1] is False
     ask("shutdown")

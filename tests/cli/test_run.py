@@ -206,6 +206,13 @@ def test_what_the_command_leaves_behind_is_not_waited_for(shell: Shell, name: st
     assert done.seconds < 15
 
 
+def test_a_slow_reader_gets_all_of_it(shell: Shell, name: str) -> None:
+    done = shell.script(f"engram run --context '{name}' -- seq 300000 | (sleep 3; tail -n 1)")  # more than the pipes between them hold
+    assert done.out == "300000\n"
+    left = shell.script(f"engram run --context '{name}' -- sh -c 'sleep 30 & seq 300000' | (sleep 3; tail -n 1)")
+    assert left.out == "300000\n"
+
+
 def test_nothing_of_ours_is_left_open_in_the_command(shell: Shell, name: str) -> None:
     done = shell.ok("run", "--context", name, "--", sys.executable, "-c", "import os; print(*os.listdir('/proc/self/fd'))")
     assert len(done.out.split()) == 4, "the fourth is the listing's own"

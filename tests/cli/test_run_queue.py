@@ -61,6 +61,7 @@ def test_the_end_of_a_character_is_waited_for() -> None:
             st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=12),
             st.builds(lambda kind, text: json.dumps({"type": kind, "text": text}), st.sampled_from([*TYPES, "none"]), st.text(max_size=5)),
         ),
+        min_size=1,
         max_size=12,
     ),
     size=st.integers(1, 40),
