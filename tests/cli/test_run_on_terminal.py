@@ -115,12 +115,11 @@ def test_a_job_in_the_background_leaves_the_keys_to_the_shell(served: Shell, typ
 
 
 def test_the_size_follows(served: Shell, typing: Typing) -> None:
-    typing.type('engram run -- bash -c \'trap "stty size" WINCH; echo rea""dy; while :; do sleep 0.05; done\'')
+    typing.type('engram run -- bash -c \'trap "stty size; exit 7" WINCH; echo rea""dy; while :; do sleep 0.05; done\'; echo code $?')
     typing.see("ready")
     termios.tcsetwinsize(typing._fd, (11, 22))
     typing.see("11 22")
-    typing.press(CTRL_C)
-    typing.see(PROMPT)
+    typing.see("code 7")
 
 
 def test_a_command_that_changes_the_modes_of_its_terminal_changes_those_of_ours_for_no_longer(served: Shell, typing: Typing) -> None:
