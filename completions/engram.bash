@@ -219,6 +219,7 @@ _engram_values() {
         modes*) _engram_offer hybrid keyword semantic ;;
         colors*) _engram_offer auto always never ;;
         acks*) _engram_offer auto manual ;;
+        forms*) _engram_offer text jsonl ;;
         places*) _engram_offer start now ;;
         shells*) _engram_offer bash zsh fish ;;
         contexts*) _engram_names contexts ;;
@@ -244,7 +245,7 @@ _engram_verbs() {
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         consumer) _engram_offer create list show ack parked retry reset delete ;;
         daemon) _engram_offer run start stop restart status install uninstall logs socket ;;
-        *) _engram_offer put get list tail ask related why search agents status metrics top lock unlock renew locks guard pipe help demo completion context consumer daemon ;;
+        *) _engram_offer put get list tail ask related why search agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion context consumer daemon ;;
     esac
 }
 
@@ -385,6 +386,22 @@ _engram_declare() {
             arguments=('files*')
             ;;
         'pipe')
+            options=(
+                '--schema|flag|-'
+            )
+            ;;
+        'mcp')
+            options=(
+                '--max-bytes|once|-'
+            )
+            ;;
+        'run')
+            options=(
+                '--context|once|contexts'
+                '--agent|once|agents'
+                '--stdio|once|forms'
+            )
+            arguments=('-*')
             ;;
         'help')
             arguments=('verbs*')

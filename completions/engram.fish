@@ -62,7 +62,7 @@ function __engram_names --argument-names kind
 end
 
 set -g __engram_groups context consumer daemon
-set -g __engram_takes '^(--(ack|after|agent|as|color|consumer|context|dedupe|deliveries|depth|direction|display-name|expect-seq|fence|file|from|grace|key|kind|limit|lines|meta|min-score|mode|prefetch|reason|rel|related-to|reply-to|since|slots|socket|timeout|to|ttl|type|unset|until|visibility)|-[fhv]*[En])$'
+set -g __engram_takes '^(--(ack|after|agent|as|color|consumer|context|dedupe|deliveries|depth|direction|display-name|expect-seq|fence|file|from|grace|key|kind|limit|lines|max-bytes|meta|min-score|mode|prefetch|reason|rel|related-to|reply-to|since|slots|socket|stdio|timeout|to|ttl|type|unset|until|visibility)|-[fhv]*[En])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
@@ -83,6 +83,8 @@ complete -c engram -n "__engram_at ''" -a renew -d 'Have a lock last its full ti
 complete -c engram -n "__engram_at ''" -a locks -d 'List the locks that are held, by token, then those who wait, in order'
 complete -c engram -n "__engram_at ''" -a guard -d 'Exit 75 when another holds a lock on any of the paths, and say who, since when, why, and what they did last'
 complete -c engram -n "__engram_at ''" -a pipe -d 'Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection'
+complete -c engram -n "__engram_at ''" -a mcp -d 'Serve the operations as tools of the Model Context Protocol, on stdin and stdout'
+complete -c engram -n "__engram_at ''" -a run -d 'Run an agent with an identity, a session and presence, and record what it prints, which is passed on unchanged'
 complete -c engram -n "__engram_at ''" -a help -d 'Explain a command'
 complete -c engram -n "__engram_at ''" -a demo -d 'Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back'
 complete -c engram -n "__engram_at ''" -a completion -d 'Print a shell\'s completions'
@@ -204,6 +206,11 @@ complete -c engram -n "__engram_at 'renew' 0" -a '(__engram_names locks)'
 complete -c engram -n "__engram_at 'locks' 0 +" -F
 complete -c engram -n "__engram_at 'guard'" -l staged -d 'The files that git is about to commit'
 complete -c engram -n "__engram_at 'guard' 0 +" -F
+complete -c engram -n "__engram_at 'pipe'" -l schema -d 'Print the JSON Schema of all lines, and do nothing else'
+complete -c engram -n "__engram_at 'mcp'" -l max-bytes -x -d 'The most bytes of text in one answer'
+complete -c engram -n "__engram_at 'run'" -l context -x -a '(__engram_names contexts)' -d 'Where its output goes [ENGRAM_CONTEXT, else runs]'
+complete -c engram -n "__engram_at 'run'" -l agent -x -a '(__engram_names agents)' -d 'Who it is [ENGRAM_AGENT, else your user name]'
+complete -c engram -n "__engram_at 'run'" -l stdio -x -a 'text jsonl' -d 'text, or jsonl: each JSON line of its output is a unit, by its type'
 complete -c engram -n "__engram_at 'help' 0" -a put -d 'Append a unit to a context and print its id'
 complete -c engram -n "__engram_at 'help' 0" -a get -d 'Print units\' payloads, byte for byte like cat; with --json the whole units'
 complete -c engram -n "__engram_at 'help' 0" -a list -d 'List the units of a context, oldest first'
@@ -222,6 +229,8 @@ complete -c engram -n "__engram_at 'help' 0" -a renew -d 'Have a lock last its f
 complete -c engram -n "__engram_at 'help' 0" -a locks -d 'List the locks that are held, by token, then those who wait, in order'
 complete -c engram -n "__engram_at 'help' 0" -a guard -d 'Exit 75 when another holds a lock on any of the paths, and say who, since when, why, and what they did last'
 complete -c engram -n "__engram_at 'help' 0" -a pipe -d 'Speak JSON lines: requests on stdin, answers and stream items on stdout, over one connection'
+complete -c engram -n "__engram_at 'help' 0" -a mcp -d 'Serve the operations as tools of the Model Context Protocol, on stdin and stdout'
+complete -c engram -n "__engram_at 'help' 0" -a run -d 'Run an agent with an identity, a session and presence, and record what it prints, which is passed on unchanged'
 complete -c engram -n "__engram_at 'help' 0" -a help -d 'Explain a command'
 complete -c engram -n "__engram_at 'help' 0" -a demo -d 'Show the product in 15 seconds, in a temporary directory: two agents, a live tail, a reader that comes back'
 complete -c engram -n "__engram_at 'help' 0" -a completion -d 'Print a shell\'s completions'
