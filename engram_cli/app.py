@@ -403,6 +403,61 @@ def search(
 
 @leaf(
     app,
+    "pack",
+    ("Assemble what matters for the next step, in 8000 tokens", "engram pack work --budget 8000"),
+    ("Have what fits a question in it, too", "engram pack work --budget 8000 --query 'why did two fail'"),
+    ("See why each unit is in or out", "engram pack work --budget 500 --explain"),
+    ("See what is new since a pack at seq 4", "engram pack work --budget 8000 --diff 4"),
+    ("Write down what was shown, to make it again later", "engram pack work --budget 8000 --record > prompt.md"),
+)
+def pack(
+    common: Common,
+    contexts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CONTEXT", help="The contexts; . stands for $ENGRAM_CONTEXT. With --verify, where to look."),
+    ] = None,
+    budget: Annotated[int | None, typer.Option("--budget", metavar="N", min=1, max=MOST, help="The largest size of the whole.")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", metavar="SIZE", help="What N counts: tokens, chars or bytes [tokens].")] = None,
+    counter: Annotated[
+        str | None,
+        typer.Option("--counter", metavar="COUNTER", help="What counts tokens: estimate, or tokenizer, the daemon's own [estimate]."),
+    ] = None,
+    query: Annotated[str | None, typer.Option("--query", metavar="TEXT", help="Words; what fits them best goes in, too.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", metavar="POLICY", help="default, errors-first, or a file (X.toml, or with a slash) [default]."),
+    ] = None,
+    at: Annotated[str | None, typer.Option("--at", metavar="SEQ", help="As the log stood at this seq or cursor [its end].")] = None,
+    format: Annotated[str | None, typer.Option("--format", metavar="FORMAT", help="md, json or xml [md].")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print why each unit is in or out, instead of the pack.")] = False,
+    diff: Annotated[
+        str | None, typer.Option("--diff", metavar="SEQ", help="Print only what a reader of the same pack at this seq has not seen.")
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Put the manifest into the first context, for --verify.")] = False,
+    manifest: Annotated[str | None, typer.Option("--manifest", metavar="F", help="Write the manifest to a file, too.")] = None,
+    verify: Annotated[
+        str | None,
+        typer.Option("--verify", metavar="HASH", help="Make a recorded pack again, and say whether it is identical (else exit 1)."),
+    ] = None,
+) -> None:
+    """Assemble units for a prompt: the pinned ones, the recent ones, what relates to those, what a query finds. Never over the budget.
+
+    The same log up to a seq, options and policy give the same bytes, at any later time. With --json, print the manifest instead: what went
+    in, why, what was left out, and the hash by which the pack is known.
+    """
+    from .commands import pack as command
+
+    given = {"unit": unit, "counter": counter, "query": query, "at": at, "since": diff, "format": format, "explain": explain or None}
+    if verify is None:
+        command.run(common, contexts or [], budget, given, policy, record, manifest)
+    else:
+        command.verify(
+            common, contexts or [], verify, {**given, "budget": budget, "policy": policy, "record": record, "manifest": manifest}
+        )
+
+
+@leaf(
+    app,
     "agents",
     ("List everyone", "engram agents"),
     ("List a context's members", "engram agents work"),

@@ -344,6 +344,32 @@ def _hit(hit: dict[str, Any]) -> Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Pack:
+    """Units assembled for a prompt.
+
+    Attributes:
+        text: the pack, UTF-8.
+        manifest: what it was made of: `inputs`, `hash`, `used`, `units` with why each went in, `left_out`.
+    """
+
+    text: bytes
+    manifest: dict[str, Any]
+
+
+def pack(*contexts: str, budget: int, **options: Any) -> Call[Pack]:
+    """Assemble units of contexts for a prompt, within a budget.
+
+    Args:
+        budget: the largest size of the whole.
+        options: `unit` of the budget (`tokens`, `chars` or `bytes`), `counter` (`estimate` or `tokenizer`), `query`, `policy` (a name or a
+            table), `at` (a seq or cursor), `since` (only what a pack at that seq has not), `format` (`md`, `json` or `xml`), `explain`
+            (name every unit that was left out), `wait` (milliseconds for the search index).
+    """
+    fields = {"contexts": [*contexts], "budget": budget, **options}
+    return Call("pack", fields, lambda answer: Pack(answer["text"], answer["manifest"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Related:
     """A unit that relationships lead to.
 

@@ -31,7 +31,7 @@ from engramd.protocol.times import elapsed
 from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
-from .calls import Call, Change, Found, Hit, Pages, PutResult, Related, Relations
+from .calls import Call, Change, Found, Hit, Pack, Pages, PutResult, Related, Relations
 from .core import (
     ANSWER_SECONDS,
     RETRY_SECONDS,
@@ -59,6 +59,7 @@ __all__ = [
     "Found",
     "Hit",
     "Lease",
+    "Pack",
     "PutResult",
     "Related",
     "Relations",
@@ -418,6 +419,7 @@ class Client:
     get = _asked(calls.get)
     list = _paged(calls.list_)
     search = _asked(calls.search)
+    pack = _asked(calls.pack)
     related = _asked(calls.related)
     why = _paged(calls.why)
     context_create = _asked(calls.context_create)

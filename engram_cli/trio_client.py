@@ -431,6 +431,7 @@ class Client:
     get = _asked(calls.get)
     list = _paged(calls.list_)
     search = _asked(calls.search)
+    pack = _asked(calls.pack)
     related = _asked(calls.related)
     why = _paged(calls.why)
     context_create = _asked(calls.context_create)

@@ -124,6 +124,12 @@ class Config:
         '"builtin"',
         "builtin",
     )
+    tokenizer: str = _option(
+        _text,
+        "A file that counts the tokens of packs: a tokenizer.json, or cl100k_base.tiktoken or o200k_base.tiktoken.",
+        '"/path/to/tokenizer.json"',
+        "",
+    )
     ready_fd: int | None = _option(
         _within(_whole, 0, 65536), "File descriptor that gets the line 'ready', or what went wrong; then it is closed.", "3", flag_only=True
     )

@@ -126,7 +126,7 @@ async def _run(
         log,
         config.max_payload,
         {"socket": listener.address, "data_dir": str(config.data_path()), **({"metrics": http.address} if http else {})},
-        search_settings=Settings(config.data_path() / "search", config.embedder),
+        search_settings=Settings(config.data_path() / "search", config.embedder, config.tokenizer),
         min_free=config.min_free,
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

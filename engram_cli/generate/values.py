@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from engramd.protocol.messages import DIRECTIONS, KINDS, NAMED, SEARCH_MODES
+from engramd.protocol.messages import COUNTERS, DIRECTIONS, KINDS, NAMED, POLICIES, SEARCH_MODES, UNITS_OF_SIZE
+from engramd.protocol.packs import FORMATS
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from ..common import COLORS
@@ -30,6 +31,10 @@ SOURCES = {
     "TOKEN": "locks",
     "SHELL": "shells",
     "VERB": "verbs",
+    "SIZE": "sizes",
+    "COUNTER": "counters",
+    "FORMAT": "formats",
+    "POLICY": "policies",
 }
 FREE = frozenset(
     {
@@ -48,6 +53,8 @@ FREE = frozenset(
         "CODE",
         "ENTRY",
         "PATH:TOKEN",
+        "SEQ",
+        "HASH",
         "-- OPTION",
         "-- COMMAND",
     }
@@ -65,6 +72,10 @@ WORDS: dict[str, tuple[str, ...]] = {
     "forms": ("text", "jsonl"),
     "places": ("start", "now"),
     "shells": SHELLS,
+    "sizes": UNITS_OF_SIZE,
+    "counters": COUNTERS,
+    "formats": FORMATS,
+    "policies": POLICIES,
 }
 NAMES = NAMED  # what `engram __complete` is asked for
 ANYTHING = "-"

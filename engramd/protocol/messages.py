@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .packs import FORMATS
 from .paths import MAX_PATHS
 from .schema import (
     JSON,
@@ -54,6 +55,7 @@ MAX_QUERY = 4096  # bytes of a search's query
 MAX_WAIT = 3_600_000  # milliseconds
 PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
 MAX_DISTANCE = 1000  # edges between a unit and those that are related to it
+MAX_BUDGET = 1_000_000  # of a pack, in its unit
 
 PERMISSIONS = ("read", "write", "lock", "admin")
 
@@ -159,6 +161,9 @@ KINDS = (  # of events, in the order of their codes
     "agents_gone",
 )
 DIRECTIONS = ("in", "out", "both")
+UNITS_OF_SIZE = ("tokens", "chars", "bytes")
+COUNTERS = ("estimate", "tokenizer")
+POLICIES = ("default", "errors-first")  # that are built in
 FORMS = ("json", "line", "raw")  # JSON objects; `seq⇥ts⇥agent⇥type⇥text`; payloads
 FORM = Field(Choice(FORMS), "have the daemon write units out, for clients that only print", wire=True)
 SHOWN = Field(Bytes(NO_BOUND), "with form: the units, written out", wire=True)
@@ -222,6 +227,31 @@ _SETTINGS = {
     "deliveries": Field(Int(1, MAX_DELIVERIES), "park a unit after so many, 5 unless said otherwise"),
     "from": Field(PLACE, "where a new consumer starts: start, now, a cursor, a seq, or a time; start unless said otherwise"),
 }
+
+_SHARE = Field(Int(0, 100), "percent of the budget that it may take first")
+_RULE = Record(
+    {
+        "weight": Field(Int(0, 1000), "how soon the turn of such a unit comes; 0 leaves it out"),
+        "max": Field(Int(1, 100), "percent of the budget that one may take"),
+        "keep": Field(Choice(("start", "end", "ends", "whole")), "what is kept of one that is too large; whole: it is left out"),
+    }
+)
+POLICY = Record(
+    {
+        "manifests": Field(Bool(), "whether recorded manifests go in, too"),
+        "shares": Field(Record(dict.fromkeys(("pinned", "recent", "related", "query"), _SHARE)), "what each lane may take first"),
+        "related": Field(
+            Record(
+                {
+                    "types": Field(ListOf(Choice(RELATIONSHIPS), len(RELATIONSHIPS)), "relationships that count"),
+                    "depth": Field(Int(1, 8), "how many of them between a unit and another"),
+                }
+            ),
+            "what relates to a unit",
+        ),
+        "types": Field(MapOf(Choice((*TYPES, "default")), _RULE, len(TYPES) + 1), "rules for types of units"),
+    }
+)
 
 OPERATIONS: Mapping[str, Operation] = {
     "put": Operation(
@@ -322,6 +352,33 @@ OPERATIONS: Mapping[str, Operation] = {
                     OneOf(((str, Text(64)), (type(None), Null()))), "where the next page goes on; null at the end", required=True
                 ),
                 "behind": Field(Int(), "how many events the search did not see; 0 unless the wait was over first", required=True),
+            }
+        ),
+    ),
+    "pack": Operation(
+        "read",
+        "Assemble units for a prompt within a budget. What is answered depends on the log up to `at` and on this request alone.",
+        Record(
+            {
+                "contexts": Field(ListOf(NAME, MAX_CONTEXTS, least=1), "which contexts", required=True),
+                "budget": Field(Int(1, MAX_BUDGET), "the largest size of the whole", required=True),
+                "unit": Field(Choice(UNITS_OF_SIZE), "what the budget counts; tokens unless said otherwise"),
+                "counter": Field(Choice(COUNTERS), "how tokens are counted: by the built-in estimate, unless said otherwise"),
+                "query": Field(Text(MAX_QUERY, least=1), "words; what fits them best goes in, too"),
+                "policy": Field(
+                    OneOf(((str, Text(64, least=1)), (dict, POLICY))), "a built-in one's name, or what differs from the default one"
+                ),
+                "at": Field(CURSOR, "the seq or cursor up to which the log counts; its end unless said otherwise"),
+                "since": Field(CURSOR, "only what the same pack at this seq or cursor has not"),
+                "format": Field(Choice(FORMATS), "md unless said otherwise"),
+                "explain": Field(Bool(), "name every unit that was left out, not only the first"),
+                "wait": Field(Int(0, MAX_WAIT), "milliseconds to wait for an index that is behind; 5000 unless said otherwise"),
+            }
+        ),
+        Record(
+            {
+                "text": Field(Bytes(NO_BOUND), "the pack", required=True),
+                "manifest": Field(Any_("manifest"), "what went in and why", required=True),
             }
         ),
     ),
@@ -650,6 +707,34 @@ SHAPES: tuple[tuple[str, Mapping[str, Record]], ...] = (
                     "parts": _must(Record({"keyword": _must(Number(0, 1)), "semantic": _must(Number(0, 1))})),
                     "snippet": _must(Record({"text": _must(TEXT), "marks": _must(_all(ListOf(COUNT, 2, least=2)), "from and to")})),
                     "cursor": _must(TEXT),
+                }
+            ),
+        },
+    ),
+    (
+        'What a pack was made of. Seqs are those of entries. Sizes are in the unit of the budget; "kept" is of so many characters "of".',
+        {
+            "manifest": Record(
+                {
+                    **{"version": _must(Int(1, 1)), "inputs": _must(ANYTHING), "hash": _must(TEXT), "used": _must(COUNT)},
+                    "units": _must(
+                        _all(
+                            Record(
+                                {
+                                    **{"seq": _must(COUNT), "id": _must(TEXT), "lane": _must(TEXT), "why": _must(TEXT)},
+                                    **{"size": _must(COUNT), "digest": _must(TEXT), "kept": _may(COUNT), "of": _may(COUNT)},
+                                }
+                            )
+                        )
+                    ),
+                    "left_out": _must(
+                        Record(
+                            {
+                                **{"count": _must(COUNT), "before": _must(COUNT)},
+                                "units": _must(_all(Record({"seq": _must(COUNT), "lane": _must(TEXT), "why": _must(TEXT)}))),
+                            }
+                        )
+                    ),
                 }
             ),
         },

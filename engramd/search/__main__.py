@@ -26,6 +26,7 @@ def main() -> int:
     flags.add_argument("--history", required=True, help="the log's history id")
     flags.add_argument("--last-seq", type=int, required=True, help="the log's last seq")
     flags.add_argument("--embedder", default="builtin", help="see the daemon's option")
+    flags.add_argument("--tokenizer", type=Path, help="see the daemon's option")
     given = flags.parse_args()
     logging.basicConfig(format="engramd.search: %(message)s", level="INFO")
     logging.getLogger("faiss").setLevel("WARNING")
@@ -43,7 +44,7 @@ def main() -> int:
     from .worker import Worker
 
     try:
-        Worker(ours, given.dir, made(given.embedder), given.history, given.last_seq).run()
+        Worker(ours, given.dir, made(given.embedder), given.history, given.last_seq, given.tokenizer).run()
     except EngramError as error:
         logging.getLogger("engramd.search").error("%s", error.message)
         return error.exit_code

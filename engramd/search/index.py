@@ -27,19 +27,19 @@ from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REMOVED
 from . import postings as segmented
 from . import tokens
 from .columns import Column
-from .embedder import Embedder, quantise
+from .embedder import Embedder, rows_of
 from .fuzzy import Vocabulary
 from .postings import Postings
 from .vectors import Vectors
 
 logger = logging.getLogger("engramd.search")
 
-FORMAT = 1
+FORMAT = 2
 STATE = b"!state"  # -> map: format, history, embedder, covers, docs
 COLUMNS = b"d"  # first doc(4) -> map of arrays
 NAME = b"n"  # number(4) -> kind and name
 ADDED = b"a"  # seq of the addition(8) -> doc(4) context's number(4)
-REMOVED = b"r"  # seq of the entry that was removed(8) -> empty
+REMOVED = b"r"  # seq of the entry that was removed(8) -> seq of the removal(8)
 ERASED = b"k"  # doc(4) -> empty
 WORD = b"w"  # word -> empty
 
@@ -148,8 +148,9 @@ class Index:
         for key, value in self._store.prefixed(ADDED):
             self._add_entry(int.from_bytes(key), *_PLACE.unpack(value))
         self._new_rows: list[tuple[bytes, bytes]] = []
-        for key in self._store.keys(REMOVED):
-            self._remove_entry(int.from_bytes(key))
+        self._removed = {"entry": Column(np.int64), "at": Column(np.int64)}
+        for entry, at in sorted(self._store.prefixed(REMOVED), key=lambda removal: removal[1]):
+            self._remove_entry(int.from_bytes(entry), int.from_bytes(at))
         self._flushed_docs = docs
         self._flushed_rows = len(self._owners)
         self.vocabulary = Vocabulary()
@@ -183,6 +184,10 @@ class Index:
         """The mean length of the docs that have text."""
         return self._tokens / max(self._with_text, 1)
 
+    def seq_of(self, doc: int) -> int:
+        """Where a doc's unit was born."""
+        return int(self._columns["seq"].values[doc])
+
     def doc_of(self, seq: int) -> int | None:
         """The doc of the unit that was born at a seq."""
         seqs = self._columns["seq"].values
@@ -207,8 +212,8 @@ class Index:
                     self._new_rows.append((ADDED + seq.to_bytes(8), _PLACE.pack(doc, context)))
             elif code == UNIT_REMOVED:
                 entry = cbor2.loads(body)["entry"]
-                self._remove_entry(entry)
-                self._new_rows.append((REMOVED + entry.to_bytes(8), b""))
+                self._remove_entry(entry, seq)
+                self._new_rows.append((REMOVED + entry.to_bytes(8), seq.to_bytes(8)))
             self.covers = seq
         self.covers = max(self.covers, upto)
         if not self._mute:
@@ -241,7 +246,7 @@ class Index:
         """Make the vectors of the texts that wait for them. While the embedder does not answer, they wait, and nothing is written."""
         if self._texts:
             try:
-                rows = quantise(self.embedder.embed([text for _, text in self._texts]))
+                rows = rows_of(self.embedder, [text for _, text in self._texts])
             except EngramError as error:
                 if not self._mute:
                     logger.warning("%s", error.message)
@@ -266,7 +271,9 @@ class Index:
         for name, value in (("seq", seq), ("doc", doc), ("context", context), ("gone", False)):
             self._entries[name].append(value)
 
-    def _remove_entry(self, entry: int) -> None:
+    def _remove_entry(self, entry: int, at: int) -> None:
+        self._removed["entry"].append(entry)
+        self._removed["at"].append(at)
         doc = self.doc_of(entry)
         if doc is not None:
             self._gone.values[doc] = True
@@ -431,6 +438,19 @@ class Index:
                 chosen &= _among(entries["context"].values, numbers, len(self._name_of))
             fits[entries["doc"].values[chosen]] = True
         return fits
+
+    def placed_at(self, contexts: Sequence[str], at: int) -> Mask:
+        """Which docs were in one of the contexts when the log ended at `at`."""
+        numbers, later = self._numbers("context", contexts), int(np.searchsorted(self._removed["at"].values, at, "right"))
+        still = self._removed["entry"].values[later:]  # removed since
+        seqs, entries = self._columns["seq"].values, self._entries
+        there = ~self._gone.values
+        there[np.flatnonzero(np.isin(seqs, still))] = True
+        there &= (seqs <= at) & _among(self._columns["context"].values, numbers, len(self._name_of))
+        arrived = entries["seq"].values
+        added = (~entries["gone"].values | np.isin(arrived, still)) & (arrived <= at)
+        there[entries["doc"].values[added & _among(entries["context"].values, numbers, len(self._name_of))]] = True
+        return there
 
     def having(self, term: bytes) -> Mask:
         """Which docs have a term."""

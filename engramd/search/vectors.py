@@ -146,6 +146,17 @@ class Vectors:
 
     # Reading
 
+    @property
+    def owners(self) -> NDArray[np.int32]:
+        """For each row, the doc it belongs to."""
+        owners: NDArray[np.int32] = self._owners.values
+        return owners
+
+    @property
+    def rows(self) -> Quantised:
+        """All rows, mapped; there may be more of them than have owners."""
+        return self._rows()
+
     def nearest(self, query: Floats, count: int, mask: Mask | None, least: float = 0.0) -> Near:
         """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`, none with a
         cosine below `least`."""

@@ -4,6 +4,8 @@ Frames go both ways over a socket pair, each a CBOR map as on the wire:
 
     daemon -> worker   {feed: [[seq, code, body], ...], upto}     events in order; the log is covered up to `upto`
                        {search: id, after, ...}                   a search that must see everything up to `after`
+                       {search: id, after, rank: {...}}           the same, for a pack: the answer's page is seqs, best first
+                       {search: id, after, count: [text]}         how many tokens texts are, by the tokenizer: the page is numbers
                        {texts: id, texts: [text / nil]}           what was asked for with `need`
                        {drop: id}                                 nobody waits for that search any more
     worker -> daemon   {covers, facts}                            at the start, and after each feed: what it covers now
@@ -21,7 +23,7 @@ import logging
 import select
 import socket
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,10 @@ import cbor2
 
 from ..protocol.errors import EngramError
 from ..protocol.framing import FrameDecoder, frame
-from . import ranking
+from . import packs, ranking
 from .embedder import Embedder
 from .index import Index, throw_away
+from .tokenizers import Tokenizer, opened
 
 logger = logging.getLogger("engramd.search")
 
@@ -40,12 +43,15 @@ READ_BYTES = 1024 * 1024
 IDLE_FLUSH = 256  # new docs that are worth a write before the worker ends
 
 
-class _Search:
-    """A search under way."""
+Steps = Generator[list[int], ranking.Texts, Any]
 
-    def __init__(self, number: int, after: int, request: ranking.Request) -> None:
-        self.id, self.after, self.request = number, after, request
-        self.steps: Generator[list[int], ranking.Texts, ranking.Page] | None = None
+
+class _Search:
+    """A search under way; `begin` gives its steps."""
+
+    def __init__(self, number: int, after: int, begin: Callable[[], Steps]) -> None:
+        self.id, self.after, self.begin = number, after, begin
+        self.steps: Steps | None = None
         self.texts: list[str | None] | None = None
         self.waits = False
 
@@ -57,9 +63,20 @@ class Worker:
         ours: the connected socket.
         directory: of the index.
         history, last_seq: of the log.
+        tokenizer: the file of what counts tokens, if there is one; it is read when it is first needed.
     """
 
-    def __init__(self, ours: socket.socket, directory: Path, embedder: Embedder, history: str, last_seq: int) -> None:
+    def __init__(
+        self,
+        ours: socket.socket,
+        directory: Path,
+        embedder: Embedder,
+        history: str,
+        last_seq: int,
+        tokenizer: Path | None = None,
+    ) -> None:
+        self._tokenizer_file = tokenizer
+        self._tokenizer: Tokenizer | None = None
         self._socket = ours
         self._decoder = FrameDecoder(MAX_FRAME)
         self._directory, self._embedder = directory, embedder
@@ -106,11 +123,25 @@ class Worker:
             self._feeds.append(message)
         elif "search" in message:
             number, after = message.pop("search"), message.pop("after")
-            self._searches[number] = _Search(number, after, ranking.request_of(message))
+            self._searches[number] = _Search(number, after, lambda: self._begin(message))
         elif "texts" in message and message["id"] in self._searches:
             self._searches[message["id"]].texts = message["texts"]
         elif "drop" in message:
             self._searches.pop(message["drop"], None)
+
+    def _begin(self, message: dict[str, Any]) -> Steps:
+        """The steps of what was asked. Packs need no texts: theirs are over at once."""
+        if "rank" in message:
+            return packs.rank(self._index, packs.Request(**message["rank"]))
+        if "count" in message:
+            if self._tokenizer_file is None:
+                raise EngramError(
+                    "invalid", "counter: this daemon has no tokenizer; start it with --tokenizer FILE, or count by the estimate"
+                )
+            if self._tokenizer is None:
+                self._tokenizer = opened(self._tokenizer_file)
+            return [self._tokenizer.name, [self._tokenizer.count(text) for text in message["count"]]]
+        return (yield from ranking.search(self._index, ranking.request_of(message), self._memory))
 
     def _send(self, message: dict[str, Any]) -> None:
         self._socket.sendall(frame(cbor2.dumps(message)))
@@ -151,7 +182,7 @@ class Worker:
     def _advance(self, search: _Search) -> None:
         try:
             if search.steps is None:
-                search.steps = ranking.search(self._index, search.request, self._memory)
+                search.steps = search.begin()
                 seqs = next(search.steps)
             else:
                 texts, search.texts = search.texts, None

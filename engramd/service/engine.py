@@ -20,7 +20,7 @@ from ..state.machine import Command
 from ..state.outcome import Refused
 from ..storage.log import Appended, Batch, Log
 from ..storage.records import Record
-from . import consumers, contexts, locks, metrics, relationships, search, status, subscriptions, units
+from . import consumers, contexts, locks, metrics, packs, relationships, search, status, subscriptions, units
 from .committer import Committer, Done, Result, wall_clock
 from .counters import Counters
 from .fanout import Fanout
@@ -42,6 +42,7 @@ _HANDLERS: Mapping[str, Handler] = {
     "list": units.list_,
     "tail": subscriptions.tail,
     "search": search.search,
+    "pack": packs.pack,
     "related": relationships.related,
     "why": relationships.why,
     "consumer_create": consumers.create,
@@ -118,6 +119,7 @@ class Engine:
         self.consumers = consumers.Consumers(self)
         self.presence = Presence(self)
         self.search = search.Search(log, search_settings)
+        self.sizes = packs.Sizes()
         self.peers: set[Peer] = set()
         self.stopping = trio.Event()
         self.started_at = clock()

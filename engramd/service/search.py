@@ -57,10 +57,11 @@ SEARCHED = frozenset({UNIT_PUT, UNIT_ADDED, UNIT_REMOVED})
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the index is, and the embedder's option."""
+    """Where the index is, the embedder's option, and the file of the tokenizer, if there is one."""
 
     directory: Path
     embedder: str = "builtin"
+    tokenizer: str = ""
 
 
 @dataclass
@@ -111,6 +112,11 @@ class Search:
         if self._stream is not None:
             self._tell()
 
+    @property
+    def embedder(self) -> str:
+        """The embedder's option; nothing where there is no searching."""
+        return "" if self._settings is None else self._settings.embedder
+
     def status(self) -> dict[str, Any]:
         """What `status` tells of searching."""
         if not self._needed.is_set():
@@ -121,15 +127,18 @@ class Search:
         state = {"state": "behind" if behind else "ready", "behind": behind, "covers": self.covers, "pid": self._pid}
         return {**state, "memory_bytes": memory(self._pid), **self._facts}
 
-    async def ask(self, fields: dict[str, Any], wait: float) -> dict[str, Any]:
+    async def ask(self, fields: dict[str, Any], wait: float, upto: int | None = None) -> dict[str, Any]:
         """Have the worker search, once it was told all that is on disk now or `wait` seconds are over.
+
+        Args:
+            upto: the seq up to which it must have been told the log, or there is no answer.
 
         Returns:
             `covers`, the seq up to which it saw the log, and `page`.
 
         Raises:
-            EngramError: `invalid` for a query that cannot be read, `busy` when too many searches are under way, `unavailable` when there is
-                no worker to be had.
+            EngramError: `invalid` for a query that cannot be read, `busy` when too many searches are under way, `timeout` when it was not
+                told enough in time, `unavailable` when there is no worker to be had.
         """
         if self._settings is None:
             raise EngramError("unavailable", "this daemon cannot search: it was given no place for an index")
@@ -137,11 +146,17 @@ class Search:
             raise EngramError("busy", f"{MAX_ASKED} searches are under way; try again later", limit=MAX_ASKED)
         self._needed.set()
         self._hurry.set()
-        target, number, asked = self._log.last_seq, next(self._numbers), Asked(fields)
+        target, number, asked = self._log.last_seq if upto is None else upto, next(self._numbers), Asked(fields)
         self._asked[number] = asked
         try:
             for _ in range(MAX_TRIES):
                 await self._caught_up(target, wait)
+                if upto is not None and self._sent < upto:
+                    raise EngramError(
+                        "timeout",
+                        f"the search index covers the log up to {self.covers}, and {upto} is asked for; ask again, or allow more time",
+                        covers=self.covers,
+                    )
                 asked.done = trio.Event()
                 await self._send({"search": number, "after": min(target, self._sent), **fields})
                 await asked.done.wait()
@@ -199,6 +214,7 @@ class Search:
                 [
                     *(sys.executable, "-P", "-m", "engramd.search", "--fd", str(theirs.fileno()), "--dir", str(settings.directory)),
                     *("--embedder", settings.embedder, "--history", self._log.history, "--last-seq", str(self._log.last_seq)),
+                    *(("--tokenizer", settings.tokenizer) if settings.tokenizer else ()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -124,9 +124,10 @@ class Log:
         for rest, value in islice(self._store.prefixed(keys.BY_TARGET + target, after), limit):
             yield rest, keys.seq_of(value or rest)
 
-    def is_gone(self, context: str, entry: int) -> bool:
-        """Whether the entry was removed from its context."""
-        return self._store.get(keys.gone(context) + keys.pack_seq(entry)) is not None
+    def is_gone(self, context: str, entry: int, at: int = keys.LAST_SEQ) -> bool:
+        """Whether the entry was removed from its context by an event up to `at`."""
+        removal = self._store.get(keys.gone(context) + keys.pack_seq(entry))
+        return removal is not None and keys.seq_of(removal) <= at
 
     def first_at(self, ts: int) -> int:
         """The first seq whose time is `ts` or later; one past the end when there is none. Times never fall, so this bisects."""

@@ -38,7 +38,7 @@ class Range(NamedTuple):
     """Which entries: those of `contexts` (None: all) that fit `filter`, seqs from `first` to `last`.
 
     Attributes:
-        present: leave out entries that were removed from their context since.
+        present: leave out entries that were removed from their context, up to `at`.
         kinds: only entries that arrived by an event of these kinds; None means all.
     """
 
@@ -49,6 +49,7 @@ class Range(NamedTuple):
     reverse: bool = False
     present: bool = False
     kinds: frozenset[str] | None = None
+    at: int = keys.LAST_SEQ
 
 
 def step(log: Log, wanted: Range, limit: int = STEP_ROWS, rows: int = STEP_ROWS, size: int = STEP_BYTES) -> Step:
@@ -113,7 +114,7 @@ def _walk(log: Log, wanted: Range) -> Iterator[_Examined]:
 def _walk_log(log: Log, wanted: Range) -> Iterator[_Examined]:
     for seq, record in log.records(wanted.first, wanted.last, wanted.reverse):
         entry = entry_of(log, seq, record, wanted.filter)
-        if entry is not None and wanted.present and log.is_gone(entry.context, seq):
+        if entry is not None and wanted.present and log.is_gone(entry.context, seq, wanted.at):
             entry = None
         yield seq, len(entry.unit if entry else record.body), entry
 
@@ -143,7 +144,7 @@ def _walk_context(log: Log, context: str, wanted: Range) -> Iterator[_Examined]:
     for seq, at in _rows(log, context, wanted):
         entry = Entry(seq, context, "unit_put", at) if isinstance(at, bytes) else _elsewhere(log, context, seq, at)
         cost = len(entry.unit) if entry else 0
-        if entry is None or not wanted.filter.matches(cbor2.loads(entry.unit)) or (hide and log.is_gone(context, seq)):
+        if entry is None or not wanted.filter.matches(cbor2.loads(entry.unit)) or (hide and log.is_gone(context, seq, wanted.at)):
             yield seq, cost, None
         else:
             yield seq, cost, entry
