@@ -23,7 +23,7 @@ def elapsed() -> float:
 
 def format_ts(ts: int) -> str:
     """`ts` (microseconds since the epoch) as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.678901Z`."""
-    return (_EPOCH + timedelta(microseconds=ts)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (_EPOCH + timedelta(microseconds=ts)).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def parse_duration(text: str) -> int:

@@ -47,7 +47,8 @@ def new_id(ts: int) -> bytes:
 
 def format_id(unit_id: bytes) -> str:
     """The text form of an id."""
-    return str(uuid.UUID(bytes=unit_id))
+    digits = unit_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse_ref(value: str | int | bytes) -> bytes | int:

@@ -164,6 +164,7 @@ class Packing:
         self.chosen: dict[int, Chosen] = {}
         self.left: dict[int, Left] = {}
         self._waiting: dict[str, list[Item]] = {lane: [] for lane in LANES}
+        self._known: dict[str, tuple[Rule, int]] = {}
 
     def reserve(self, frame: str) -> Measuring[int]:
         """Set aside what the pack needs besides its units; gives how much that is. The room may be below nothing then."""
@@ -172,19 +173,25 @@ class Packing:
         self._bytes -= len(frame.encode("utf-8", "surrogatepass"))
         return size
 
-    def _cap(self, found: Found) -> int:
-        return self._budget * self._policy.rule(found.type).max // 100
+    def _rule(self, found: Found) -> tuple[Rule, int]:
+        """The rule for a unit, and the most that it may take."""
+        known = self._known.get(found.type)
+        if known is None:
+            rule = self._policy.rule(found.type)
+            known = self._known[found.type] = rule, self._budget * rule.max // 100
+        return known
 
     def weigh(self, found: Found) -> Measuring[Item]:
         """Measure a unit."""
-        if found.length > self._cap(found) * self._most:
+        _, cap = self._rule(found)
+        if found.length > cap * self._most:
             return Item(found, "", None)
         block = self._shape.block(found, None, "whole")
         return Item(found, block, (yield block))
 
     def want(self, item: Item) -> int:
         """The most that a unit can take; nothing for one that the policy leaves out."""
-        cap, rule = self._cap(item.found), self._policy.rule(item.found.type)
+        rule, cap = self._rule(item.found)
         if rule.weight == 0:
             return 0
         if item.size is not None and item.size <= cap:
@@ -195,10 +202,11 @@ class Packing:
         """Offer a lane's units, nearest first. It takes up to its share; the others wait."""
         left = min(self._budget * self._policy.shares[lane] // 100, self.room)
         for item in self._in_turn(item for item in items if item.found.seq not in self.chosen):
-            found, rule = item.found, self._policy.rule(item.found.type)
+            found = item.found
+            rule, cap = self._rule(found)
             if rule.weight == 0:
                 self._leave(item, lane, f"the policy leaves out {found.type}")
-            elif (item.size is None or item.size > self._cap(found)) and rule.keep == "whole":
+            elif (item.size is None or item.size > cap) and rule.keep == "whole":
                 self._leave(item, lane, f"larger than {rule.max} % of the budget")
             elif self.want(item) > left:
                 self._leave(item, lane, "no room")
@@ -218,12 +226,13 @@ class Packing:
     def _in_turn(self, items: Iterable[Item]) -> list[Item]:
         def turn(placed: tuple[int, Item]) -> tuple[int, int]:
             place, item = placed
-            return (place + 1) * MAX_WEIGHT // max(self._policy.rule(item.found.type).weight, 1), place
+            return (place + 1) * MAX_WEIGHT // max(self._rule(item.found)[0].weight, 1), place
 
         return [item for _, item in sorted(enumerate(items), key=turn)]
 
     def _take(self, item: Item, lane: str, room: int) -> Measuring[None]:
-        cap, keep = min(self._cap(item.found), room), self._policy.rule(item.found.type).keep
+        rule, cap = self._rule(item.found)
+        cap, keep = min(cap, room), rule.keep
         if item.size is not None and item.size <= cap:
             self._choose(item, lane, item.block, item.size, None)
         elif keep == "whole":
