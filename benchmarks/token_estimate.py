@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from engramd.search.tokenizers import opened
-from engramd.state.counters import estimate
+from engramd.state.sizes import estimate
 
 CHARS = 1000
 TEXTS = 150  # of a kind

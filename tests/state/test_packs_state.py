@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engramd.protocol import messages
-from engramd.state.counters import COUNTERS
+from engramd.state.sizes import COUNTERS
 from engramd.state.packs import LANES, MIN_KEPT, POLICIES, Found, Measuring, Packing, Policy
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engramd.state.counters import COUNTERS, Counter, estimate
+from engramd.state.sizes import COUNTERS, Counter, estimate
 
 PIECE = st.one_of(st.text(), st.text("aA0 .\n\té中🎉", max_size=60)).map(lambda text: "#" + text + "\n")
 
