@@ -24,6 +24,7 @@ from .schema import (
     Int,
     ListOf,
     MapOf,
+    Named,
     Null,
     Number,
     OneOf,
@@ -249,7 +250,7 @@ POLICY = Record(
             ),
             "what relates to a unit",
         ),
-        "types": Field(MapOf(Choice((*TYPES, "default")), _RULE, len(TYPES) + 1), "rules for types of units"),
+        "types": Field(MapOf(Choice((*TYPES, "default")), Named("policy-rule", _RULE), len(TYPES) + 1), "rules for types of units"),
     }
 )
 
@@ -366,7 +367,8 @@ OPERATIONS: Mapping[str, Operation] = {
                 "counter": Field(Choice(COUNTERS), "how tokens are counted: by the built-in estimate, unless said otherwise"),
                 "query": Field(Text(MAX_QUERY, least=1), "words; what fits them best goes in, too"),
                 "policy": Field(
-                    OneOf(((str, Text(64, least=1)), (dict, POLICY))), "a built-in one's name, or what differs from the default one"
+                    OneOf(((str, Text(64, least=1)), (dict, Named("policy", POLICY)))),
+                    "a built-in one's name, or what differs from the default one",
                 ),
                 "at": Field(CURSOR, "the seq or cursor up to which the log counts; its end unless said otherwise"),
                 "since": Field(CURSOR, "only what the same pack at this seq or cursor has not"),
@@ -833,6 +835,10 @@ id = {id}   ; chosen by the client, unique among what is under way
 
 ; An answer or item with "text" may be up to eight times as large as the frame limit, since escapes take room.
 
+; A policy of packs.
+policy = {policy}
+policy-rule = {rule}
+
 hello = {{ id: id, op: "hello", {hello} }}
 """
 
@@ -845,6 +851,8 @@ def cddl() -> str:
             minor=VERSION[1],
             id=ID.cddl(),
             hello=", ".join(HELLO.members()),
+            policy=POLICY.cddl(),
+            rule=_RULE.cddl(),
         )
     ]
     for comment, shapes in SHAPES:

@@ -236,6 +236,23 @@ class Any_:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """A type that has a rule of its own in the CDDL."""
+
+    rule: str
+    type: Type
+
+    def check(self, value: object, name: str) -> None:
+        self.type.check(value, name)
+
+    def cddl(self) -> str:
+        return self.rule
+
+    def json(self, shown: bool) -> JSON:
+        return self.type.json(shown)
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One of some texts."""
 

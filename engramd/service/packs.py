@@ -21,9 +21,9 @@ from ..protocol.framing import encode, encode_map
 from ..protocol.packs import LABEL, MAX_EDGES, NAMED, WRITERS, Omitted, Opening, Unit, digest, pack_hash, text_of
 from ..protocol.schema import invalid
 from ..protocol.unit import format_id
-from ..state.sizes import COUNTERS, TOKENS, Counter
 from ..state.filters import EVERYTHING
 from ..state.packs import POLICIES, Chosen, Found, Item, Measuring, Packing, Policy, unseen
+from ..state.sizes import COUNTERS, TOKENS, Counter
 from ..state.view import PINS, PLACES, UNITS, Intervals
 from ..storage import keys
 from ..storage.query import Range, step

@@ -88,7 +88,7 @@ def test_every_operation_has_the_permission_that_is_meant() -> None:
     """Said twice on purpose: a new operation must not get its permission by accident."""
     meant = {
         "read": {"get", "list", "tail", "context_show", "context_list", "agents", "names", "search", "status", "locks", "related", "why"}
-        | {"metrics"}
+        | {"metrics", "pack"}
         | {"consumer_show", "consumer_list", "consumer_parked"},
         "lock": {"lock", "renew", "unlock"},
         "write": {"put", "context_create", "context_set", "context_join", "context_leave"}

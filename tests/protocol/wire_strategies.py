@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from engramd.protocol.messages import MODES
-from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
+from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Named, Null, Number, OneOf, Record, Resource, Text, Type
 from engramd.protocol.unit import RELATIONSHIPS, TYPES, encode_unit
 
 SEQ = st.integers(1, 2**63 - 1)
@@ -142,6 +142,27 @@ _RULES: dict[str, st.SearchStrategy[Any]] = {
     "[* agent-info]": st.lists(_agents, max_size=3),
     "[* lock-info]": st.lists(_locks, max_size=3),
     "[* waiter-info]": st.lists(_waiters, max_size=3),
+    "manifest": st.fixed_dictionaries(
+        {
+            "version": st.just(1),
+            "inputs": st.dictionaries(NAMES, st.integers(0, 9), max_size=3),
+            "hash": NAMES,
+            "used": SEQ,
+            "units": st.lists(
+                st.fixed_dictionaries(
+                    {"seq": SEQ, "id": NAMES, "lane": NAMES, "why": NAMES, "size": SEQ, "digest": NAMES}, optional={"kept": SEQ, "of": SEQ}
+                ),
+                max_size=2,
+            ),
+            "left_out": st.fixed_dictionaries(
+                {
+                    "count": SEQ,
+                    "before": SEQ,
+                    "units": st.lists(st.fixed_dictionaries({"seq": SEQ, "lane": NAMES, "why": NAMES}), max_size=2),
+                }
+            ),
+        }
+    ),
     "{ * tstr => any }": st.dictionaries(NAMES, st.integers(0, 9) | st.text(max_size=5) | LABELS, max_size=3),
 }
 
@@ -183,6 +204,8 @@ def valid(kind: Type) -> st.SearchStrategy[Any]:
             return st.one_of(*(valid(option) for _, option in kind.options))
         case Record():
             return records(kind)
+        case Named():
+            return valid(kind.type)
     raise NotImplementedError(kind)
 
 
@@ -215,6 +238,8 @@ def places(kind: Type, value: Any, path: Path = ()) -> Iterator[tuple[Path, froz
             yield path, frozenset((dict,))
             for key, item in value.items():
                 yield from places(kind.value, item, (*path, key))
+        case Named():
+            yield from places(kind.type, value, path)
         case Record():
             yield path, frozenset((dict,))
             for key, item in value.items():

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engramd.protocol import messages
-from engramd.state.sizes import COUNTERS
 from engramd.state.packs import LANES, MIN_KEPT, POLICIES, Found, Measuring, Packing, Policy
+from engramd.state.sizes import COUNTERS
 
 T = TypeVar("T")
 FRAME = "frame\n"
