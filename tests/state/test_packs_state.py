@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engramd.protocol import messages
-from engramd.state.packs import LANES, MIN_KEPT, POLICIES, Found, Measuring, Packing, Policy
+from engramd.state.packs import DEFAULT, LANES, MIN_KEPT, POLICIES, Found, Measuring, Packing, Policy
 from engramd.state.sizes import COUNTERS
 
 T = TypeVar("T")
@@ -170,3 +172,8 @@ def test_policies_are_whole_tables() -> None:
     changed = Policy({"types": {"default": {"max": 10}, "error": {"max": 50}, "reasoning": {"weight": 1}}})
     assert (changed.rule("message").max, changed.rule("error").max, changed.rule("reasoning").max) == (10, 50, 10)
     assert changed.rule("error").weight > changed.rule("task_status").weight
+
+
+def test_the_documented_policy_is_the_default_one() -> None:
+    text = (Path(__file__).parents[2] / "docs/pack.md").read_text()
+    assert tomllib.loads(text.split("```toml\n")[1].split("```")[0]) == DEFAULT
