@@ -222,6 +222,10 @@ _engram_values() {
         forms*) _engram_offer text jsonl ;;
         places*) _engram_offer start now ;;
         shells*) _engram_offer bash zsh fish ;;
+        sizes*) _engram_offer tokens chars bytes ;;
+        counters*) _engram_offer estimate tokenizer ;;
+        formats*) _engram_offer md json xml ;;
+        policies*) _engram_offer default errors-first ;;
         contexts*) _engram_names contexts ;;
         agents*) _engram_names agents ;;
         locks*) _engram_names locks ;;
@@ -245,7 +249,7 @@ _engram_verbs() {
         context) _engram_offer create show list set join leave pin unpin add remove ;;
         consumer) _engram_offer create list show ack parked retry reset delete ;;
         daemon) _engram_offer run start stop restart status install uninstall logs socket ;;
-        *) _engram_offer put get list tail ask related why search agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion context consumer daemon ;;
+        *) _engram_offer put get list tail ask related why search pack agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion context consumer daemon ;;
     esac
 }
 
@@ -344,6 +348,23 @@ _engram_declare() {
                 '--min-score|once|-'
             )
             arguments=('-')
+            ;;
+        'pack')
+            options=(
+                '--budget|once|-'
+                '--unit|once|sizes'
+                '--counter|once|counters'
+                '--query|once|-'
+                '--policy|once|policies'
+                '--at|once|-'
+                '--format|once|formats'
+                '--explain|flag|-'
+                '--diff|once|-'
+                '--record|flag|-'
+                '--manifest|once|files'
+                '--verify|once|-'
+            )
+            arguments=('contexts*')
             ;;
         'agents')
             arguments=('contexts')

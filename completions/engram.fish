@@ -62,7 +62,7 @@ function __engram_names --argument-names kind
 end
 
 set -g __engram_groups context consumer daemon
-set -g __engram_takes '^(--(ack|after|agent|as|color|consumer|context|dedupe|deliveries|depth|direction|display-name|expect-seq|fence|file|from|grace|key|kind|limit|lines|max-bytes|meta|min-score|mode|prefetch|reason|rel|related-to|reply-to|since|slots|socket|stdio|timeout|to|ttl|type|unset|until|visibility)|-[fhv]*[En])$'
+set -g __engram_takes '^(--(ack|after|agent|as|at|budget|color|consumer|context|counter|dedupe|deliveries|depth|diff|direction|display-name|expect-seq|fence|file|format|from|grace|key|kind|limit|lines|manifest|max-bytes|meta|min-score|mode|policy|prefetch|query|reason|rel|related-to|reply-to|since|slots|socket|stdio|timeout|to|ttl|type|unit|unset|until|verify|visibility)|-[fhv]*[En])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
@@ -73,6 +73,7 @@ complete -c engram -n "__engram_at ''" -a ask -d 'Put a question to an agent, wa
 complete -c engram -n "__engram_at ''" -a related -d 'Walk relationships from a unit, nearest first'
 complete -c engram -n "__engram_at ''" -a why -d 'List the changes of a file, newest first: the file_change units whose label path names it, in any context'
 complete -c engram -n "__engram_at ''" -a search -d 'Find the units that fit a query best, each with its score and the part of its text that shows why'
+complete -c engram -n "__engram_at ''" -a pack -d 'Assemble units for a prompt: the pinned ones, the recent ones, what relates to those, what a query finds'
 complete -c engram -n "__engram_at ''" -a agents -d 'List the agents: who is there and since when, who has been, what they have locked'
 complete -c engram -n "__engram_at ''" -a status -d 'Describe the daemon'
 complete -c engram -n "__engram_at ''" -a metrics -d 'Print what the daemon has counted and timed since its start, as Prometheus reads it'
@@ -190,6 +191,19 @@ complete -c engram -n "__engram_at 'search'" -l to -x -a '(__engram_names agents
 complete -c engram -n "__engram_at 'search'" -l limit -x -d 'At most N hits'
 complete -c engram -n "__engram_at 'search'" -l after -x -d 'Behind this hit: its cursor, from --json'
 complete -c engram -n "__engram_at 'search'" -l min-score -x -d 'Only hits with at least this score, from 0 to 1'
+complete -c engram -n "__engram_at 'pack'" -l budget -x -d 'The largest size of the whole'
+complete -c engram -n "__engram_at 'pack'" -l unit -x -a 'tokens chars bytes' -d 'What N counts: tokens, chars or bytes [tokens]'
+complete -c engram -n "__engram_at 'pack'" -l counter -x -a 'estimate tokenizer' -d 'What counts tokens: estimate, or tokenizer, the daemon\'s own [estimate]'
+complete -c engram -n "__engram_at 'pack'" -l query -x -d 'Words; what fits them best goes in, too'
+complete -c engram -n "__engram_at 'pack'" -l policy -x -a 'default errors-first' -d 'default, errors-first, or a file (X.toml, or with a slash) [default]'
+complete -c engram -n "__engram_at 'pack'" -l at -x -d 'As the log stood at this seq or cursor [its end]'
+complete -c engram -n "__engram_at 'pack'" -l format -x -a 'md json xml' -d 'md, json or xml [md]'
+complete -c engram -n "__engram_at 'pack'" -l explain -d 'Print why each unit is in or out, instead of the pack'
+complete -c engram -n "__engram_at 'pack'" -l diff -x -d 'Print only what a reader of the same pack at this seq has not seen'
+complete -c engram -n "__engram_at 'pack'" -l record -d 'Put the manifest into the first context, for --verify'
+complete -c engram -n "__engram_at 'pack'" -l manifest -rF -d 'Write the manifest to a file, too'
+complete -c engram -n "__engram_at 'pack'" -l verify -x -d 'Make a recorded pack again, and say whether it is identical (else exit 1)'
+complete -c engram -n "__engram_at 'pack' 0 +" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'agents' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'lock'" -l ttl -x -d 'How long it lasts unless renewed: 60s, 5m'
 complete -c engram -n "__engram_at 'lock'" -l wait -d 'Wait for it, in order; --timeout bounds the wait (exit 75)'
@@ -219,6 +233,7 @@ complete -c engram -n "__engram_at 'help' 0" -a ask -d 'Put a question to an age
 complete -c engram -n "__engram_at 'help' 0" -a related -d 'Walk relationships from a unit, nearest first'
 complete -c engram -n "__engram_at 'help' 0" -a why -d 'List the changes of a file, newest first: the file_change units whose label path names it, in any context'
 complete -c engram -n "__engram_at 'help' 0" -a search -d 'Find the units that fit a query best, each with its score and the part of its text that shows why'
+complete -c engram -n "__engram_at 'help' 0" -a pack -d 'Assemble units for a prompt: the pinned ones, the recent ones, what relates to those, what a query finds'
 complete -c engram -n "__engram_at 'help' 0" -a agents -d 'List the agents: who is there and since when, who has been, what they have locked'
 complete -c engram -n "__engram_at 'help' 0" -a status -d 'Describe the daemon'
 complete -c engram -n "__engram_at 'help' 0" -a metrics -d 'Print what the daemon has counted and timed since its start, as Prometheus reads it'
