@@ -366,7 +366,7 @@ def pack(*contexts: str, budget: int, **options: Any) -> Call[Pack]:
             (name every unit that was left out), `wait` (milliseconds for the search index).
     """
     fields = {"contexts": [*contexts], "budget": budget, **options}
-    return Call("pack", fields, lambda answer: Pack(answer["text"], answer["manifest"]))
+    return Call("pack", fields, lambda answer: Pack(answer["text"].encode(), answer["manifest"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -379,7 +379,7 @@ OPERATIONS: Mapping[str, Operation] = {
         ),
         Record(
             {
-                "text": Field(Bytes(NO_BOUND), "the pack", required=True),
+                "text": Field(Text(NO_BOUND), "the pack", required=True),
                 "manifest": Field(Any_("manifest"), "what went in and why", required=True),
             }
         ),

@@ -368,7 +368,7 @@ class Assembly:
                 ],
             },
         }
-        return {"text": text, "manifest": manifest}
+        return {"text": text.decode(), "manifest": manifest}
 
     def _whole(self) -> str:
         blocks = (chosen.block for chosen in self.packing.in_order())

@@ -147,6 +147,8 @@ def test_real_lines_of_every_operation_fit(alone: Shell) -> None:
     talk.cancel(follow)
     list(talk.lines(lambda line: line.get("id") == follow and "ok" in line))
     assert ask("search", query="parsers", limit=1, wait=60_000)["hits"]
+    assert ask("pack", contexts=["c"], budget=1000, policy={"types": {"error": {"weight": 5}}})["text"].startswith("#")
+    assert ask("pack", contexts=["c"], budget=1000, query="parsers", explain=True)["manifest"]["units"]
     assert ask("related", of=first["id"], depth=2)["related"]
     assert ask("why", paths=["/src/a.py"])["changes"][0]["leases"]
     ask("context_create", context="d", display_name="D", meta={"k": "v"})
