@@ -46,7 +46,9 @@ def new_id(ts: int) -> bytes:
 
 
 def format_id(unit_id: bytes) -> str:
-    """The text form of an id."""
+    """The text form of an id. Raises ValueError for other than 16 bytes."""
+    if len(unit_id) != 16:
+        raise ValueError(f"an id has 16 bytes, not {len(unit_id)}")
     digits = unit_id.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
