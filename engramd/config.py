@@ -17,6 +17,7 @@ from . import __version__
 from .protocol import address
 from .protocol.errors import EngramError
 from .protocol.messages import MAX_PAYLOAD, MIB
+from .protocol.sizes import parse_size
 from .protocol.times import parse_duration
 
 
@@ -28,13 +29,7 @@ def _text(value: object) -> str:
 
 def _size(value: object) -> int:
     """Bytes, with an optional binary suffix: 4096, 64KiB, 1MiB."""
-    if isinstance(value, str):
-        number = value.strip()
-        for suffix, factor in (("KiB", 1024), ("MiB", MIB), ("K", 1024), ("M", MIB)):
-            if number.endswith(suffix):
-                return _whole(number.removesuffix(suffix).strip()) * factor
-        return _whole(number)
-    return _whole(value)
+    return parse_size(value.strip(), "size") if isinstance(value, str) else _whole(value)
 
 
 def _whole(value: object) -> int:
@@ -129,6 +124,11 @@ class Config:
         "A file that counts the tokens of packs: a tokenizer.json, or cl100k_base.tiktoken or o200k_base.tiktoken.",
         '"/path/to/tokenizer.json"',
         "",
+    )
+    keep_events: float | None = _option(
+        _within(_seconds, 1, 10**9),
+        "How long events that are no units stay, such as locks, acknowledgements and presence. Default: for ever.",
+        '"30d"',
     )
     ready_fd: int | None = _option(
         _within(_whole, 0, 65536), "File descriptor that gets the line 'ready', or what went wrong; then it is closed.", "3", flag_only=True

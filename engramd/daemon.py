@@ -128,6 +128,7 @@ async def _run(
         {"socket": listener.address, "data_dir": str(config.data_path()), **({"metrics": http.address} if http else {})},
         search_settings=Settings(config.data_path() / "search", config.embedder, config.tokenizer),
         min_free=config.min_free,
+        keep_events=None if config.keep_events is None else round(config.keep_events * 1e6),
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -137,6 +138,8 @@ async def _run(
                 nursery.start_soon(_bark, supervisor, supervisor.watchdog)
             if http is not None:
                 nursery.start_soon(http.serve, engine)
+            nursery.start_soon(engine.retention.run)
+            nursery.start_soon(engine.erasures.run)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(listener.serve, engine, max_connections, sessions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
-from engramd.state import consumers, contexts, locks, presence
+from engramd.state import consumers, contexts, locks, presence, redaction, retention
 from engramd.state import view as state_view
 from engramd.state.machine import Event
 from engramd.state.units import Edge, UnitPut
@@ -21,6 +21,9 @@ PAYLOADS = st.text(max_size=50) | st.binary(max_size=50)
 COUNTS = st.integers(0, 2**40)
 SPANS = st.lists(st.tuples(SEQS, SEQS), max_size=4).map(tuple)
 WANTED = st.fixed_dictionaries({}, optional={"agents": st.lists(NAMES), "meta": LABELS, "related_to": IDS})  # a filter as a map
+SOME_SEQS = st.lists(SEQS, max_size=4).map(tuple)
+ENDS = st.lists(st.tuples(NAMES, SEQS), max_size=3).map(tuple)
+LIMITS = st.none() | COUNTS
 EDGES = st.builds(Edge, st.sampled_from(RELATIONSHIPS), IDS, LABELS)
 
 
@@ -31,7 +34,7 @@ CLAIMS = st.one_of(
 )
 
 
-def _puts(dedupe: st.SearchStrategy[str | None], count: st.SearchStrategy[int]) -> st.SearchStrategy[UnitPut]:
+def _puts(dedupe: st.SearchStrategy[bytes | None], count: st.SearchStrategy[int]) -> st.SearchStrategy[UnitPut]:
     return st.builds(
         UnitPut,
         context=NAMES,
@@ -44,11 +47,12 @@ def _puts(dedupe: st.SearchStrategy[str | None], count: st.SearchStrategy[int]) 
         dedupe=dedupe,
         dedupe_count=count,
         fences=st.lists(SEQS, max_size=2).map(tuple),
+        size=st.none() | COUNTS,
     )
 
 
 # The count belongs to the key: without one it is neither stored nor looked at.
-PUTS = _puts(TEXTS, st.integers(1, 1000)) | _puts(st.none(), st.just(1))
+PUTS = _puts(IDS, st.integers(1, 1000)) | _puts(st.none(), st.just(1))
 EVENTS: dict[type, st.SearchStrategy[Event]] = {
     UnitPut: PUTS,
     contexts.ContextCreated: st.builds(contexts.ContextCreated, NAMES, NAMES, TEXTS, LABELS),
@@ -59,8 +63,8 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     contexts.AgentLeft: st.builds(contexts.AgentLeft, NAMES, NAMES, NAMES),
     contexts.UnitPinned: st.builds(contexts.UnitPinned, NAMES, NAMES, SEQS),
     contexts.UnitUnpinned: st.builds(contexts.UnitUnpinned, NAMES, NAMES, SEQS),
-    contexts.UnitAdded: st.builds(contexts.UnitAdded, NAMES, NAMES, SEQS, NAMES),
-    contexts.UnitRemoved: st.builds(contexts.UnitRemoved, NAMES, NAMES, SEQS, SEQS),
+    contexts.UnitAdded: st.builds(contexts.UnitAdded, NAMES, NAMES, SEQS, NAMES, IDS),
+    contexts.UnitRemoved: st.builds(contexts.UnitRemoved, NAMES, NAMES, SEQS, SEQS, NAMES),
     locks.LockGranted: st.builds(
         locks.LockGranted,
         agent=NAMES,
@@ -85,4 +89,9 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     consumers.ConsumerRetried: st.builds(consumers.ConsumerRetried, NAMES, NAMES, st.lists(SEQS).map(tuple)),
     consumers.ConsumerReset: st.builds(consumers.ConsumerReset, NAMES, NAMES, COUNTS),
     consumers.ConsumerDeleted: st.builds(consumers.ConsumerDeleted, NAMES, NAMES),
+    retention.RetentionSet: st.builds(retention.RetentionSet, NAMES, NAMES, LIMITS, LIMITS, LIMITS),
+    retention.UnitsTrimmed: st.builds(retention.UnitsTrimmed, NAMES, st.lists(st.tuples(SEQS, IDS)).map(tuple), SOME_SEQS),
+    retention.EventsTrimmed: st.builds(retention.EventsTrimmed, SEQS, SOME_SEQS, ENDS, ENDS),
+    redaction.UnitRedacted: st.builds(redaction.UnitRedacted, NAMES, NAMES, SEQS, IDS, TEXTS),
+    redaction.ErasuresFinished: st.builds(redaction.ErasuresFinished, SOME_SEQS),
 }

@@ -196,7 +196,13 @@ class Server:
     """
 
     def __init__(
-        self, log: Log, nursery: trio.Nursery, write: Write = write_inline, gate: Gate | None = None, max_payload: int = MIB
+        self,
+        log: Log,
+        nursery: trio.Nursery,
+        write: Write = write_inline,
+        gate: Gate | None = None,
+        max_payload: int = MIB,
+        keep_events: int | None = None,
     ) -> None:
         assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "a test with a server takes the fixture autojump_clock"
         self.nursery = nursery
@@ -205,7 +211,14 @@ class Server:
         self._started = trio.current_time()
         self.gate = gate
         self.engine = Engine(
-            log, max_payload, {"socket": "none"}, self.clock, write if gate is None else gate.write, elapsed=trio.current_time
+            log,
+            max_payload,
+            {"socket": "none"},
+            self.clock,
+            write if gate is None else gate.write,
+            elapsed=trio.current_time,
+            keep_events=keep_events,
+            offload=_inline,
         )
         self.sessions: list[Session] = []
         self.failed: EngramError | None = None
@@ -228,6 +241,8 @@ class Server:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.engine.leases.run)
                 nursery.start_soon(self.engine.presence.run)
+                nursery.start_soon(self.engine.retention.run)
+                nursery.start_soon(self.engine.erasures.run)
 
     def open(self, lockstep: bool = False) -> Client:
         """A connection on which nothing was said yet.
@@ -246,6 +261,12 @@ class Server:
         client = self.open(lockstep)
         await client.hello(agent, **hello)
         return client
+
+
+async def _inline(work: Callable[[], None]) -> None:
+    """Run what blocks, on the loop: threads and virtual time do not mix."""
+    await trio.lowlevel.checkpoint()
+    work()
 
 
 class Gate:

@@ -15,6 +15,7 @@ CODES: dict[str, tuple[int, str]] = {
     "conflict": (3, "a precondition does not hold: another write came first"),
     "cursor": (1, "the cursor is of another history, or past the end of the log"),
     "trimmed": (1, "retention removed what the cursor points at"),
+    "redacted": (1, "the unit was redacted; its payload is gone"),
     "stale": (3, "the token is not that of a current lease, or its lease does not cover the path"),
     "locked": (75, "another holder has the lock"),
     "deadlock": (75, "the wait would never end: those who are waited for wait for the caller"),

@@ -46,6 +46,7 @@ MAX_META_VALUE = 4096
 MAX_RELATIONSHIPS = 64
 MAX_UNITS = 1000  # in one put, one get, or one page
 MAX_CONTEXTS = 256  # in one tail
+MAX_REDACTED = 100  # units in one request
 MAX_RESOURCES = 1000  # of one lease
 MAX_SLOTS = 10_000
 MAX_PREFETCH = 1000  # units that a member of a consumer may have at a time
@@ -160,6 +161,11 @@ KINDS = (  # of events, in the order of their codes
     "consumer_deleted",
     "agent_present",
     "agents_gone",
+    "retention_set",
+    "units_trimmed",
+    "events_trimmed",
+    "unit_redacted",
+    "erasures_finished",
 )
 DIRECTIONS = ("in", "out", "both")
 UNITS_OF_SIZE = ("tokens", "chars", "bytes")
@@ -511,6 +517,37 @@ OPERATIONS: Mapping[str, Operation] = {
         Record({**CONTEXT, "display_name": Field(Text(MAX_NAME), "the new title"), "meta": Field(_LABELS, "labels to set; null removes")}),
         Record({"context": Field(CONTEXT_INFO, "the context", required=True)}),
     ),
+    "context_retain": Operation(
+        "admin",
+        "Set how much of a context is kept: its oldest entries beyond a limit are removed, but for pinned units.",
+        Record(
+            {
+                **CONTEXT,
+                "age": Field(OneOf(((str, Text(64, least=1)), (int, Int(1)), (type(None), Null()))), "how old entries may get"),
+                "units": Field(OneOf(((int, Int(1)), (type(None), Null()))), "how many entries are kept"),
+                "bytes": Field(
+                    OneOf(((str, Text(64, least=1)), (int, Int(1)), (type(None), Null()))), "and bytes of their units; null: no limit"
+                ),
+            }
+        ),
+        Record({"context": Field(CONTEXT_INFO, "the context", required=True)}),
+    ),
+    "redact": Operation(
+        "admin",
+        "Erase the payload and labels of units, for good. On no file of the store when this is answered, unless it says so.",
+        Record(
+            {
+                "ids": Field(ListOf(REF, MAX_REDACTED, least=1), "the units", required=True),
+                "reason": Field(Text(1024, least=1), "why; it is kept, and shown in their place", required=True),
+            }
+        ),
+        Record(
+            {
+                "redacted": Field(ListOf(Int(1), MAX_REDACTED), "the seqs of those that had not been", required=True),
+                "erased": Field(Bool(), "whether the erasure from all files is complete; else it goes on", required=True),
+            }
+        ),
+    ),
     "context_join": Operation("write", "Make an agent a member.", Record(_MEMBER), CHANGED),
     "context_leave": Operation("write", "End an agent's membership.", Record(_MEMBER), CHANGED),
     "context_pin": Operation("write", "Pin units.", Record(_UNITS_OF), CHANGED),
@@ -692,6 +729,10 @@ SHAPES: tuple[tuple[str, Mapping[str, Record]], ...] = (
                     "text": _may(TEXT),
                     "payload": _may(Bytes(NO_BOUND)),
                     "relationships": _must(_all(Record(_EDGE))),
+                    "redacted": _may(
+                        Record({"seq": _must(COUNT), "ts": _must(TS), "agent": _must(TEXT), "reason": _must(TEXT)}),
+                        "the event that erased it; text, labels and notes are empty then",
+                    ),
                     "entry": _may(COUNT, "where it arrived, if it was added there later"),
                     "entry_context": _may(TEXT, "and in which context"),
                 },
@@ -749,6 +790,11 @@ SHAPES: tuple[tuple[str, Mapping[str, Record]], ...] = (
                     **{"id": _must(TEXT), "display_name": _must(TEXT), "meta": _must(LABELS), "agents": _must(_all(TEXT))},
                     **{"pinned": _must(_all(UNIT_ID)), "units": _must(COUNT), "last_seq": _must(COUNT)},
                     **{"created_at": _must(TS), "updated_at": _must(TS)},
+                    "bytes": _must(COUNT, "of its units"),
+                    "keep": _must(
+                        Record({"age": _may(MICROSECONDS), "units": _may(COUNT), "bytes": _may(COUNT)}),
+                        "how much of it is kept; age in microseconds",
+                    ),
                     "more": _may(Const(True), "there are more agents or pinned units than are shown"),
                 }
             ),

@@ -51,7 +51,9 @@ def in_line(text: str) -> str:
 
 
 def unit_text(unit: dict[str, Any]) -> str:
-    """A decoded unit's payload as text; bytes that are not UTF-8 appear as `\\xNN`."""
+    """A decoded unit's payload as text; bytes that are not UTF-8 appear as `\\xNN`, and of a redacted one why it was redacted."""
+    if "redacted" in unit:
+        return f"[redacted: {unit['redacted']['reason']}]"
     if "text" in unit:
         text: str = unit["text"]
         return text
@@ -59,10 +61,16 @@ def unit_text(unit: dict[str, Any]) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
+def redacted_message(unit: dict[str, Any]) -> str:
+    """Why there is no payload of a redacted unit."""
+    redacted = unit["redacted"]
+    return f"unit {unit['seq']} was redacted by {redacted['agent']} at {format_ts(redacted['ts'])}: {redacted['reason']}"
+
+
 def unit_line(unit: dict[str, Any]) -> str:
     """A decoded unit as `seq⇥ts⇥agent⇥type⇥text`. The seq is that of its entry where it was read."""
     if "text" in unit:
-        text = in_line(unit["text"])
+        text = in_line(unit_text(unit))
     else:
         # Escape the characters that decode first, so that a backslash of the payload differs from one that stands for a byte.
         text = "".join(

@@ -2,7 +2,8 @@
 
 Members in order: `id` (16 bytes, UUIDv7), `seq`, `ts` (microseconds), `context`, `agent`, `type`, `meta`, then `text` where the payload is
 UTF-8, else `payload` (bytes), then `relationships`, a list of `{type, target (16 bytes), meta}`. A unit that was added to a further
-context carries two more where it is read from there: `entry`, the seq at which it arrived, and `entry_context`.
+context carries two more where it is read from there: `entry`, the seq at which it arrived, and `entry_context`. Before them stands
+`redacted`, if the unit was erased. A CBOR map of n < 24 members begins with the byte 0xa0 + n.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ TYPES = (
 )
 RELATIONSHIPS = ("sequential", "causes", "depends_on", "references", "responds_to", "modifies", "replaces")
 
-_MEMBERS = 9  # of every stored map; the head byte of a CBOR map of n < 24 members is 0xa0 + n
 _ENTRY_KEY, _ENTRY_CONTEXT_KEY = encode("entry"), encode("entry_context")
 
 
@@ -96,9 +96,25 @@ def encode_unit(
     )
 
 
+def tombstone(unit: dict[str, Any], event: int, ts: int, agent: str, reason: str) -> bytes:
+    """What is left of a decoded unit that the event at `event` erased: where, when and by whom it was put, and its relationships.
+
+    It has an empty text, no labels, and a tenth member, `redacted`: `{seq, ts, agent, reason}` of the event.
+    """
+    return encode(
+        {
+            **{name: unit[name] for name in ("id", "seq", "ts", "context", "agent", "type")},
+            "meta": {},
+            "text": "",
+            "relationships": [{**edge, "meta": {}} for edge in unit["relationships"]],
+            "redacted": {"seq": event, "ts": ts, "agent": agent, "reason": reason},
+        }
+    )
+
+
 def with_entry(unit: bytes, entry: int, context: str) -> bytes:
     """The encoded unit with the members `entry` and `entry_context` added, without decoding it."""
-    return bytes((0xA0 + _MEMBERS + 2,)) + unit[1:] + _ENTRY_KEY + encode(entry) + _ENTRY_CONTEXT_KEY + encode(context)
+    return bytes((unit[0] + 2,)) + unit[1:] + _ENTRY_KEY + encode(entry) + _ENTRY_CONTEXT_KEY + encode(context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +137,7 @@ class Unit:
         payload: the content, byte for byte as it was put.
         entry: the seq at which it arrived in the context it was read from; `seq` unless it was added later.
         entry_context: that context; `context` unless it was added later.
+        redacted: of a unit that was erased, the event's `seq`, `ts`, `agent` and `reason`; its payload and labels are empty.
     """
 
     id: str
@@ -134,6 +151,7 @@ class Unit:
     relationships: tuple[Relationship, ...]
     entry: int
     entry_context: str
+    redacted: dict[str, Any] | None = None
 
     @property
     def text(self) -> str:
@@ -160,6 +178,7 @@ class Unit:
                 relationships=tuple(Relationship(edge["type"], format_id(edge["target"]), edge["meta"]) for edge in unit["relationships"]),
                 entry=unit.get("entry", unit["seq"]),
                 entry_context=unit.get("entry_context", unit["context"]),
+                redacted=unit.get("redacted"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EngramError("protocol", f"the daemon sent a unit that cannot be read: {error!r}") from error
@@ -183,6 +202,8 @@ def unit_json(unit: dict[str, Any]) -> dict[str, Any]:
     shown["relationships"] = [
         {"type": edge["type"], "target": format_id(edge["target"]), "meta": edge["meta"]} for edge in unit["relationships"]
     ]
+    if "redacted" in unit:
+        shown["redacted"] = {**unit["redacted"], "ts": format_ts(unit["redacted"]["ts"])}
     if "entry" in unit:
         shown["entry"], shown["entry_context"] = unit["entry"], unit["entry_context"]
     return shown

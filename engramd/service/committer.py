@@ -163,6 +163,31 @@ class Committer:
         self._wake.set()
         return appended
 
+    async def carry_out(self, command: Command) -> Sequence[Appended]:
+        """Have a command decided; gives what came of it when that is on disk.
+
+        A cancelled wait leaves the command as it is: decided, and written.
+
+        Raises:
+            EngramError: the refusal, or what went wrong.
+        """
+        outcome: list[Result | EngramError] = []
+        told = trio.Event()
+
+        def done(result: Result | EngramError) -> None:
+            outcome.append(result)
+            told.set()
+
+        self.submit(command, self.now(), done)
+        await told.wait()
+        result = outcome[0]
+        if isinstance(result, Refused):
+            raise EngramError(result.code, result.message, **result.details)
+        if isinstance(result, EngramError):
+            raise result
+        assert not isinstance(result, Seen), "only a put can have been seen"
+        return result
+
     def settled(self, done: Done) -> None:
         """Call `done`, with no events, when everything that was decided so far is on disk, which may be at once; or with why it is not."""
         if self.failed is not None:

@@ -14,7 +14,8 @@ from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import PAGE_BYTES
 from ..state.contexts import CreateContext, SetContext, SetMember, SetPins, SetPlaces
 from ..state.machine import Command
-from ..state.view import AGENTS, CONSUMERS, CONTEXTS, LEASES, MEMBERS, PINS, PRESENCE, Agent, Context, Table, is_open
+from ..state.retention import NO_LIMIT
+from ..state.view import AGENTS, CONSUMERS, CONTEXTS, LEASES, MEMBERS, PINS, PRESENCE, RETENTION, Agent, Context, Table
 from ..storage import keys
 from .peer import Peer
 from .refs import unit_id
@@ -115,8 +116,8 @@ def describe(engine: Engine, name: str) -> dict[str, Any]:
 
 def _describe(engine: Engine, name: str, row: Context) -> dict[str, Any]:
     rows, prefix = engine.log.durable, keys.name(name)
-    pins = list(islice((keys.seq_of(key) for key, intervals in rows.scan(PINS, prefix) if is_open(intervals)), SHOWN + 1))
-    members = list(islice((key.decode() for key, intervals in rows.scan(MEMBERS, prefix) if is_open(intervals)), SHOWN + 1))
+    pins = [keys.seq_of(key) for key in islice(rows.keys(PINS, prefix), SHOWN + 1)]
+    members = [key.removeprefix(prefix).decode() for key in islice(rows.keys(MEMBERS, prefix), SHOWN + 1)]
     shown = {
         "id": name,
         "display_name": row.display_name,
@@ -124,9 +125,11 @@ def _describe(engine: Engine, name: str, row: Context) -> dict[str, Any]:
         "agents": members[:SHOWN],
         "pinned": [cbor2.loads(unit)["id"] for seq in pins[:SHOWN] if (unit := engine.log.unit(seq)) is not None],
         "units": row.entries,
+        "bytes": row.size,
         "last_seq": row.last_entry,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
+        "keep": {name: limit for name, limit in (rows.get(RETENTION, name) or NO_LIMIT)._asdict().items() if limit is not None},
     }
     return {**shown, "more": True} if max(len(pins), len(members)) > SHOWN else shown
 
@@ -142,9 +145,8 @@ def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
         describe(engine, fields["context"])
         prefix = keys.name(fields["context"])
         listed = (
-            (key, rows.get(AGENTS, key.decode()), intervals[-1][0])  # type: ignore[misc]
-            for key, intervals in rows.scan(MEMBERS, prefix, start)
-            if is_open(intervals)
+            (key, rows.get(AGENTS, key.decode()), member.joined_at)  # type: ignore[misc]
+            for key, member in rows.scan(MEMBERS, prefix, start)
         )
     for key, row, joined in listed:
         if len(found) == PAGE:
@@ -165,7 +167,7 @@ def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     peer.answer(request_id, {"names": [name.decode() for name in islice(found, limit)]})
 
 
-def _agent(engine: Engine, name: str, row: Agent | None, joined: int | None) -> dict[str, Any]:
+def _agent(engine: Engine, name: str, row: Agent | None, joined_at: int | None) -> dict[str, Any]:
     present = engine.log.durable.get(PRESENCE, name)
     shown: dict[str, Any] = {
         "id": name,
@@ -175,8 +177,7 @@ def _agent(engine: Engine, name: str, row: Agent | None, joined: int | None) -> 
         "present_since": present.since if present else None,
         "holds": _holds(engine, name),
     }
-    record = None if joined is None else engine.log.record(joined)
-    return shown if record is None else {**shown, "since": record.ts}
+    return shown if joined_at is None else {**shown, "since": joined_at}
 
 
 def _holds(engine: Engine, name: str) -> list[str]:

@@ -20,7 +20,20 @@ from ..state.machine import Command
 from ..state.outcome import Refused
 from ..storage.log import Appended, Batch, Log
 from ..storage.records import Record
-from . import consumers, contexts, locks, metrics, packs, relationships, search, status, subscriptions, units
+from . import (
+    consumers,
+    contexts,
+    locks,
+    metrics,
+    packs,
+    redaction,
+    relationships,
+    retention,
+    search,
+    status,
+    subscriptions,
+    units,
+)
 from .committer import Committer, Done, Result, wall_clock
 from .counters import Counters
 from .fanout import Fanout
@@ -70,6 +83,8 @@ _HANDLERS: Mapping[str, Handler] = {
     "locks": locks.locks,
     "agents": contexts.agents,
     "names": contexts.names,
+    "context_retain": retention.retain,
+    "redact": redaction.redact,
     "status": status.status,
     "metrics": metrics.metrics,
     "shutdown": status.shutdown,
@@ -87,6 +102,8 @@ class Engine:
         write: how a batch is synced.
         search_settings: what to search with; None for an engine that cannot.
         min_free: bytes of the disk that puts leave free.
+        keep_events: microseconds that events which are no entries stay; None means for ever.
+        offload: runs what blocks for long beside the loop. Not cancellable.
 
     Attributes:
         peers: who is connected.
@@ -104,6 +121,8 @@ class Engine:
         search_settings: search.Settings | None = None,
         min_free: int = 0,
         elapsed: Callable[[], float] = elapsed,
+        keep_events: int | None = None,
+        offload: Callable[[Callable[[], None]], Awaitable[None]] = trio.to_thread.run_sync,
     ) -> None:
         self.log = log
         self.max_payload = max_payload
@@ -118,6 +137,9 @@ class Engine:
         self.committer.on_failure = self.leases.give_up_all
         self.consumers = consumers.Consumers(self)
         self.presence = Presence(self)
+        self.offload = offload
+        self.retention = retention.Retainer(self, keep_events)
+        self.erasures = redaction.Erasures(self)
         self.search = search.Search(log, search_settings)
         self.sizes = packs.Sizes()
         self.peers: set[Peer] = set()

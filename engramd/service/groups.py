@@ -24,7 +24,6 @@ from ..state.consumers import (
     Park,
 )
 from ..state.filters import EVERYTHING, Filter
-from ..state.machine import Command
 from ..state.outcome import Refused
 from ..state.view import PARKED, PROGRESS, Consumer, Progress
 from ..storage.query import STEP_BYTES, Entry, Range, entry_of, step
@@ -242,10 +241,15 @@ class Group:
             self._members[claim.member].send(entry, claim.failures + 1)
 
     def _add_again(self, entries: Iterator[int]) -> None:
+        gone = []
         for seq in entries:
             entry = self._entry(seq)
-            if entry is not None:
+            if entry is None:  # retention took it
+                gone.append(seq)
+            else:
                 self.claims.add(seq, self._key(entry), again=True)
+        if gone:
+            self._engine.carry_out(Acknowledge(self.name, self._epoch, (), tuple(gone)))
 
     def retry(self, entries: Sequence[int]) -> None:
         """Deliver entries that were parked."""
@@ -391,7 +395,7 @@ class Member:
     async def run(self) -> None:
         """Deliver until there is no more, or no reason to; answer with the consumer's cursor."""
         try:
-            await carry_out(self._engine, self._engine.consumers.create(self._name, self.agent, self._asked, self._start))
+            await self._engine.committer.carry_out(self._engine.consumers.create(self._name, self.agent, self._asked, self._start))
             group = self._engine.consumers.open(self._name)
             number = group.join(self)
             try:
@@ -430,23 +434,6 @@ class Member:
             self._credit -= len(frame)
             self._peer.outbox.write(frame)
             self._peer.outbox.flush()
-
-
-async def carry_out(engine: Engine, command: Command) -> None:
-    """Have a command decided, and wait until what came of it is on disk. Raises the refusal, or what went wrong, as EngramError."""
-    outcome: list[Result | EngramError] = []
-    told = trio.Event()
-
-    def done(result: Result | EngramError) -> None:
-        outcome.append(result)
-        told.set()
-
-    engine.committer.submit(command, engine.committer.now(), done)
-    await told.wait()
-    if isinstance(outcome[0], EngramError):
-        raise outcome[0]
-    if isinstance(outcome[0], Refused):
-        raise error_of(outcome[0])
 
 
 def error_of(refused: Refused) -> EngramError:

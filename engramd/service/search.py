@@ -27,7 +27,7 @@ from ..protocol.framing import FrameDecoder, encode, encode_array, encode_map, f
 from ..protocol.messages import MIB, PAGE_BYTES
 from ..storage.log import Log
 from ..storage.query import present_entry
-from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REMOVED
+from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REDACTED, UNIT_REMOVED, UNITS_TRIMMED
 from .filters import read_filter, read_instant
 from .peer import Peer
 from .status import memory
@@ -52,7 +52,7 @@ STARTING = 30.0  # seconds a worker may take to be there
 ENDING = 2.0  # seconds it may take to end
 QUICK = 10.0  # seconds: a worker that ends sooner is started again later and later
 SLOWEST = 10.0  # seconds
-SEARCHED = frozenset({UNIT_PUT, UNIT_ADDED, UNIT_REMOVED})
+SEARCHED = frozenset({UNIT_PUT, UNIT_ADDED, UNIT_REMOVED, UNITS_TRIMMED, UNIT_REDACTED})
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,14 @@ class Search:
             del self._asked[number]
             if not self._asked:
                 self._hurry = trio.Event()
+
+    async def absorbed(self, seq: int) -> None:
+        """Wait until the worker's index, if there is one, covers the log up to `seq`; a worker is started for it."""
+        if self._settings is None or not (self._settings.directory / "index").exists():
+            return
+        self._needed.set()
+        while self.covers < seq:
+            await self._progress.wait()
 
     async def _caught_up(self, target: int, wait: float) -> None:
         """Wait until the worker was told the log up to `target`, or is there and the wait is over."""
@@ -301,15 +309,16 @@ class Search:
         """What the index needs of the next events, and the last seq that was looked at."""
         found: list[tuple[int, int, bytes]] = []
         upto, size = self._sent, 0
-        for seq, record in self._log.records(self._sent + 1, min(self._log.last_seq, self._sent + FEED_EVENTS)):
+        last = self._log.last_seq
+        for looked, (seq, record) in enumerate(self._log.records(self._sent + 1, last), 1):
             if record.code in SEARCHED:
                 body = record.body if len(record.body) <= TEXT_BYTES else _cut(record.body)
                 found.append((seq, record.code, body))
                 size += len(body)
             upto = seq
-            if size >= FEED_BYTES:
-                break
-        return found, upto
+            if looked == FEED_EVENTS or size >= FEED_BYTES:
+                return found, upto
+        return found, last  # which may have been removed
 
     async def _give_texts(self, message: dict[str, Any]) -> None:
         texts = []
@@ -321,10 +330,14 @@ class Search:
     def _text(self, seq: int) -> str | None:
         """The text of the unit whose entry stands at `seq`; None if it was removed from that context since, or erased."""
         entry = present_entry(self._log, seq)
-        if entry is None:
+        if entry is None or _is_redacted(entry.unit):
             return None
         text: str = cbor2.loads(entry.unit).get("text", "")
         return text[:TEXT_BYTES]
+
+
+def _is_redacted(unit: bytes) -> bool:
+    return "redacted" in cbor2.loads(unit)
 
 
 def _cut(body: bytes) -> bytes:
@@ -357,7 +370,7 @@ def _answer(log: Log, page: list[Any], upto: int, behind: int) -> bytes:
     size = 0
     for nth, (seq, rank, score, keyword, semantic, (text, marks)) in enumerate(hits):
         entry = present_entry(log, seq)
-        if entry is None:
+        if entry is None or _is_redacted(entry.unit):
             continue
         cursor = format_place(log.history, Place(upto, depth, rank))
         rest = {

@@ -22,6 +22,7 @@ from ..storage.records import ENTRIES, Record
 from .fanout import Published, entry_item, event_item, mark_item
 from .filters import read_after, read_filter, read_instant
 from .peer import Peer
+from .retention import lost, trimmed_error
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -70,6 +71,10 @@ class Subscription:
         if self._form is not None and self._events:
             raise EngramError("invalid", "form: events are not written out", field="form")
         self._start = self._starting_point(fields)
+        self._trims = engine.retention.trims
+        self._lost = lost(
+            engine, self.contexts, self._events
+        )  # what was removed up to here is known to the client, or no part of its question
 
     @property
     def lag(self) -> int:
@@ -185,6 +190,7 @@ class Subscription:
             await self._may_send()
             if self._cancelled:
                 return
+            self._check_trims()
             (self._step_events if self._events else self._step_entries)(end)
             if trio.current_time() >= self._last_sent + HEARTBEAT:
                 self._heartbeat(self.cursor)
@@ -193,6 +199,14 @@ class Subscription:
                 await trio.lowlevel.checkpoint()
         if self._until is not None and self._end() < self._engine.fanout.durable_seq:
             self._cancelled = True  # the log is past it
+
+    def _check_trims(self) -> None:
+        """End the stream if what it has not come to yet was removed since it began. Raises EngramError("trimmed")."""
+        if self._trims != self._engine.retention.trims:
+            self._trims = self._engine.retention.trims
+            last = lost(self._engine, self.contexts, self._events)
+            if last > max(self._lost, self.cursor):
+                raise trimmed_error(self._engine, self.cursor, last)
 
     def _end(self) -> int:
         """The last seq that is wanted of what is durable now; without `follow`, of what was durable at first."""
@@ -215,8 +229,7 @@ class Subscription:
     def _step_events(self, last: int) -> None:
         """Every event is looked at in the log itself: they are read by few, and have no key by context."""
         log, history = self._engine.log, self._engine.fanout.history
-        first = self.cursor + 1
-        for seq, record in log.records(first, min(last, first + STEP_EVENTS)):
+        for looked, (seq, record) in enumerate(log.records(self.cursor + 1, last), 1):
             if self._credit <= 0 or self._peer.outbox.pending > FULL:
                 return
             if not self._wants_record(record):
@@ -226,6 +239,9 @@ class Subscription:
             elif (entry := entry_of(log, seq, record, self._filter)) is not None:
                 self._send(entry_item(history, entry))
             self.cursor = seq
+            if looked == STEP_EVENTS:
+                return
+        self.cursor = last  # which may have been removed
 
     def _wants_record(self, record: Record) -> bool:
         """Whether the kind and the context of an event are wanted."""
@@ -241,6 +257,8 @@ class Subscription:
             raise EngramError("invalid", f"{' and '.join(given)}: only one of these may be given", field=given[0])
         after = read_after(engine, fields)
         if after is not None:
+            if fields["after"] not in (0, "0") and after < (last := lost(engine, self.contexts, self._events)):
+                raise trimmed_error(engine, after, last)
             return after
         since = read_instant(engine, fields, "since")
         if since is not None:
@@ -268,10 +286,12 @@ class Subscription:
 
     def _count_events(self, last: int, most: int) -> tuple[int, int]:
         """The same of events."""
-        log, found, first = self._engine.log, 0, max(1, last - STEP_EVENTS + 1)
-        for seq, record in log.records(first, last, reverse=True):
+        log, found = self._engine.log, 0
+        for looked, (seq, record) in enumerate(log.records(1, last, reverse=True), 1):
             if self._wants_record(record) and (record.code not in ENTRIES or entry_of(log, seq, record, self._filter) is not None):
                 found += 1
                 if found == most:
                     return found, seq
-        return found, first
+            if looked == STEP_EVENTS:
+                return found, seq
+        return found, 1

@@ -12,6 +12,7 @@ from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import MAX_UNITS, PAGE_BYTES
+from ..protocol.render import redacted_message
 from ..protocol.schema import invalid, require_one
 from ..protocol.unit import new_id
 from ..state.locks import Fence
@@ -55,7 +56,11 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
     def answer(result: Result) -> None:
         if isinstance(result, Seen):
             first, count = result.units
-            units = [cbor2.loads(find_unit(engine.log, seq)) for seq in range(first, first + count)]
+            units = [cbor2.loads(unit) for seq in range(first, first + count) if (unit := engine.log.unit(seq)) is not None]
+            if len(units) < count:
+                raise EngramError(
+                    "trimmed", f"this put was seen before, at seq {first}; retention has removed some of its units since", seq=first
+                )
             made = _answer([unit["id"] for unit in units], units[-1]["seq"], units[-1]["ts"], True, several)
         else:
             assert not isinstance(result, Refused), "refusals are answered for us"
@@ -107,12 +112,21 @@ def get(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
     left = engine.max_frame - 1024
     for ref in fields["ids"]:
         units.append(find_unit(engine.log, ref))
+        if fields.get("form") == "raw":
+            refuse_redacted(units[-1])
         left -= len(units[-1])
         if left < 0 and len(units) > 1:
             raise EngramError(
                 "too_large", f"the first {len(units)} of these units are more than an answer holds; ask for fewer", units=len(units)
             )
     peer.answer_encoded(request_id, encode_map(shown(units, fields.get("form"))))
+
+
+def refuse_redacted(unit: bytes) -> None:
+    """Say of a redacted unit that its payload is gone. Raises EngramError("redacted")."""
+    decoded = cbor2.loads(unit)
+    if (redacted := decoded.get("redacted")) is not None:
+        raise EngramError("redacted", redacted_message(decoded), seq=decoded["seq"], reason=redacted["reason"])
 
 
 def shown(units: list[bytes], form: str | None) -> dict[str, bytes]:

@@ -5,7 +5,24 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .outcome import Decision, Refused
-from .view import CONTEXTS, MEMBERS, PINS, PLACES, UNITS, Context, Intervals, State, UnitHead, View, closed, is_open, opened
+from .view import (
+    CONTEXTS,
+    MEMBERS,
+    PAST_MEMBERS,
+    PAST_PINS,
+    PINS,
+    PLACES,
+    UNITS,
+    Context,
+    Member,
+    PastMember,
+    PastPin,
+    Pin,
+    Place,
+    State,
+    UnitHead,
+    View,
+)
 
 MAX_LABELS = 64  # of one context, however many requests set them
 
@@ -105,18 +122,21 @@ class UnitAdded(NamedTuple):
     agent: str
     unit: int
     birth: str
+    id: bytes
 
 
 class UnitRemoved(NamedTuple):
-    """The unit's entry (the seq at which it had arrived) is no longer part of the context."""
+    """The unit's entry (the seq at which it had arrived) is no longer part of the context. `birth` is the context it was born in."""
 
     context: str
     agent: str
     unit: int
     entry: int
+    birth: str
 
 
-def _absent(name: str) -> Refused:
+def absent(name: str) -> Refused:
+    """The refusal where there is no such context."""
     return Refused("not_found", f"there is no context {name!r}; put a unit into it or create it first", {"context": name})
 
 
@@ -131,7 +151,7 @@ def decide_create(view: View, command: CreateContext) -> Decision:
 def decide_set(view: View, command: SetContext) -> Decision:
     context = view.get(CONTEXTS, command.context)
     if context is None:
-        return _absent(command.context)
+        return absent(command.context)
     title = command.display_name if command.display_name != context.display_name else None
     labels = {key: value for key, value in command.meta.items() if context.meta.get(key) != value}
     kept = [value for value in {**context.meta, **labels}.values() if value is not None]
@@ -144,42 +164,48 @@ def decide_set(view: View, command: SetContext) -> Decision:
 
 def decide_member(view: View, command: SetMember) -> Decision:
     if view.get(CONTEXTS, command.context) is None:
-        return _absent(command.context)
-    if is_open(view.get(MEMBERS, (command.context, command.member))) == command.joined:
+        return absent(command.context)
+    if (view.get(MEMBERS, (command.context, command.member)) is not None) == command.joined:
         return []
     return [(AgentJoined if command.joined else AgentLeft)(*command[:3])]
 
 
-def place(view: View, context: str, head: UnitHead) -> Intervals:
-    """When the unit has been in the context. One that was born there and never moved has no row of its own."""
+def place(view: View, context: str, head: UnitHead) -> int:
+    """The seq of the unit's entry in the context, 0 if it is not there. One that was born there and never moved has no row of its own."""
     row = view.get(PLACES, (context, head.seq))
     if row is not None:
-        return row
-    return ((head.seq, None),) if head.context == context else ()
+        return row.entry
+    return head.seq if head.context == context else 0
 
 
-def _heads(view: View, units: tuple[bytes, ...]) -> list[UnitHead] | Refused:
-    heads = []
-    for unit in dict.fromkeys(units):
+def is_pinned(view: View, context: str, unit: int) -> bool:
+    """Whether the unit, by its seq, is pinned in the context."""
+    return view.get(PINS, (context, unit)) is not None
+
+
+def heads_of(view: View, units: tuple[bytes, ...]) -> dict[bytes, UnitHead] | Refused:
+    """What is known of units, each once."""
+    heads = {}
+    for unit in units:
         head = view.get(UNITS, unit)
         if head is None:
             return Refused("not_found", "there is no unit with that id", {"id": unit})
-        heads.append(head)
+        heads[unit] = head
     return heads
 
 
 def decide_pins(view: View, command: SetPins) -> Decision:
     name = command.context
     if view.get(CONTEXTS, name) is None:
-        return _absent(name)
-    heads = _heads(view, command.units)
+        return absent(name)
+    heads = heads_of(view, command.units)
     if isinstance(heads, Refused):
         return heads
     events: list[UnitPinned | UnitUnpinned] = []
-    for head in heads:
-        if is_open(view.get(PINS, (name, head.seq))) == command.pinned:
+    for head in heads.values():
+        if is_pinned(view, name, head.seq) == command.pinned:
             continue
-        if command.pinned and not is_open(place(view, name, head)):
+        if command.pinned and not place(view, name, head):
             return Refused(
                 "not_found", f"unit {head.seq} is not in the context {name!r}; add it first with: engram context add", {"seq": head.seq}
             )
@@ -190,21 +216,21 @@ def decide_pins(view: View, command: SetPins) -> Decision:
 def decide_places(view: View, command: SetPlaces) -> Decision:
     name = command.context
     if view.get(CONTEXTS, name) is None and not command.present:
-        return _absent(name)
-    heads = _heads(view, command.units)
+        return absent(name)
+    heads = heads_of(view, command.units)
     if isinstance(heads, Refused):
         return heads
     events: list[ContextCreated | UnitAdded | UnitRemoved | UnitUnpinned] = []
-    for head in heads:
-        intervals = place(view, name, head)
-        if is_open(intervals) == command.present:
+    for unit, head in heads.items():
+        entry = place(view, name, head)
+        if bool(entry) == command.present:
             continue
         if command.present:
-            events.append(UnitAdded(name, command.agent, head.seq, head.context))
+            events.append(UnitAdded(name, command.agent, head.seq, head.context, unit))
         else:
-            if is_open(view.get(PINS, (name, head.seq))):
+            if is_pinned(view, name, head.seq):
                 events.append(UnitUnpinned(name, command.agent, head.seq))
-            events.append(UnitRemoved(name, command.agent, head.seq, intervals[-1][0]))
+            events.append(UnitRemoved(name, command.agent, head.seq, entry, head.context))
     if view.get(CONTEXTS, name) is None:
         events.insert(0, ContextCreated(name, command.agent, name, {}))
     return events
@@ -224,48 +250,55 @@ def apply_changed(state: State, seq: int, ts: int, event: ContextChanged) -> Non
     state.put(CONTEXTS, event.context, context._replace(display_name=title, meta=meta, updated_at=ts))
 
 
-def join(state: State, seq: int, context: str, member: str) -> None:
+def join(state: State, seq: int, ts: int, context: str, member: str) -> None:
     """Make the agent a member from `seq` on, if it is not one. Putting a unit does this too."""
-    intervals = state.get(MEMBERS, (context, member))
-    if not is_open(intervals):
-        state.put(MEMBERS, (context, member), opened(intervals, seq))
+    if state.get(MEMBERS, (context, member)) is None:
+        state.put(MEMBERS, (context, member), Member(seq, ts))
 
 
 def apply_joined(state: State, seq: int, ts: int, event: AgentJoined) -> None:
-    join(state, seq, event.context, event.member)
+    join(state, seq, ts, event.context, event.member)
     _touch(state, event.context, ts)
 
 
 def apply_left(state: State, seq: int, ts: int, event: AgentLeft) -> None:
     key = (event.context, event.member)
-    state.put(MEMBERS, key, closed(state.get(MEMBERS, key) or (), seq))
+    member = state.get(MEMBERS, key)
+    assert member is not None, "who leaves is a member"
+    state.delete(MEMBERS, key)
+    state.put(PAST_MEMBERS, (event.context, seq), PastMember(event.member, member.since))
     _touch(state, event.context, ts)
 
 
 def apply_pinned(state: State, seq: int, ts: int, event: UnitPinned) -> None:
-    key = (event.context, event.unit)
-    state.put(PINS, key, opened(state.get(PINS, key), seq))
+    state.put(PINS, (event.context, event.unit), Pin(seq))
     _touch(state, event.context, ts)
 
 
 def apply_unpinned(state: State, seq: int, ts: int, event: UnitUnpinned) -> None:
     key = (event.context, event.unit)
-    state.put(PINS, key, closed(state.get(PINS, key) or (), seq))
+    pin = state.get(PINS, key)
+    assert pin is not None, "what is unpinned was pinned"
+    state.delete(PINS, key)
+    state.put(PAST_PINS, (event.context, seq), PastPin(event.unit, pin.since))
     _touch(state, event.context, ts)
 
 
 def apply_added(state: State, seq: int, ts: int, event: UnitAdded) -> None:
-    key = (event.context, event.unit)
-    context = _context(state, event.context)
-    state.put(PLACES, key, opened(place(state, event.context, UnitHead(event.unit, event.birth)), seq))
-    state.put(CONTEXTS, event.context, context._replace(updated_at=ts, last_entry=seq, entries=context.entries + 1))
+    context, head = _context(state, event.context), state.get(UNITS, event.id)
+    assert head is not None, "what is added is there"
+    state.put(PLACES, (event.context, event.unit), Place(seq))
+    state.put(UNITS, event.id, head._replace(entries=head.entries + 1))
+    context = context._replace(updated_at=ts, last_entry=seq, entries=context.entries + 1, size=context.size + head.size)
+    state.put(CONTEXTS, event.context, context)
 
 
 def apply_removed(state: State, seq: int, ts: int, event: UnitRemoved) -> None:
-    key = (event.context, event.unit)
     context = _context(state, event.context)
-    intervals = state.get(PLACES, key) or ((event.entry, None),)
-    state.put(PLACES, key, closed(intervals, seq))
+    if event.context == event.birth:
+        state.put(PLACES, (event.context, event.unit), Place(0))
+    else:
+        state.delete(PLACES, (event.context, event.unit))
     state.put(CONTEXTS, event.context, context._replace(updated_at=ts, entries=context.entries - 1, removed=context.removed + 1))
 
 

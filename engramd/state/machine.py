@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import consumers, contexts, locks, presence, units
+from . import consumers, contexts, locks, presence, redaction, retention, units
 from .outcome import Decision
 from .view import State, View
 
@@ -33,6 +33,11 @@ _DECIDE: Mapping[type, Callable[[View, Any], Decision]] = {
     consumers.RetryParked: consumers.decide_retry,
     consumers.ResetConsumer: consumers.decide_reset,
     consumers.DeleteConsumer: consumers.decide_delete,
+    retention.SetRetention: retention.decide_set,
+    retention.TrimContext: retention.decide_trim,
+    retention.TrimEvents: retention.decide_trim_events,
+    redaction.Redact: redaction.decide_redact,
+    redaction.FinishErasures: redaction.decide_finish,
 }
 _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     units.UnitPut: units.apply_unit_put,
@@ -56,6 +61,11 @@ _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     consumers.ConsumerRetried: consumers.apply_retried,
     consumers.ConsumerReset: consumers.apply_reset,
     consumers.ConsumerDeleted: consumers.apply_deleted,
+    retention.RetentionSet: retention.apply_set,
+    retention.UnitsTrimmed: retention.apply_trimmed,
+    retention.EventsTrimmed: retention.apply_events_trimmed,
+    redaction.UnitRedacted: redaction.apply_redacted,
+    redaction.ErasuresFinished: redaction.apply_finished,
 }
 
 Command = (
@@ -78,6 +88,11 @@ Command = (
     | consumers.RetryParked
     | consumers.ResetConsumer
     | consumers.DeleteConsumer
+    | retention.SetRetention
+    | retention.TrimContext
+    | retention.TrimEvents
+    | redaction.Redact
+    | redaction.FinishErasures
 )
 Event = (
     units.UnitPut
@@ -101,6 +116,11 @@ Event = (
     | consumers.ConsumerRetried
     | consumers.ConsumerReset
     | consumers.ConsumerDeleted
+    | retention.RetentionSet
+    | retention.UnitsTrimmed
+    | retention.EventsTrimmed
+    | redaction.UnitRedacted
+    | redaction.ErasuresFinished
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import NamedTuple
 
 from .contexts import ContextCreated, join
@@ -44,7 +45,9 @@ class UnitPut(NamedTuple):
     """A unit was put. Only the first unit of a put carries its dedupe key, with the number of units the key stands for.
 
     Attributes:
+        dedupe: the digest of the key: the key itself is written nowhere.
         fences: the tokens of the leases under which it was put.
+        size: of a unit that was erased since, what `size_of` gave before.
     """
 
     context: str
@@ -54,15 +57,34 @@ class UnitPut(NamedTuple):
     meta: dict[str, str]
     payload: str | bytes
     relationships: tuple[Edge, ...]
-    dedupe: str | None = None
+    dedupe: bytes | None = None
     dedupe_count: int = 1
     fences: tuple[int, ...] = ()
+    size: int | None = None
+
+
+def dedupe_digest(key: str) -> bytes:
+    """What is remembered of a dedupe key."""
+    return blake2b(key.encode(), digest_size=16).digest()
+
+
+def size_of(payload: str | bytes, meta: dict[str, str]) -> int:
+    """The size of a unit as retention counts it: the bytes of its payload and its labels."""
+    texts = [text for label in meta.items() for text in label]
+    if isinstance(payload, bytes):
+        return len(payload) + sum(map(_bytes, texts))
+    return sum(map(_bytes, texts), _bytes(payload))
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def decide_put(view: View, put: Put) -> Decision:
     """Refuse a put whose precondition fails or whose relationships lead nowhere; recognise one that was seen."""
-    if put.dedupe is not None:
-        seen = view.get(DEDUPE, (put.context, put.dedupe))
+    dedupe = None if put.dedupe is None else dedupe_digest(put.dedupe)
+    if dedupe is not None:
+        seen = view.get(DEDUPE, (put.context, dedupe))
         if seen is not None:
             return Seen(seen)
     context = view.get(CONTEXTS, put.context)
@@ -84,7 +106,7 @@ def decide_put(view: View, put: Put) -> Decision:
     events: list[ContextCreated | UnitPut | LockReleased] = []
     if context is None:
         events.append(ContextCreated(put.context, put.agent, put.context, {}))
-    dedupe, count, tokens = put.dedupe, len(put.units), tuple(dict.fromkeys(fence.token for fence in put.fences))
+    count, tokens = len(put.units), tuple(dict.fromkeys(fence.token for fence in put.fences))
     for draft in put.units:
         events.append(
             UnitPut(put.context, put.agent, draft.id, draft.type, draft.meta, draft.payload, draft.relationships, dedupe, count, tokens)
@@ -101,14 +123,15 @@ def apply_unit_put(state: State, seq: int, ts: int, event: UnitPut) -> None:
     name = event.context
     context = state.get(CONTEXTS, name)
     assert context is not None, "a put follows its context's creation"
+    size = size_of(event.payload, event.meta) if event.size is None else event.size
     state.put(
         CONTEXTS,
         name,
-        Context(context.display_name, context.meta, context.created_at, ts, seq, context.entries + 1, context.removed),
+        Context(*context[:3], ts, seq, context.entries + 1, context.removed, context.size + size, context.trimmed),
     )
     agent = state.get(AGENTS, event.agent)
     state.put(AGENTS, event.agent, Agent(agent.first_seen if agent else ts, ts, agent.units + 1 if agent else 1))
-    join(state, seq, name, event.agent)
-    state.put(UNITS, event.id, UnitHead(seq, name))
+    join(state, seq, ts, name, event.agent)
+    state.put(UNITS, event.id, UnitHead(seq, name, size, dedupe=event.dedupe))
     if event.dedupe is not None:
         state.put(DEDUPE, (name, event.dedupe), Deduped(seq, event.dedupe_count))

@@ -23,8 +23,15 @@ class Table(Generic[K, V]):
 
 
 class Context(NamedTuple):
-    """A context as its events left it. `last_entry` is the seq of its last entry, 0 before the first; `removed` counts entries that
-    were taken out again."""
+    """A context as its events left it.
+
+    Attributes:
+        last_entry: the seq of its last entry; 0 before the first.
+        entries: of the units that are in it.
+        removed: entries of units that were taken out of it, and that retention has not taken.
+        size: bytes of the units of all of these.
+        trimmed: the highest seq of an entry that retention took; 0 for none.
+    """
 
     display_name: str
     meta: dict[str, str]
@@ -33,6 +40,8 @@ class Context(NamedTuple):
     last_entry: int = 0
     entries: int = 0
     removed: int = 0
+    size: int = 0
+    trimmed: int = 0
 
 
 class Agent(NamedTuple):
@@ -50,10 +59,24 @@ class Present(NamedTuple):
 
 
 class UnitHead(NamedTuple):
-    """What decisions need of a unit: where it is and where it was born."""
+    """What decisions need of a unit.
+
+    Attributes:
+        context: where it was born.
+        size: bytes of its payload and labels, as they were put.
+        entries: how many entries it has, its birth included, that retention has not taken. The unit lives as long as one is left.
+        born: whether its birth is still one of them.
+        dedupe: the digest of the dedupe key that it is the first unit of.
+        redacted: the seq of the event that erased it; 0 for none.
+    """
 
     seq: int
     context: str
+    size: int = 0
+    entries: int = 1
+    born: bool = True
+    dedupe: bytes | None = None
+    redacted: int = 0
 
 
 class Deduped(NamedTuple):
@@ -201,21 +224,91 @@ class Parked(NamedTuple):
     again: bool
 
 
-# (added_seq, removed_seq or None), oldest first: a pin or a membership through time.
-Intervals = tuple[tuple[int, int | None], ...]
+class Member(NamedTuple):
+    """A membership: the seq of the event that began it, and when that was."""
+
+    since: int
+    joined_at: int
+
+
+class Pin(NamedTuple):
+    """A pin: the seq of the event that set it."""
+
+    since: int
+
+
+class Place(NamedTuple):
+    """A unit's place in a context: the seq of its entry there, 0 where it was taken out."""
+
+    entry: int
+
+
+class PastPin(NamedTuple):
+    """A pin that has ended, under the seq of the event that ended it."""
+
+    unit: int
+    since: int
+
+
+class PastMember(NamedTuple):
+    """A membership that has ended, under the seq of the event that ended it."""
+
+    agent: str
+    since: int
+
+
+class Retention(NamedTuple):
+    """What a context keeps, no more of each than this; None means no limit.
+
+    Attributes:
+        age: microseconds.
+        units: entries, with those that were taken out.
+        bytes: of units.
+    """
+
+    age: int | None
+    units: int | None
+    bytes: int | None
+
+
+class Trimmed(NamedTuple):
+    """What retention has taken in the whole log.
+
+    Attributes:
+        entries: the highest seq of an entry that it took from any context.
+        events: up to here every event was looked at whether it is still needed.
+        gone: the highest seq of an event, which was no entry, that it took.
+    """
+
+    entries: int = 0
+    events: int = 0
+    gone: int = 0
+
+
+class Erasure(NamedTuple):
+    """That a unit was redacted: the seq of the event, and the context it was born in."""
+
+    event: int
+    context: str
+
 
 CONTEXTS: Table[str, Context] = Table("contexts")
 AGENTS: Table[str, Agent] = Table("agents")
 UNITS: Table[bytes, UnitHead] = Table("units")
-MEMBERS: Table[tuple[str, str], Intervals] = Table("members")
-PINS: Table[tuple[str, int], Intervals] = Table("pins")
-PLACES: Table[tuple[str, int], Intervals] = Table("places")
-DEDUPE: Table[tuple[str, str], Deduped] = Table("dedupe")
+MEMBERS: Table[tuple[str, str], Member] = Table("members")  # as long as the agent is one
+PINS: Table[tuple[str, int], Pin] = Table("pins")  # as long as the unit is pinned
+PLACES: Table[tuple[str, int], Place] = Table("places")
+PAST_MEMBERS: Table[tuple[str, int], PastMember] = Table("past_members")  # these two are only written: no decision reads them
+PAST_PINS: Table[tuple[str, int], PastPin] = Table("past_pins")
+DEDUPE: Table[tuple[str, bytes], Deduped] = Table("dedupe")  # by the digest of the key
 LEASES: Table[int, Lease] = Table("leases")  # by token
 PRESENCE: Table[str, Present] = Table("presence")
 CONSUMERS: Table[str, Consumer] = Table("consumers")
 PROGRESS: Table[str, Progress] = Table("progress")
 PARKED: Table[str, tuple[Parked, ...]] = Table("parked")
+RETENTION: Table[str, Retention] = Table("retention")
+TRIMMED: Table[str, Trimmed] = Table("trimmed")  # one row, under no name
+ERASURES: Table[int, Erasure] = Table("erasures")  # by the unit's seq, as long as its bytes may be in a file
 
 
 class View(Protocol):
@@ -253,18 +346,3 @@ class MemoryState:
 
     def delete(self, table: Table[K, Any], key: K) -> None:
         self.rows.pop((table.name, key), None)
-
-
-def is_open(intervals: Intervals | None) -> bool:
-    """Whether the last interval has not ended."""
-    return bool(intervals) and intervals[-1][1] is None  # type: ignore[index]  # narrowed by bool()
-
-
-def opened(intervals: Intervals | None, seq: int) -> Intervals:
-    """The intervals with a new one that starts at `seq`."""
-    return (*(intervals or ()), (seq, None))
-
-
-def closed(intervals: Intervals, seq: int) -> Intervals:
-    """The intervals with the last one ended at `seq`."""
-    return (*intervals[:-1], (intervals[-1][0], seq))

@@ -21,6 +21,7 @@ BY_TYPE = b"t"  # context NUL type NUL seq -> pointer
 BY_META = b"m"  # context NUL digest(16) seq -> pointer
 BY_TARGET = b"r"  # target id(16) context NUL seq -> pointer
 BY_PATH = b"f"  # digest(16) seq -> nothing
+ADDED = b"w"  # unit's seq, seq of the addition -> context
 
 CONTEXTS = b"C"  # context -> row
 AGENTS = b"A"  # agent -> row
@@ -28,12 +29,17 @@ UNITS = b"U"  # id(16) -> row
 MEMBERS = b"M"  # context NUL agent -> row
 PINS = b"P"  # context NUL seq -> row
 PLACES = b"W"  # context NUL seq -> row
-DEDUPE = b"D"  # context NUL key -> row
+PAST_MEMBERS = b"X"  # context NUL seq of the end -> row
+PAST_PINS = b"V"  # context NUL seq of the end -> row
+DEDUPE = b"D"  # context NUL digest(16) -> row
 LEASES = b"L"  # seq of the grant -> row
 CONSUMERS = b"K"  # consumer -> row
 PROGRESS = b"J"  # consumer -> row
 PRESENCE = b"N"  # agent -> row
 PARKED = b"Q"  # consumer -> row
+RETENTION = b"R"  # context -> row
+TRIMMED = b"Z"  # nothing -> row
+ERASURES = b"Y"  # unit's seq -> row
 
 _SEQ = struct.Struct(">Q")
 pack_seq = _SEQ.pack
@@ -89,6 +95,11 @@ def by_type(context: str, type: str) -> bytes:
 def by_meta(context: str, key: str, value: str) -> bytes:
     """The prefix of the entries with a label in a context."""
     return BY_META + name(context) + meta_digest(key, value)
+
+
+def by_labels(context: str) -> bytes:
+    """The prefix of the entries with any label in a context."""
+    return BY_META + name(context)
 
 
 def by_target(context: str, target: bytes) -> bytes:

@@ -38,9 +38,12 @@ class Store:
         self.directory = directory
         if not new and not (directory / "CURRENT").exists():
             raise self._damaged(FileNotFoundError("its file CURRENT is missing"))
+        self._db = self._open(new)
+
+    def _open(self, new: bool) -> Any:
         try:
-            self._db = DB(
-                str(directory),
+            return DB(
+                str(self.directory),
                 create_if_missing=new,
                 error_if_exists=new,
                 paranoid_checks=True,
@@ -106,6 +109,28 @@ class Store:
             batch.write()
         except Error as error:
             raise EngramError("storage", f"the disk refused a write to {self.directory}: {_reason(error)}") from error
+
+    def flush(self) -> None:
+        """Have everything that was written in table files; LevelDB's log begins anew. Blocks for the disk."""
+        self.compact(b"", b"")
+
+    def compact(self, first: bytes, last: bytes) -> None:
+        """Have the keys from `first` to `last` in the files in their newest form alone, and the removed ones not at all.
+
+        What was in the same table file as its successor from the start stays; so `flush` before the writes that are to replace
+        something. Blocks for the disk, without holding the interpreter's lock.
+        """
+        try:
+            self._db.compact_range(start=first, stop=last + b"\0")
+        except Error as error:
+            raise self._damaged(error) from error
+
+    def reopen(self) -> None:
+        """Close the files and open them again: what LevelDB notes of keys beside the tables is then that of the tables there are."""
+        self._db.close()
+        for name in ("LOG", "LOG.old"):
+            (self.directory / name).unlink(missing_ok=True)
+        self._db = self._open(False)
 
     def size(self) -> int:
         """Bytes that the files take."""

@@ -15,8 +15,10 @@ import cbor2
 from ..protocol.errors import EngramError
 from ..state.contexts import UnitAdded, UnitRemoved
 from ..state.machine import Event, apply
+from ..state.redaction import UnitRedacted
+from ..state.retention import EventsTrimmed, UnitsTrimmed
 from ..state.units import UnitPut
-from . import keys, records
+from . import keys, records, rewrites
 from .leveldb import Store
 from .records import Record
 from .rows import DurableRows, PendingRows
@@ -100,13 +102,22 @@ class Log:
             record = self.record(cbor2.loads(record.body)["unit"])
         return record.body if record is not None and record.code == records.UNIT_PUT else None
 
-    def unit_in_flight(self, seq: int) -> bytes:
-        """The encoded unit that was put at `seq` in a batch that is not on disk yet."""
+    def newest(self, seq: int) -> Record:
+        """The record of the unit that was put at `seq`, as it will be once everything appended so far is on disk."""
+        for batch in reversed(self._unsettled):
+            if seq in batch.units:
+                return batch.units[seq]
+        record = self.record(seq)
+        if record is None:
+            raise EngramError("internal", f"unit {seq} is neither on disk nor on its way there")
+        return record
+
+    def additions(self, unit: int) -> dict[int, str]:
+        """The entries by which a unit was added to further contexts, with everything appended so far: seq, and context."""
+        found = {keys.seq_of(key): context.decode() for key, context in self._store.prefixed(keys.ADDED + keys.pack_seq(unit))}
         for batch in self._unsettled:
-            for appended in batch.events:
-                if appended.seq == seq and appended.unit is not None:
-                    return appended.unit
-        raise EngramError("internal", f"unit {seq} is neither on disk nor on its way there")
+            found |= {at.seq: at.event.context for at in batch.events if isinstance(at.event, UnitAdded) and at.event.unit == unit}
+        return found
 
     def records(self, first: int, last: int, reverse: bool = False) -> Iterator[tuple[int, Record]]:
         """The events from `first` to `last`, both included."""
@@ -126,8 +137,13 @@ class Log:
 
     def is_gone(self, context: str, entry: int, at: int = keys.LAST_SEQ) -> bool:
         """Whether the entry was removed from its context by an event up to `at`."""
-        removal = self._store.get(keys.gone(context) + keys.pack_seq(entry))
-        return removal is not None and keys.seq_of(removal) <= at
+        removal = self.gone_at(context, entry)
+        return removal is not None and removal <= at
+
+    def gone_at(self, context: str, entry: int) -> int | None:
+        """The seq of the event that removed the entry from its context; None for one that was not."""
+        stored = self._store.get(keys.gone(context) + keys.pack_seq(entry))
+        return None if stored is None else keys.seq_of(stored)
 
     def first_at(self, ts: int) -> int:
         """The first seq whose time is `ts` or later; one past the end when there is none. Times never fall, so this bisects."""
@@ -140,6 +156,28 @@ class Log:
             else:
                 low = found[0] + 1
         return low
+
+    def flush(self) -> None:
+        """Have what is on disk in table files, and not in LevelDB's own log. Blocks for the disk."""
+        self._store.flush()
+
+    def compact(self, first: bytes, last: bytes) -> None:
+        """Have the keys from `first` to `last` in the files in their newest form alone. Blocks for the disk."""
+        self._store.compact(first, last)
+
+    def drop(self, prefix: bytes, first: int, last: int) -> None:
+        """Have the files lose what was removed under a prefix from seq `first` to `last`, which were both removed. Blocks for the disk.
+
+        What was put and removed before LevelDB wrote a table is in one table, which nothing makes LevelDB write anew but a newer one
+        over the same keys: so the ends are removed again.
+        """
+        ends = prefix + keys.pack_seq(first), prefix + keys.pack_seq(last)
+        self._store.compact(*ends)
+        batch = self._store.batch()
+        for key in ends:
+            batch.delete(key)
+        self._store.write(batch)
+        self._store.compact(*ends)
 
     def size(self) -> int:
         """Bytes that the store's files take."""
@@ -200,22 +238,30 @@ class Batch:
         self._batch = log._store.batch()
         self._last_ts = log.last_ts
         self.events: list[Appended] = []
+        self.units: dict[int, Record] = {}  # those that it puts or rewrites
 
     def append(self, ts: int, event: Event) -> Appended:
         """Give the event the next seq, fold it into the pending state, and encode it with its secondary keys."""
         log = self._log
         seq = log._head = log._head + 1
+        put = self._batch.put
+        if isinstance(event, (UnitsTrimmed, EventsTrimmed, UnitRedacted)):  # which say of what there is how it is to be from now on
+            for key, value in rewrites.of(log, self.units, seq, ts, event):
+                if value is None:
+                    self._batch.delete(key)
+                else:
+                    put(key, value)
         apply(log._pending, seq, ts, event)
         record = records.encode_event(seq, ts, event)
-        put = self._batch.put
         put(keys.LOG + keys.pack_seq(seq), records.pack(record))
         unit: bytes | None = None
         if isinstance(event, UnitPut):
             unit = record.body
+            self.units[seq] = record
             for key, value in records.entry_keys(seq, event, unit):
                 put(key, value)
         elif isinstance(event, UnitAdded):
-            unit = log.unit(event.unit) or log.unit_in_flight(event.unit)
+            unit = log.newest(event.unit).body
             for key, value in records.added_keys(seq, event.context, event.unit, cbor2.loads(unit)):
                 put(key, value)
         elif isinstance(event, UnitRemoved):

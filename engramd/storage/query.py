@@ -122,6 +122,8 @@ def _walk_log(log: Log, wanted: Range) -> Iterator[_Examined]:
 def entry_of(log: Log, seq: int, record: records.Record, want: Filter) -> Entry | None:
     """The entry that an event of the log is, if it is one and fits."""
     if record.code == records.UNIT_PUT:
+        if records.is_trimmed(record):
+            return None
         decoded = cbor2.loads(record.body)
         return Entry(seq, decoded["context"], record.kind, record.body) if want.matches(decoded) else None
     if record.code == records.UNIT_ADDED:

@@ -13,7 +13,7 @@ import cbor2
 
 from ..protocol.paths import normal
 from ..protocol.unit import encode_unit
-from ..state import consumers, contexts, locks, presence
+from ..state import consumers, contexts, locks, presence, redaction, retention
 from ..state.machine import Event
 from ..state.units import Edge, UnitPut
 from . import keys
@@ -42,13 +42,21 @@ _CODES: dict[int, tuple[str, type]] = {
     29: ("consumer_deleted", consumers.ConsumerDeleted),
     30: ("agent_present", presence.AgentPresent),
     31: ("agents_gone", presence.AgentsGone),
+    40: ("retention_set", retention.RetentionSet),
+    41: ("units_trimmed", retention.UnitsTrimmed),
+    42: ("events_trimmed", retention.EventsTrimmed),
+    43: ("unit_redacted", redaction.UnitRedacted),
+    44: ("erasures_finished", redaction.ErasuresFinished),
 }
 UNIT_ADDED = 8
 UNIT_REMOVED = 9
+UNITS_TRIMMED = 41
+UNIT_REDACTED = 43
 FILE_CHANGE = "file_change"  # the type of units whose label `path` is found
 _CODE_OF = {event_type: code for code, (_, event_type) in _CODES.items()}
 ENTRIES = frozenset({UNIT_PUT, UNIT_ADDED})
 
+_TRIMMED = "trimmed"  # member of an extra
 INLINE = 4096  # bytes: a larger unit stands in the log alone, and its entry points there
 _HERE, _ELSEWHERE = b"\0", b"\1"
 
@@ -75,6 +83,8 @@ def encode_event(seq: int, ts: int, event: Event) -> Record:
         extra: dict[str, Any] = {} if event.dedupe is None else {"dedupe": event.dedupe, "dedupe_count": event.dedupe_count}
         if event.fences:
             extra["fences"] = event.fences
+        if event.size is not None:
+            extra["size"] = event.size
         return Record(code, ts, cbor2.dumps(extra) if extra else b"", unit)
     return Record(code, ts, b"", cbor2.dumps(event._asdict()))
 
@@ -96,6 +106,7 @@ def decode_event(record: Record) -> Event:
     members = _members(record.body)
     if record.code == UNIT_PUT:
         extra = _members(record.extra) if record.extra else {}
+        extra.pop(_TRIMMED, None)
         return UnitPut(
             members["context"],
             members["agent"],
@@ -108,6 +119,21 @@ def decode_event(record: Record) -> Event:
         )
     event: Event = _CODES[record.code][1](**members)
     return event
+
+
+def is_trimmed(record: Record) -> bool:
+    """Whether the unit's birth is no entry any more: retention took it from its context, and another keeps the unit."""
+    return _TRIMMED.encode() in record.extra and _TRIMMED in cbor2.loads(record.extra)
+
+
+def with_extra(record: Record, **members: Any) -> Record:
+    """The record with more in its extra."""
+    return record._replace(extra=cbor2.dumps({**(cbor2.loads(record.extra) if record.extra else {}), **members}))
+
+
+def trimmed(record: Record, seq: int) -> Record:
+    """The record of a unit whose birth was trimmed by the event at `seq`."""
+    return with_extra(record, **{_TRIMMED: seq})
 
 
 def _members(encoded: bytes) -> dict[str, Any]:
@@ -127,7 +153,7 @@ def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Pairs:
     tail = keys.pack_seq(seq)
     targets = {edge.target for edge in event.relationships}
     pairs = finding_keys(event.context, tail, event.agent, event.type, event.meta, targets, b"")
-    pairs.append((keys.entries(event.context) + tail, _HERE + unit if len(unit) <= INLINE else _ELSEWHERE + tail))
+    pairs.append((keys.entries(event.context) + tail, birth_entry(seq, unit)))
     if event.type == FILE_CHANGE and (path := normal(event.meta.get("path", ""))):
         pairs.append((keys.by_path(path) + tail, b""))
     return pairs
@@ -139,7 +165,13 @@ def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> P
     targets = {edge["target"] for edge in unit["relationships"]}
     pairs = finding_keys(context, tail, unit["agent"], unit["type"], unit["meta"], targets, pointer)
     pairs.append((keys.entries(context) + tail, _ELSEWHERE + pointer))
+    pairs.append((keys.ADDED + pointer + tail, context.encode()))
     return pairs
+
+
+def birth_entry(seq: int, unit: bytes) -> bytes:
+    """The value of the entry of a unit in the context it was born in."""
+    return _HERE + unit if len(unit) <= INLINE else _ELSEWHERE + keys.pack_seq(seq)
 
 
 def finding_keys(context: str, tail: bytes, agent: str, type: str, meta: dict[str, str], targets: set[bytes], pointer: bytes) -> Pairs:

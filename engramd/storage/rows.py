@@ -38,8 +38,8 @@ def _lease(row: list[Any]) -> view.Lease:
     return view.Lease(holder, view.Claim(tuple(resources), mode, slots), *rest)
 
 
-def _intervals(row: list[list[int | None]]) -> view.Intervals:
-    return tuple((added or 0, removed) for added, removed in row)
+def _digest(key: tuple[str, bytes]) -> bytes:
+    return keys.name(key[0]) + key[1]
 
 
 def _consumer(row: list[Any]) -> view.Consumer:
@@ -55,16 +55,21 @@ def _progress(row: list[Any]) -> view.Progress:
 _CODECS: dict[str, _Codec] = {
     view.CONTEXTS.name: _Codec(keys.CONTEXTS, str.encode, lambda row: view.Context(*row), cached=True),
     view.AGENTS.name: _Codec(keys.AGENTS, str.encode, lambda row: view.Agent(*row), cached=True),
-    view.MEMBERS.name: _Codec(keys.MEMBERS, _pair, _intervals, cached=True),
+    view.MEMBERS.name: _Codec(keys.MEMBERS, _pair, lambda row: view.Member(*row), cached=True),
     view.UNITS.name: _Codec(keys.UNITS, lambda key: key, lambda row: view.UnitHead(*row)),
-    view.PINS.name: _Codec(keys.PINS, _numbered, _intervals),
-    view.PLACES.name: _Codec(keys.PLACES, _numbered, _intervals),
-    view.DEDUPE.name: _Codec(keys.DEDUPE, _pair, lambda row: view.Deduped(*row)),
+    view.PINS.name: _Codec(keys.PINS, _numbered, lambda row: view.Pin(*row)),
+    view.PLACES.name: _Codec(keys.PLACES, _numbered, lambda row: view.Place(*row)),
+    view.PAST_MEMBERS.name: _Codec(keys.PAST_MEMBERS, _numbered, lambda row: view.PastMember(*row)),
+    view.PAST_PINS.name: _Codec(keys.PAST_PINS, _numbered, lambda row: view.PastPin(*row)),
+    view.DEDUPE.name: _Codec(keys.DEDUPE, _digest, lambda row: view.Deduped(*row)),
     view.LEASES.name: _Codec(keys.LEASES, keys.pack_seq, _lease, cached=True),
     view.PRESENCE.name: _Codec(keys.PRESENCE, str.encode, lambda row: view.Present(*row), cached=True),
     view.CONSUMERS.name: _Codec(keys.CONSUMERS, str.encode, _consumer, cached=True),
     view.PROGRESS.name: _Codec(keys.PROGRESS, str.encode, _progress, cached=True),
     view.PARKED.name: _Codec(keys.PARKED, str.encode, lambda row: tuple(view.Parked(*one) for one in row)),
+    view.RETENTION.name: _Codec(keys.RETENTION, str.encode, lambda row: view.Retention(*row), cached=True),
+    view.TRIMMED.name: _Codec(keys.TRIMMED, str.encode, lambda row: view.Trimmed(*row), cached=True),
+    view.ERASURES.name: _Codec(keys.ERASURES, keys.pack_seq, lambda row: view.Erasure(*row)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Contexts: titles, labels, members, pins and places, and the intervals that remember them."""
+"""Contexts: titles, labels, members, pins and places, and what is remembered of those that ended."""
 
 from __future__ import annotations
 
@@ -23,7 +23,21 @@ from engramd.state.contexts import (
     UnitUnpinned,
     place,
 )
-from engramd.state.view import MEMBERS, PINS, PLACES, Context, Intervals, UnitHead, closed, is_open, opened
+from engramd.state.view import (
+    MEMBERS,
+    PAST_MEMBERS,
+    PAST_PINS,
+    PINS,
+    PLACES,
+    UNITS,
+    Context,
+    Member,
+    PastMember,
+    PastPin,
+    Pin,
+    Place,
+    UnitHead,
+)
 
 MISSING = unit_id(99)
 
@@ -72,7 +86,7 @@ def test_a_context_is_changed(ledger: Ledger) -> None:
     assert ledger.context("c")[:2] == ("Title", {"b": "3", "c": "4"})
     ledger.do(SetContext("c", "ann", "", {}))
     assert ledger.context("c")[:2] == ("", {"b": "3", "c": "4"})
-    assert ledger.context("c")[4:] == (3, 2, 0)
+    assert ledger.context("c")[4:7] == (3, 2, 0)
 
 
 def test_only_what_differs_is_an_event(ledger: Ledger) -> None:
@@ -118,7 +132,8 @@ def test_members_join_and_leave(ledger: Ledger) -> None:
     assert ledger.decide(leave) == [AgentLeft("c", "ann", "bob")]
     ledger.do(leave)
     ledger.do(join)
-    assert ledger.state.get(MEMBERS, ("c", "bob")) == ((6, 7), (8, None))
+    assert ledger.state.get(MEMBERS, ("c", "bob")) == Member(8, ledger.ts)
+    assert ledger.state.get(PAST_MEMBERS, ("c", 7)) == PastMember("bob", 6)
     assert ledger.state.get(MEMBERS, ("d", "bob")) is None
     assert ledger.context("c").updated_at == ledger.ts
     assert ledger.context("c").last_entry == 3
@@ -134,7 +149,8 @@ def test_units_are_pinned_and_unpinned(ledger: Ledger) -> None:
     assert ledger.decide(_pins(1, 2, pinned=False)) == [UnitUnpinned("c", "bob", 2)]
     ledger.do(_pins(1, pinned=False))
     ledger.do(_pins(1))
-    assert ledger.state.get(PINS, ("c", 2)) == ((6, 7), (8, None))
+    assert ledger.state.get(PINS, ("c", 2)) == Pin(8)
+    assert ledger.state.get(PAST_PINS, ("c", 7)) == PastPin(2, 6)
     assert ledger.context("c").updated_at == ledger.ts
 
 
@@ -151,13 +167,13 @@ def test_a_removed_unit_loses_its_pin(ledger: Ledger) -> None:
     ledger.do(_pins(1))
     assert ledger.decide(_places(1, 2, present=False)) == [
         UnitUnpinned("c", "bob", 2),
-        UnitRemoved("c", "bob", 2, 2),
-        UnitRemoved("c", "bob", 3, 3),
+        UnitRemoved("c", "bob", 2, 2, "c"),
+        UnitRemoved("c", "bob", 3, 3, "c"),
     ]
     ledger.do(_places(1, 2, present=False))
-    assert ledger.state.get(PINS, ("c", 2)) == ((6, 7),)
+    assert ledger.state.get(PAST_PINS, ("c", 7)) == PastPin(2, 6)
     ledger.do(_places(1))
-    assert not is_open(ledger.state.get(PINS, ("c", 2)))  # and does not get it back
+    assert ledger.state.get(PINS, ("c", 2)) is None  # and does not get it back
 
 
 # Places
@@ -166,57 +182,42 @@ def test_a_removed_unit_loses_its_pin(ledger: Ledger) -> None:
 def test_a_unit_is_added_and_removed(ledger: Ledger) -> None:
     add, remove = _places(3), _places(3, present=False)
     assert ledger.decide(remove) == []
-    assert ledger.decide(add) == [UnitAdded("c", "bob", 5, "d")]
+    assert ledger.decide(add) == [UnitAdded("c", "bob", 5, "d", unit_id(3))]
     ledger.do(add)
-    assert ledger.context("c")[3:] == (ledger.ts, 6, 3, 0)
+    assert ledger.context("c")[3:7] == (ledger.ts, 6, 3, 0)
+    assert ledger.context("c").size == 3 * len("unit 1")
+    assert ledger.state.get(UNITS, unit_id(3)) == UnitHead(5, "d", 6, entries=2)
     assert ledger.decide(add) == []
-    assert ledger.decide(remove) == [UnitRemoved("c", "bob", 5, 6)]
+    assert ledger.decide(remove) == [UnitRemoved("c", "bob", 5, 6, "d")]
     ledger.do(remove)
-    assert ledger.context("c")[3:] == (ledger.ts, 6, 2, 1)
+    assert ledger.context("c")[3:7] == (ledger.ts, 6, 2, 1)
+    assert ledger.state.get(PLACES, ("c", 5)) is None
     ledger.do(add)
-    assert ledger.decide(remove) == [UnitRemoved("c", "bob", 5, 8)]  # the entry that is there now
-    assert ledger.state.get(PLACES, ("c", 5)) == ((6, 7), (8, None))
-    assert place(ledger.state, "d", UnitHead(5, "d")) == ((5, None),)  # at home nothing has changed
+    assert ledger.decide(remove) == [UnitRemoved("c", "bob", 5, 8, "d")]  # the entry that is there now
+    assert ledger.state.get(PLACES, ("c", 5)) == Place(8)
+    assert place(ledger.state, "d", UnitHead(5, "d")) == 5  # at home nothing has changed
 
 
 def test_a_unit_leaves_the_context_it_was_born_in_and_comes_back(ledger: Ledger) -> None:
     home = UnitHead(2, "c")
-    assert place(ledger.state, "c", home) == ((2, None),)
+    assert place(ledger.state, "c", home) == 2
     assert ledger.decide(_places(1)) == []
     ledger.do(_places(1, present=False))
-    assert place(ledger.state, "c", home) == ((2, 6),)
+    assert place(ledger.state, "c", home) == 0
     assert ledger.decide(_places(1, present=False)) == []
-    assert ledger.decide(_places(1)) == [UnitAdded("c", "bob", 2, "c")]
+    assert ledger.decide(_places(1)) == [UnitAdded("c", "bob", 2, "c", unit_id(1))]
     ledger.do(_places(1))
-    assert place(ledger.state, "c", home) == ((2, 6), (7, None))
-    assert ledger.context("c")[4:] == (7, 2, 1)
-    assert place(ledger.state, "d", home) == ()
+    assert place(ledger.state, "c", home) == 7
+    assert ledger.context("c")[4:7] == (7, 2, 1)
+    assert place(ledger.state, "d", home) == 0
 
 
 def test_an_added_unit_creates_its_context(ledger: Ledger) -> None:
     assert ledger.decide(_places(1, 3, 1, context="new")) == [
         ContextCreated("new", "bob", "new", {}),
-        UnitAdded("new", "bob", 2, "c"),
-        UnitAdded("new", "bob", 5, "d"),
+        UnitAdded("new", "bob", 2, "c", unit_id(1)),
+        UnitAdded("new", "bob", 5, "d", unit_id(3)),
     ]
     ledger.do(_places(1, 3, context="new"))
-    assert ledger.context("new")[4:] == (8, 2, 0)
+    assert ledger.context("new")[4:7] == (8, 2, 0)
     assert ledger.state.get(MEMBERS, ("new", "bob")) is None  # who adds does not join
-
-
-# Intervals
-
-
-@pytest.mark.parametrize(
-    ("intervals", "expected"),
-    [(None, False), ((), False), (((1, None),), True), (((1, 2),), False), (((1, 2), (3, None)), True), (((1, 2), (3, 4)), False)],
-)
-def test_whether_intervals_are_open(intervals: Intervals | None, expected: bool) -> None:
-    assert is_open(intervals) is expected
-
-
-def test_intervals_open_and_close() -> None:
-    assert opened(None, 5) == opened((), 5) == ((5, None),)
-    assert closed(((5, None),), 7) == ((5, 7),)
-    assert opened(((5, 7),), 9) == ((5, 7), (9, None))
-    assert closed(((5, 7), (9, None)), 11) == ((5, 7), (9, 11))

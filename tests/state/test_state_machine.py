@@ -1,7 +1,7 @@
 """Random commands against a plain model of contexts: what a person would write down on paper, entry by entry.
 
 The model shares nothing with the code but the commands and the names of the events. It also keeps what was true after every event, so
-the intervals can be asked for every past.
+every past can be asked for.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ledger import Ledger, draft, unit_id
 
 from engramd.state.contexts import CreateContext, SetContext, SetMember, SetPins, SetPlaces, place
 from engramd.state.machine import Command
-from engramd.state.units import Put
-from engramd.state.view import AGENTS, CONTEXTS, DEDUPE, MEMBERS, PINS, PLACES, UNITS, Intervals, UnitHead
+from engramd.state.units import Put, dedupe_digest
+from engramd.state.view import AGENTS, CONTEXTS, DEDUPE, MEMBERS, PAST_MEMBERS, PAST_PINS, PINS, UNITS, UnitHead
 
 CONTEXT_NAMES = ("a", "b", "a:b")
 AGENT_NAMES = ("ann", "bob", "eve")
@@ -58,7 +58,7 @@ class Engram(RuleBasedStateMachine):
         self.units: dict[int, tuple[int, str]] = {}  # unit: seq and context of its birth
         self.keys: dict[tuple[str, str], list[int]] = {}  # dedupe key: the units it stands for
         self.acts: dict[str, list[int]] = {}  # agent: when it put each of its units
-        self.past: list[dict[str, tuple[set[int], set[int], set[str]]]] = [{}]  # by seq: each context's present units, pins, members
+        self.past: list[dict[str, tuple[set[int], set[str]]]] = [{}]  # by seq: each context's pins and members
         self.recorded: list[Any] = []
 
     def _unit(self, pick: int) -> int:
@@ -78,7 +78,7 @@ class Engram(RuleBasedStateMachine):
                 assert event.entry == self.pages[command.context].present[told[0]]
             self.recorded.append(deepcopy(event))
             self._note(seq, kind, command.context, *told)
-            self.past.append({name: (set(page.present), set(page.pins), set(page.members)) for name, page in self.pages.items()})
+            self.past.append({name: (set(page.pins), set(page.members)) for name, page in self.pages.items()})
 
     def _note(self, seq: int, kind: str, name: str, *told: Any) -> None:
         now = self.ledger.ts
@@ -244,63 +244,51 @@ class Engram(RuleBasedStateMachine):
     @invariant()
     def entries_are_in_order(self) -> None:
         for name, page in self.pages.items():
-            arrived = []
-            for unit, (seq, birth) in self.units.items():
-                arrived += [(added, unit) for added, _ in place(self.ledger.state, name, UnitHead(seq, birth))]
-            assert sorted(arrived) == page.entries
+            present = {unit: place(self.ledger.state, name, UnitHead(*head)) for unit, head in self.units.items()}
+            assert {unit: entry for unit, entry in present.items() if entry} == page.present
 
     @invariant()
     def units_keys_and_agents_are_remembered(self) -> None:
         state = self.ledger.state
         assert len([table for table, _ in state.rows if table == UNITS.name]) == len(self.units)
         for unit, (seq, birth) in self.units.items():
-            assert state.get(UNITS, unit_id(unit)) == (seq, birth)
+            entries = sum(unit == other for page in self.pages.values() for _, other in page.entries)
+            head = state.get(UNITS, unit_id(unit))
+            assert head is not None
+            assert head[:5] == (seq, birth, len(f"unit {unit}"), entries, True)
         assert len([table for table, _ in state.rows if table == DEDUPE.name]) == len(self.keys)
-        for key, units in self.keys.items():
-            assert state.get(DEDUPE, key) == (self.units[units[0]][0], len(units))
+        for (name, key), units in self.keys.items():
+            assert state.get(DEDUPE, (name, dedupe_digest(key))) == (self.units[units[0]][0], len(units))
         for agent in AGENT_NAMES:
             times = self.acts.get(agent)
             assert state.get(AGENTS, agent) == ((times[0], times[-1], len(times)) if times else None)
 
-    def _at(self, name: str, seq: int) -> tuple[set[int], set[int], set[str]]:
-        """A context's present units, pins and members after the event `seq`, from the intervals."""
-
-        def held(intervals: Intervals | None) -> bool:
-            return any(start <= seq and (end is None or seq < end) for start, end in intervals or ())
-
-        state = self.ledger.state
-        units = {unit for unit, head in self.units.items() if held(place(state, name, UnitHead(*head)))}
-        pins = {unit for unit, (born, _) in self.units.items() if held(state.get(PINS, (name, born)))}
-        return units, pins, {agent for agent in AGENT_NAMES if held(state.get(MEMBERS, (name, agent)))}
+    def _at(self, name: str, seq: int) -> tuple[set[int], set[str]]:
+        """A context's pins and members after the event `seq`, from what is so now and what has ended since."""
+        units = {born: unit for unit, (born, _) in self.units.items()}
+        pins, members = set(), set()
+        for (table, key), row in self.ledger.state.rows.items():
+            if table in (PINS.name, MEMBERS.name, PAST_PINS.name, PAST_MEMBERS.name) and key[0] == name and row.since <= seq:
+                if table == PINS.name:
+                    pins.add(units[key[1]])
+                elif table == MEMBERS.name:
+                    members.add(key[1])
+                elif key[1] > seq:
+                    (pins if table == PAST_PINS.name else members).add(units[row.unit] if table == PAST_PINS.name else row.agent)
+        return pins, members
 
     @invariant()
     def the_present_is_as_on_paper(self) -> None:
         for name, page in self.pages.items():
-            assert self._at(name, self.ledger.seq) == (set(page.present), page.pins, page.members)
+            assert self._at(name, self.ledger.seq) == (page.pins, page.members)
             assert page.pins <= set(page.present)
 
     def teardown(self) -> None:
         for seq, pages in enumerate(self.past):
             for name in self.pages:
-                assert self._at(name, seq) == pages.get(name, (set(), set(), set()))
-        for (table, _), intervals in self.ledger.state.rows.items():
-            if table in (MEMBERS.name, PINS.name, PLACES.name):
-                _check_intervals(intervals, self.ledger.seq)
+                assert self._at(name, seq) == pages.get(name, (set(), set()))
         assert [event for _, _, event in self.ledger.events] == self.recorded, "an event was changed after it was recorded"
         assert self.ledger.folded().rows == self.ledger.state.rows
-
-
-def _check_intervals(intervals: Intervals, last_seq: int) -> None:
-    """Each ends after it began, the next begins after that, and none but the last is open."""
-    assert intervals
-    ends = [edge for interval in intervals for edge in interval]
-    if ends[-1] is None:
-        ends.pop()
-    edges = [edge for edge in ends if edge is not None]
-    assert len(edges) == len(ends)
-    assert edges == sorted(set(edges))
-    assert edges[0] >= 1
-    assert edges[-1] <= last_seq
 
 
 Engram.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow])

@@ -6,8 +6,10 @@ import pytest
 from ledger import START, Ledger, draft, unit_id
 
 from engramd.state.contexts import ContextCreated, CreateContext, SetMember, SetPins, SetPlaces
-from engramd.state.units import Edge, Put, UnitPut
-from engramd.state.view import AGENTS, CONTEXTS, DEDUPE, MEMBERS, PLACES, UNITS, Agent, Context, Deduped, UnitHead
+from engramd.state.units import Edge, Put, UnitPut, dedupe_digest, size_of
+from engramd.state.view import AGENTS, CONTEXTS, DEDUPE, MEMBERS, PLACES, UNITS, Agent, Context, Deduped, Member, UnitHead
+
+KEY = dedupe_digest("k")
 
 
 @pytest.fixture
@@ -28,19 +30,19 @@ def test_the_first_put_creates_its_context(ledger: Ledger) -> None:
 def test_a_put_leaves_its_rows(ledger: Ledger) -> None:
     ledger.put("c", 1)
     at = START + 1000
-    assert ledger.context("c") == Context("c", {}, at, at, last_entry=2, entries=1, removed=0)
-    assert ledger.state.get(UNITS, unit_id(1)) == UnitHead(2, "c")
-    assert ledger.state.get(MEMBERS, ("c", "ann")) == ((2, None),)
+    assert ledger.context("c") == Context("c", {}, at, at, last_entry=2, entries=1, removed=0, size=6)
+    assert ledger.state.get(UNITS, unit_id(1)) == UnitHead(2, "c", 6)
+    assert ledger.state.get(MEMBERS, ("c", "ann")) == Member(2, at)
     assert ledger.state.get(AGENTS, "ann") == Agent(at, at, 1)
     assert ledger.state.get(PLACES, ("c", 2)) is None  # a unit that never moved has no row of its own
 
     ledger.put("c", 2, agent="bob")
     ledger.put("d", 3)
-    assert ledger.context("c")[2:] == (at, at + 1000, 3, 2, 0)
-    assert ledger.context("d")[2:] == (at + 2000, at + 2000, 5, 1, 0)
+    assert ledger.context("c")[2:7] == (at, at + 1000, 3, 2, 0)
+    assert ledger.context("d")[2:7] == (at + 2000, at + 2000, 5, 1, 0)
     assert ledger.state.get(AGENTS, "ann") == Agent(at, at + 2000, 2)
     assert ledger.state.get(AGENTS, "bob") == Agent(at + 1000, at + 1000, 1)
-    assert ledger.state.get(MEMBERS, ("c", "bob")) == ((3, None),)
+    assert ledger.state.get(MEMBERS, ("c", "bob")) == Member(3, at + 1000)
 
 
 def test_several_units_are_all_put_or_none(ledger: Ledger) -> None:
@@ -69,7 +71,7 @@ def test_a_put_brings_its_author_back(ledger: Ledger) -> None:
     ledger.do(SetMember("c", "bob", "ann", False))
     ledger.put("c", 2)
     ledger.put("c", 3)
-    assert ledger.state.get(MEMBERS, ("c", "ann")) == ((2, 3), (4, None))
+    assert ledger.state.get(MEMBERS, ("c", "ann")) == Member(4, ledger.ts - 1000)
 
 
 # Dedupe keys
@@ -77,11 +79,11 @@ def test_a_put_brings_its_author_back(ledger: Ledger) -> None:
 
 def test_a_dedupe_key_stands_for_its_first_units(ledger: Ledger) -> None:
     first = ledger.do(Put("c", "ann", (draft(1), draft(2)), dedupe="k"))
-    assert [getattr(event, "dedupe", None) for _, event in first] == [None, "k", None]
-    assert ledger.state.get(DEDUPE, ("c", "k")) == Deduped(2, 2)
+    assert [getattr(event, "dedupe", None) for _, event in first] == [None, KEY, None]
+    assert ledger.state.get(DEDUPE, ("c", KEY)) == Deduped(2, 2)
     ledger.put("c", 3)
     assert ledger.seen(Put("c", "bob", (draft(4),), dedupe="k")).units == Deduped(2, 2)
-    assert ledger.state.get(DEDUPE, ("c", "k")) == Deduped(2, 2)
+    assert ledger.state.get(DEDUPE, ("c", KEY)) == Deduped(2, 2)
 
 
 def test_a_dedupe_key_belongs_to_its_context(ledger: Ledger) -> None:
@@ -148,3 +150,11 @@ def test_a_put_of_the_future_changes_nothing_now(ledger: Ledger) -> None:
     ledger.decide(Put("c", "ann", (draft(1),), dedupe="k"))
     assert ledger.state.rows == {}
     assert ledger.state.get(CONTEXTS, "c") is None
+
+
+# Sizes
+
+
+def test_the_size_of_a_unit_is_that_of_its_payload_and_labels() -> None:
+    assert size_of("", {}) == 0
+    assert size_of("é", {"k": "é"}) == size_of("é".encode(), {"k": "é"}) == 5

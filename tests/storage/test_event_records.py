@@ -78,6 +78,7 @@ def test_a_small_unit_stands_in_its_entry_and_a_large_one_is_pointed_at() -> Non
 def test_the_keys_of_an_added_unit_point_at_its_birth() -> None:
     unit = cbor2.loads(records.encode_event(7, 1, put(10)).body)
     found = dict(records.added_keys(9, "d", 7, unit))
+    assert found.pop(keys.ADDED + keys.pack_seq(7) + keys.pack_seq(9)) == b"d"
     assert records.read_entry(found.pop(keys.entries("d") + keys.pack_seq(9))) == 7
     assert {keys.seq_of(pointer) for pointer in found.values()} == {7}
     assert set(found) == {

@@ -57,14 +57,14 @@ def test_nothing_is_to_be_read_before_the_commit(log: Log) -> None:
     assert log.last_seq == 0
     assert log.record(2) is None
     assert log.durable.get(CONTEXTS, "c") is None
-    assert log.pending.get(UNITS, (1).to_bytes(16)) == UnitHead(2, "c")
-    assert log.unit_in_flight(2) == put.unit
+    assert log.pending.get(UNITS, (1).to_bytes(16)) == UnitHead(2, "c", 1)
+    assert log.newest(2).body == put.unit
     batch.commit()
     batch.settle()
     assert log.unit(2) == put.unit
-    assert log.durable.get(UNITS, (1).to_bytes(16)) == UnitHead(2, "c")
+    assert log.durable.get(UNITS, (1).to_bytes(16)) == UnitHead(2, "c", 1)
     with pytest.raises(EngramError, match="neither on disk nor on its way"):
-        log.unit_in_flight(2)
+        log.newest(9)
 
 
 def test_two_batches_can_be_under_way(log: Log) -> None:
@@ -74,7 +74,7 @@ def test_two_batches_can_be_under_way(log: Log) -> None:
     one.seal()
     two = log.batch()
     two.append(10, created("d"))
-    added = two.append(11, UnitAdded("d", "a", put.seq, "c"))
+    added = two.append(11, UnitAdded("d", "a", put.seq, "c", put.event.id))
     assert added.unit == put.unit, "a unit can be added while its put is still being written"
     one.commit()
     one.settle()
@@ -96,7 +96,7 @@ def test_reopening_finds_everything_and_goes_on(tmp_path: Path) -> None:
     assert second.history == history, "a restart does not make cursors foreign"
     assert (second.last_seq, second.last_ts) == (2, 10)
     assert list(second.records(1, 9)) == kept
-    assert second.pending.get(UNITS, (1).to_bytes(16)) == UnitHead(2, "c")
+    assert second.pending.get(UNITS, (1).to_bytes(16)) == UnitHead(2, "c", 1)
     assert commit(second, 12, unit_put("c", 2))[0].seq == 3
     second.close()
 

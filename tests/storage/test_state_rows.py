@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import CLAIMS, COUNTS, IDS, LABELS, NAMES, SEQS, SPANS, TEXTS, TIMES, WANTED
+from strategies import CLAIMS, COUNTS, IDS, LABELS, LIMITS, NAMES, SEQS, SPANS, TEXTS, TIMES, WANTED
 
 from engramd.state import view
 from engramd.state.view import Table
@@ -19,27 +19,33 @@ from engramd.storage import rows as rows_module
 from engramd.storage.leveldb import Store
 from engramd.storage.rows import DurableRows, PendingRows, row_key
 
-INTERVALS = st.lists(st.tuples(SEQS, st.none() | SEQS), min_size=1, max_size=4).map(tuple)
 TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "contexts": (
         view.CONTEXTS,
         NAMES,
-        st.builds(view.Context, TEXTS, LABELS, TIMES, TIMES, last_entry=COUNTS, entries=COUNTS, removed=COUNTS),
+        st.builds(
+            view.Context, TEXTS, LABELS, TIMES, TIMES, last_entry=COUNTS, entries=COUNTS, removed=COUNTS, size=COUNTS, trimmed=COUNTS
+        ),
     ),
     "agents": (view.AGENTS, NAMES, st.builds(view.Agent, TIMES, TIMES, COUNTS)),
-    "members": (view.MEMBERS, st.tuples(NAMES, NAMES), INTERVALS),
-    "units": (view.UNITS, IDS, st.builds(view.UnitHead, SEQS, NAMES)),
-    "pins": (view.PINS, st.tuples(NAMES, SEQS), INTERVALS),
-    "places": (view.PLACES, st.tuples(NAMES, SEQS), INTERVALS),
+    "members": (view.MEMBERS, st.tuples(NAMES, NAMES), st.builds(view.Member, SEQS, TIMES)),
+    "units": (view.UNITS, IDS, st.builds(view.UnitHead, SEQS, NAMES, COUNTS, COUNTS, st.booleans(), st.none() | IDS, COUNTS)),
+    "pins": (view.PINS, st.tuples(NAMES, SEQS), st.builds(view.Pin, SEQS)),
+    "places": (view.PLACES, st.tuples(NAMES, SEQS), st.builds(view.Place, COUNTS)),
+    "past_members": (view.PAST_MEMBERS, st.tuples(NAMES, SEQS), st.builds(view.PastMember, NAMES, SEQS)),
+    "past_pins": (view.PAST_PINS, st.tuples(NAMES, SEQS), st.builds(view.PastPin, SEQS, SEQS)),
     "leases": (
         view.LEASES,
         SEQS,
         st.builds(view.Lease, NAMES, CLAIMS, TIMES, st.none() | NAMES, st.booleans(), TEXTS, TIMES),
     ),
-    "dedupe": (view.DEDUPE, st.tuples(NAMES, TEXTS), st.builds(view.Deduped, SEQS, COUNTS)),
+    "dedupe": (view.DEDUPE, st.tuples(NAMES, IDS), st.builds(view.Deduped, SEQS, COUNTS)),
     "presence": (view.PRESENCE, NAMES, st.builds(view.Present, TIMES)),
     "consumers": (view.CONSUMERS, NAMES, st.builds(view.Consumer, st.lists(NAMES).map(tuple), WANTED, TEXTS, COUNTS, COUNTS, TIMES)),
     "progress": (view.PROGRESS, NAMES, st.builds(view.Progress, SEQS, COUNTS, SPANS, TIMES)),
+    "retention": (view.RETENTION, NAMES, st.builds(view.Retention, LIMITS, LIMITS, LIMITS)),
+    "trimmed": (view.TRIMMED, st.just(""), st.builds(view.Trimmed, COUNTS, COUNTS, COUNTS)),
+    "erasures": (view.ERASURES, SEQS, st.builds(view.Erasure, SEQS)),
     "parked": (view.PARKED, NAMES, st.lists(st.builds(view.Parked, SEQS, COUNTS, TIMES, st.booleans()), min_size=1).map(tuple)),
 }
 Write = tuple[Table[Any, Any], Any, Any]
@@ -93,7 +99,7 @@ def test_a_scan_gives_the_rows_of_one_name_beyond_a_key(pairs: list[tuple[str, s
     with tempfile.TemporaryDirectory() as directory, closing(Store(Path(directory), new=True)) as db:
         for number, pair in enumerate(pairs, 1):
             pending = PendingRows(DurableRows(db))
-            pending.put(view.MEMBERS, pair, ((number, None),))
+            pending.put(view.MEMBERS, pair, view.Member(number, 1))
             write(db, pending)
         members = sorted({member.encode() for of, member in pairs if of == context})
         durable = DurableRows(db)

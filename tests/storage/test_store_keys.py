@@ -31,7 +31,12 @@ ROWS: dict[str, tuple[view.Table[Any, Any], st.SearchStrategy[Any]]] = {
     "members": (view.MEMBERS, st.tuples(NAMES, NAMES)),
     "pins": (view.PINS, st.tuples(NAMES, SEQS)),
     "places": (view.PLACES, st.tuples(NAMES, SEQS)),
-    "dedupe": (view.DEDUPE, st.tuples(NAMES, TEXTS)),
+    "dedupe": (view.DEDUPE, st.tuples(NAMES, IDS)),
+    "past_members": (view.PAST_MEMBERS, st.tuples(NAMES, SEQS)),
+    "past_pins": (view.PAST_PINS, st.tuples(NAMES, SEQS)),
+    "retention": (view.RETENTION, NAMES),
+    "trimmed": (view.TRIMMED, st.just("")),
+    "erasures": (view.ERASURES, SEQS),
 }
 ROW = st.one_of(*(st.tuples(st.just(table), key) for table, key in ROWS.values()))
 

@@ -1,0 +1,225 @@
+"""Retention in the background: a bounded step at a time, each one event, with a pause for everybody else behind it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+import trio
+
+from ..protocol.connection import Id
+from ..protocol.cursor import format_cursor
+from ..protocol.errors import EngramError
+from ..protocol.sizes import parse_size
+from ..protocol.times import parse_duration
+from ..state.retention import Candidate, EventsTrimmed, SetRetention, TrimContext, TrimEvents, UnitsTrimmed
+from ..state.view import CONTEXTS, PINS, RETENTION, TRIMMED, Retention, Trimmed
+from ..storage import keys, records
+from .contexts import describe
+from .peer import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .engine import Engine
+
+logger = logging.getLogger("engramd.retention")
+
+INTERVAL = 5.0  # seconds between two looks at everything
+PAUSE = 0.01  # seconds between two steps
+STEP_ENTRIES = 128  # looked at in one step
+STEP_BYTES = 1024 * 1024  # and about how many bytes of units
+STEP_EVENTS = 512
+FAR = 65_536  # events that nothing was removed of, after which it is noted how far they were looked at
+COMPACT_ENTRIES = 4096  # removed ones after which their files are compacted
+COMPACT_INTERVAL = 600.0  # seconds after which they are, however few
+LEAST_AGE = 1_000_000  # microseconds
+
+
+def retain(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
+    """Set what a context keeps, and describe it."""
+    name = fields["context"]
+    changes = {limit: _limit(limit, fields[limit]) for limit in Retention._fields if limit in fields}
+
+    def done(_: object) -> None:
+        engine.retention.wake()
+        peer.answer(request_id, {"context": describe(engine, name)})
+
+    engine.submit(peer, request_id, SetRetention(name, peer.agent, changes), engine.committer.now(), done)
+
+
+def _limit(name: str, value: str | int | None) -> int | None:
+    if value is None:
+        return None
+    if name == "bytes":
+        return parse_size(value, name)
+    limit = parse_duration(value) if isinstance(value, str) else value
+    if name == "age" and limit < LEAST_AGE:
+        raise EngramError("invalid", "age: must be a second or more", field="age")
+    return limit
+
+
+def lost(engine: Engine, contexts: Sequence[str] | None, events: bool) -> int:
+    """The highest seq that retention took of what a reader of these contexts (None: all) wants; 0 for none.
+
+    Args:
+        events: whether it wants events that are no entries, too.
+    """
+    rows = engine.log.durable
+    everywhere = rows.get(TRIMMED, "") or Trimmed()
+    if contexts is None:
+        found = everywhere.entries
+    else:
+        found = max((row.trimmed for name in contexts if (row := rows.get(CONTEXTS, name)) is not None), default=0)
+    return max(found, everywhere.gone) if events else found
+
+
+def trimmed_error(engine: Engine, after: int, last: int) -> EngramError:
+    """That what a reader at `after` wants was removed, up to `last`."""
+    cursor = format_cursor(engine.log.history, last)
+    return EngramError(
+        "trimmed",
+        f"retention removed entries behind {after}, the last of them at {last}; nothing is missing behind {cursor}, and what is left "
+        "before that is read from 0 on",
+        cursor=cursor,
+        seq=last,
+    )
+
+
+class Retainer:
+    """Removes what no context keeps, and old events.
+
+    Args:
+        keep_events: microseconds that events which are no entries stay; None means for ever.
+
+    Attributes:
+        trims: how often something was removed since the start, for readers to see that they should look again.
+    """
+
+    def __init__(self, engine: Engine, keep_events: int | None) -> None:
+        self._engine = engine
+        self._keep_events = keep_events
+        self._wake = trio.Event()
+        self._looked = 0  # events were looked at up to here, though nothing has noted it yet
+        self._removed: dict[bytes, tuple[int, int]] = {}  # by prefix, the first and last seq under it that was removed since the last time
+        self._count = 0
+        self._compacted_at = trio.current_time()
+        self.trims = 0
+
+    def wake(self) -> None:
+        """Look soon: a policy has changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Look at everything again and again, until cancelled or no write is taken any more."""
+        while True:
+            self._wake = trio.Event()
+            try:
+                await self.sweep()
+            except EngramError as error:
+                logger.warning("retention has stopped: %s", error.message)
+                return
+            with trio.move_on_after(INTERVAL):
+                await self._wake.wait()
+
+    async def sweep(self) -> None:
+        """Remove what is to be removed now."""
+        after: bytes | None = b""
+        while after is not None:
+            page = [key for key, _ in islice(self._engine.log.durable.scan(RETENTION, after=after or None), STEP_ENTRIES)]
+            for key in page:
+                await self._trim(key.decode())
+            after = page[-1] if page else None
+            await trio.lowlevel.checkpoint()
+        if self._keep_events is not None:
+            await self._trim_events(self._keep_events)
+        due = trio.current_time() >= self._compacted_at + COMPACT_INTERVAL
+        if self._count >= COMPACT_ENTRIES or (self._count and due):
+            await self._compact()
+
+    async def _trim(self, context: str) -> None:
+        """Remove a context's oldest entries, until one may stay. The first step looks at one: mostly there is nothing to do."""
+        after, limit = 0, 1
+        while True:
+            found, reached = self._oldest(context, after, limit)
+            removed = 0
+            if found:
+                command = TrimContext(context, self._engine.committer.now(), tuple(found))
+                for appended in await self._engine.committer.carry_out(command):
+                    assert isinstance(appended.event, UnitsTrimmed)
+                    removed = len(appended.event.entries)
+                    self._note(
+                        removed, {keys.entries(context): [entry for entry, _ in appended.event.entries], keys.LOG: appended.event.removed}
+                    )
+            if removed < len(found) or reached is None:
+                return
+            after, limit = reached, STEP_ENTRIES
+            await trio.sleep(PAUSE)
+            if self._count >= COMPACT_ENTRIES:
+                await self._compact()
+
+    def _oldest(self, context: str, after: int, limit: int) -> tuple[list[Candidate], int | None]:
+        """Entries behind `after` that are not pinned, as many as a step looks at; and how far it looked, if not to the end."""
+        log, found, size = self._engine.log, list[Candidate](), 0
+        for looked, (key, value) in enumerate(log.scan(keys.entries(context), after + 1, keys.LAST_SEQ), 1):
+            entry, at = keys.seq_of(key), records.read_entry(value)
+            unit = at if isinstance(at, bytes) else log.unit(at)
+            assert unit is not None, "an entry goes before its unit"
+            size += len(unit)
+            decoded = cbor2.loads(unit)
+            if log.durable.get(PINS, (context, decoded["seq"])) is None or log.is_gone(context, entry):
+                found.append(Candidate(entry, self._ts(entry, decoded), decoded["id"]))
+            if len(found) == limit or looked == STEP_ENTRIES or size > STEP_BYTES:
+                return found, entry
+        return found, None
+
+    def _ts(self, entry: int, unit: dict[str, Any]) -> int:
+        """When an entry arrived."""
+        if entry == unit["seq"]:
+            return int(unit["ts"])
+        record = self._engine.log.record(entry)
+        assert record is not None, "an entry that was added has its event"
+        return record.ts
+
+    async def _trim_events(self, keep: int) -> None:
+        engine, log = self._engine, self._engine.log
+        noted = (log.durable.get(TRIMMED, "") or Trimmed()).events
+        self._looked = max(self._looked, noted)
+        while True:
+            old = list[tuple[int, int, Any]]()
+            looked, before = self._looked, engine.committer.now() - keep
+            for seq, record in islice(log.records(looked + 1, log.last_seq), STEP_EVENTS):
+                if record.ts >= before:
+                    break
+                looked = seq
+                if record.code not in records.ENTRIES:
+                    old.append((seq, record.ts, records.decode_event(record)))
+            if looked == self._looked:
+                return
+            self._looked = looked
+            if old or looked - noted >= FAR:
+                noted = looked
+                for appended in await engine.committer.carry_out(TrimEvents(looked, tuple(old))):
+                    assert isinstance(appended.event, EventsTrimmed)
+                    self._note(len(appended.event.removed), {keys.LOG: appended.event.removed})
+            await trio.sleep(PAUSE)
+
+    def _note(self, count: int, removed: dict[bytes, Sequence[int]]) -> None:
+        """So many entries or events were removed, and under each prefix the keys of these seqs."""
+        self.trims += 1
+        self._count += count
+        for prefix, seqs in removed.items():
+            if seqs:
+                first, last = self._removed.get(prefix, (seqs[0], seqs[0]))
+                self._removed[prefix] = min(first, *seqs), max(last, *seqs)
+
+    async def _compact(self) -> None:
+        """Have the files lose what was removed."""
+        removed, self._removed, self._count = self._removed, {}, 0
+        for prefix, span in removed.items():
+            await self._engine.offload(partial(self._engine.log.drop, prefix, *span))
+            await trio.sleep(PAUSE)
+        self._compacted_at = trio.current_time()

@@ -1,0 +1,256 @@
+"""Retention: what contexts keep, and the removal of what they do not.
+
+A context's entries go from the oldest on; pinned ones stay. A unit is removed with the last of its entries, whichever contexts had them.
+Events that are no entries go when they are old and nothing rests on them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from . import consumers, contexts, locks, presence, units
+from .contexts import absent, is_pinned, place
+from .outcome import Decision
+from .redaction import UnitRedacted
+from .view import (
+    CONSUMERS,
+    CONTEXTS,
+    DEDUPE,
+    LEASES,
+    MEMBERS,
+    PAST_MEMBERS,
+    PAST_PINS,
+    PINS,
+    PLACES,
+    PRESENCE,
+    RETENTION,
+    TRIMMED,
+    UNITS,
+    Context,
+    Place,
+    Retention,
+    State,
+    Trimmed,
+    UnitHead,
+    View,
+)
+
+NO_LIMIT = Retention(None, None, None)
+
+# Commands
+
+
+class SetRetention(NamedTuple):
+    """Have a context keep no more than this.
+
+    Attributes:
+        changes: the limits to set, by name; None takes one away.
+    """
+
+    context: str
+    agent: str
+    changes: dict[str, int | None]
+
+
+class Candidate(NamedTuple):
+    """An entry of a context: its seq and time, and its unit's id."""
+
+    entry: int
+    ts: int
+    id: bytes
+
+
+class TrimContext(NamedTuple):
+    """Remove those of the context's entries that it does not keep.
+
+    Attributes:
+        now: microseconds since the epoch.
+        oldest: the context's first entries that are on disk, in order; more of them may follow.
+    """
+
+    context: str
+    now: int
+    oldest: tuple[Candidate, ...]
+
+
+class TrimEvents(NamedTuple):
+    """Remove those of some old events that nothing rests on.
+
+    Attributes:
+        last: up to here `old` has every event behind those that were looked at before, but for entries.
+        old: seq, time and event.
+    """
+
+    last: int
+    old: tuple[tuple[int, int, Any], ...]
+
+
+# Events
+
+
+class RetentionSet(NamedTuple):
+    """From now on the context keeps no more than this: microseconds, entries, bytes; None means no limit."""
+
+    context: str
+    agent: str
+    age: int | None
+    units: int | None
+    bytes: int | None
+
+
+class UnitsTrimmed(NamedTuple):
+    """A context does not keep some of its entries.
+
+    Attributes:
+        entries: their seqs, each with its unit's id.
+        removed: the seqs that the log has no more: those of the units that no context keeps, and those of additions.
+    """
+
+    context: str
+    entries: tuple[tuple[int, bytes], ...]
+    removed: tuple[int, ...]
+
+
+class EventsTrimmed(NamedTuple):
+    """What is missing up to here was removed; just now, events that were no entries.
+
+    Attributes:
+        last: the seq up to which this holds.
+        removed: the seqs of those just removed.
+        pins, members: where these ended pins and memberships: what they said of the past goes with them, as (context, seq).
+    """
+
+    last: int
+    removed: tuple[int, ...]
+    pins: tuple[tuple[str, int], ...]
+    members: tuple[tuple[str, int], ...]
+
+
+def decide_set(view: View, command: SetRetention) -> Decision:
+    if view.get(CONTEXTS, command.context) is None:
+        return absent(command.context)
+    before = view.get(RETENTION, command.context) or NO_LIMIT
+    keep = before._replace(**command.changes)
+    return [RetentionSet(command.context, command.agent, *keep)] if keep != before else []
+
+
+def decide_trim(view: View, command: TrimContext) -> Decision:
+    """Of the oldest entries those that are too many, too large together, or too old; until one may stay that is not pinned."""
+    keep, context = view.get(RETENTION, command.context), view.get(CONTEXTS, command.context)
+    if keep is None or context is None:
+        return []
+    count, size = context.entries + context.removed, context.size
+    left: dict[bytes, int] = {}  # of each unit, the entries that are left
+    trimmed, removed = [], []
+    for entry, ts, unit in command.oldest:
+        head = view.get(UNITS, unit)
+        if head is None or (place(view, command.context, head) == entry and is_pinned(view, command.context, head.seq)):
+            continue
+        if not _is_over(keep, count, size, command.now - ts):
+            break
+        count, size = count - 1, size - head.size
+        left[unit] = left.get(unit, head.entries) - 1
+        trimmed.append((entry, unit))
+        if entry != head.seq:
+            removed.append(entry)
+        if not left[unit]:
+            removed.append(head.seq)
+    return [UnitsTrimmed(command.context, tuple(trimmed), tuple(sorted(removed)))] if trimmed else []
+
+
+def _is_over(keep: Retention, count: int, size: int, age: int) -> bool:
+    return (
+        (keep.units is not None and count > keep.units)
+        or (keep.bytes is not None and size > keep.bytes)
+        or (keep.age is not None and age > keep.age)
+    )
+
+
+def decide_trim_events(view: View, command: TrimEvents) -> Decision:
+    """Those that nothing rests on. That all were looked at is an event, too, or they would be looked at after every start."""
+    trimmed = view.get(TRIMMED, "") or Trimmed()
+    if command.last <= trimmed.events:
+        return []
+    gone = [(seq, event) for seq, ts, event in command.old if seq > trimmed.events and not _is_needed(view, seq, ts, event)]
+    pins = tuple((event.context, seq) for seq, event in gone if isinstance(event, contexts.UnitUnpinned))
+    members = tuple((event.context, seq) for seq, event in gone if isinstance(event, contexts.AgentLeft))
+    return [EventsTrimmed(command.last, tuple(seq for seq, _ in gone), pins, members)]
+
+
+def _is_needed(view: View, seq: int, ts: int, event: Any) -> bool:
+    """Whether something that is so now rests on an event."""
+    match event:
+        case units.UnitPut() | contexts.UnitAdded() | contexts.ContextCreated() | RetentionSet():
+            return True
+        case UnitRedacted():
+            return view.get(UNITS, event.id) is not None
+        case contexts.AgentJoined():
+            member = view.get(MEMBERS, (event.context, event.member))
+            return member is not None and member.since == seq
+        case contexts.UnitPinned():
+            pin = view.get(PINS, (event.context, event.unit))
+            return pin is not None and pin.since == seq
+        case locks.LockGranted():
+            return view.get(LEASES, seq) is not None
+        case consumers.ConsumerCreated():
+            return view.get(CONSUMERS, event.consumer) is not None
+        case presence.AgentPresent():
+            present = view.get(PRESENCE, event.agent)
+            return present is not None and present.since == ts
+    return False
+
+
+# Folds
+
+
+def apply_set(state: State, seq: int, ts: int, event: RetentionSet) -> None:
+    keep = Retention(event.age, event.units, event.bytes)
+    if keep == NO_LIMIT:
+        state.delete(RETENTION, event.context)
+    else:
+        state.put(RETENTION, event.context, keep)
+
+
+def apply_trimmed(state: State, seq: int, ts: int, event: UnitsTrimmed) -> None:
+    context = state.get(CONTEXTS, event.context)
+    assert context is not None, "an event of a context follows its creation"
+    last = max(entry for entry, _ in event.entries)
+    for entry, unit in event.entries:
+        context = _without(state, context, event.context, entry, unit)
+    state.put(CONTEXTS, event.context, context._replace(trimmed=max(context.trimmed, last)))
+    trimmed = state.get(TRIMMED, "") or Trimmed()
+    state.put(TRIMMED, "", trimmed._replace(entries=max(trimmed.entries, last)))
+
+
+def _without(state: State, context: Context, name: str, entry: int, unit: bytes) -> Context:
+    """The context without an entry; so are the unit's rows."""
+    head = state.get(UNITS, unit)
+    assert head is not None, "what is trimmed is there"
+    is_present = place(state, name, head) == entry
+    head = head._replace(entries=head.entries - 1, born=head.born and entry != head.seq)
+    if not head.entries:
+        _forget(state, unit, head)
+    else:
+        state.put(UNITS, unit, head)
+    if is_present and head.entries and name == head.context:
+        state.put(PLACES, (name, head.seq), Place(0))
+    elif is_present:
+        state.delete(PLACES, (name, head.seq))
+    counts = (context.entries - 1, context.removed) if is_present else (context.entries, context.removed - 1)
+    return context._replace(entries=counts[0], removed=counts[1], size=context.size - head.size)
+
+
+def _forget(state: State, unit: bytes, head: UnitHead) -> None:
+    state.delete(UNITS, unit)
+    state.delete(PLACES, (head.context, head.seq))
+    if head.dedupe is not None:
+        state.delete(DEDUPE, (head.context, head.dedupe))
+
+
+def apply_events_trimmed(state: State, seq: int, ts: int, event: EventsTrimmed) -> None:
+    for past in event.pins:
+        state.delete(PAST_PINS, past)
+    for past in event.members:
+        state.delete(PAST_MEMBERS, past)
+    trimmed = state.get(TRIMMED, "") or Trimmed()
+    state.put(TRIMMED, "", trimmed._replace(events=event.last, gone=max((trimmed.gone, *event.removed))))

@@ -1,0 +1,84 @@
+"""What retention and redaction do to what is stored: the only writes that change or remove records, entries and the keys that find them.
+
+Each goes into the batch of its event. So a crash leaves all of it or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from ..protocol.paths import normal
+from ..protocol.unit import tombstone
+from ..state.redaction import UnitRedacted
+from ..state.retention import EventsTrimmed, UnitsTrimmed
+from ..state.view import UNITS, UnitHead
+from . import keys, records
+from .records import Record
+
+if TYPE_CHECKING:
+    from .log import Log
+
+Writes = Iterator[tuple[bytes, bytes | None]]  # keys and values, None for one to remove
+
+
+def of(log: Log, units: dict[int, Record], seq: int, ts: int, event: UnitsTrimmed | EventsTrimmed | UnitRedacted) -> Writes:
+    """The writes of an event at `seq` that is not yet folded. Records of units that it rewrites are noted in `units`."""
+    if isinstance(event, UnitsTrimmed):
+        return _trim(log, units, seq, event)
+    if isinstance(event, UnitRedacted):
+        return _redact(log, units, seq, ts, event)
+    return ((keys.LOG + keys.pack_seq(gone), None) for gone in event.removed)
+
+
+def _head(log: Log, unit: bytes) -> UnitHead:
+    head = log.pending.get(UNITS, unit)
+    assert head is not None, "the event was decided on what there is"
+    return head
+
+
+def _trim(log: Log, units: dict[int, Record], seq: int, event: UnitsTrimmed) -> Writes:
+    removed = set(event.removed)
+    for entry, unit_id in event.entries:
+        head = _head(log, unit_id)
+        record = log.newest(head.seq)
+        unit, tail = cbor2.loads(record.body), keys.pack_seq(entry)
+        targets = {edge["target"] for edge in unit["relationships"]}
+        for key, _ in records.finding_keys(event.context, tail, unit["agent"], unit["type"], unit["meta"], targets, b""):
+            yield key, None
+        yield keys.entries(event.context) + tail, None
+        yield keys.gone(event.context) + tail, None
+        if entry != head.seq:
+            yield keys.ADDED + keys.pack_seq(head.seq) + tail, None
+        elif head.seq not in removed:
+            units[head.seq] = records.trimmed(record, seq)
+            yield keys.LOG + tail, records.pack(units[head.seq])
+        if head.seq in removed:
+            yield from _without_path(head.seq, unit)
+    for gone in event.removed:
+        yield keys.LOG + keys.pack_seq(gone), None
+
+
+def _without_path(seq: int, unit: dict[str, Any]) -> Writes:
+    path = normal(unit["meta"].get("path", "")) if unit["type"] == records.FILE_CHANGE else ""
+    if path:
+        yield keys.by_path(path) + keys.pack_seq(seq), None
+
+
+def _redact(log: Log, units: dict[int, Record], seq: int, ts: int, event: UnitRedacted) -> Writes:
+    head = _head(log, event.id)
+    record, tail = log.newest(head.seq), keys.pack_seq(head.seq)
+    unit = cbor2.loads(record.body)
+    body = tombstone(unit, seq, ts, event.agent, event.reason)
+    units[head.seq] = records.with_extra(record._replace(body=body), size=head.size)
+    yield keys.LOG + tail, records.pack(units[head.seq])
+    entries = log.additions(head.seq)
+    if head.born:
+        yield keys.entries(head.context) + tail, records.birth_entry(head.seq, body)
+        entries[head.seq] = head.context
+    for entry, context in entries.items():
+        for label in unit["meta"].items():
+            yield keys.by_meta(context, *label) + keys.pack_seq(entry), None
+    yield from _without_path(head.seq, unit)
