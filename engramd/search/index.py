@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..protocol.errors import EngramError
 from ..protocol.unit import TYPES
 from ..storage.leveldb import Store
-from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REMOVED
+from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REDACTED, UNIT_REMOVED, UNITS_TRIMMED
 from . import postings as segmented
 from . import tokens
 from .columns import Column
@@ -41,8 +41,10 @@ NAME = b"n"  # number(4) -> kind and name
 ADDED = b"a"  # seq of the addition(8) -> doc(4) context's number(4)
 REMOVED = b"r"  # seq of the entry that was removed(8) -> seq of the removal(8)
 ERASED = b"k"  # doc(4) -> empty
+TRIMMED = b"t"  # doc(4) -> empty
 WORD = b"w"  # word -> empty
 
+WORN = 10_000  # docs that the log has no more, and at least half of all, make an index worth making anew
 FLUSH_DOCS = 1024  # new docs after which everything is written
 FLUSH_EVENTS = 65_536  # events without a new doc after which that is noted
 MAX_TEXT = 256 * 1024  # characters of a payload that are read
@@ -166,6 +168,7 @@ class Index:
         self._tokens, self._with_text = float(lengths.sum(dtype=np.float64)), int(np.count_nonzero(lengths))
         for key in self._store.keys(ERASED):
             self._set_erased(int.from_bytes(key))
+        self._trimmed = sum(1 for _ in self._store.keys(TRIMMED))
         self._texts: list[tuple[int, str]] = []  # docs whose vectors are still to be made
         self._mute = False  # whether the embedder has failed to make them
 
@@ -198,6 +201,7 @@ class Index:
 
     def absorb(self, events: Iterable[tuple[int, int, bytes]], upto: int) -> None:
         """Take in events as (seq, code, body), in order; afterwards the log is covered up to `upto`. What is covered is passed over."""
+        redacted: list[int] = []
         for seq, code, body in events:
             if seq <= self.covers:
                 continue
@@ -211,13 +215,35 @@ class Index:
                     self._add_entry(seq, doc, context)
                     self._new_rows.append((ADDED + seq.to_bytes(8), _PLACE.pack(doc, context)))
             elif code == UNIT_REMOVED:
-                entry = cbor2.loads(body)["entry"]
-                self._remove_entry(entry, seq)
-                self._new_rows.append((REMOVED + entry.to_bytes(8), seq.to_bytes(8)))
+                self._absorb_removal(cbor2.loads(body)["entry"], seq)
+            elif code == UNITS_TRIMMED:
+                self._absorb_trim(cbor2.loads(body), seq)
+            elif code == UNIT_REDACTED:
+                redacted.append(cbor2.loads(body)["unit"])
             self.covers = seq
         self.covers = max(self.covers, upto)
         if not self._mute:
             self._embed()
+        if redacted:
+            self.erase(redacted)
+
+    def _absorb_removal(self, entry: int, at: int) -> None:
+        self._remove_entry(entry, at)
+        self._new_rows.append((REMOVED + entry.to_bytes(8), at.to_bytes(8)))
+
+    def _absorb_trim(self, event: dict[str, Any], at: int) -> None:
+        """Hide what the log has no more. It leaves the files when the index is made anew."""
+        for entry, _ in event["entries"]:
+            self._absorb_removal(entry, at)
+        for seq in event["removed"]:
+            if (doc := self.doc_of(seq)) is not None:
+                self._trimmed += 1
+                self._new_rows.append((TRIMMED + doc.to_bytes(4), b""))
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether so much of it is gone from the log that it should be made anew."""
+        return self._trimmed > max(WORN, len(self) // 2)
 
     def _absorb_unit(self, seq: int, unit: dict[str, Any]) -> None:
         doc = len(self)
@@ -349,17 +375,31 @@ class Index:
         """What `status` tells of it."""
         return {"units": len(self), "vectors": len(self._owners), "vector_index": self.vectors.kind, "embedder": self.embedder.name}
 
-    def erase(self, seq: int) -> bool:
-        """Take the unit that was born at a seq out of everything: postings, words, vectors, memory and disk; False if it is not there.
+    def erase(self, seqs: Sequence[int]) -> int:
+        """Take the units that were born at these seqs out of everything: postings, words, vectors, memory and files; gives how many.
 
-        Its place stays, empty, so that no other moves. What is new is written first, so that a crash leaves the whole unit or nothing.
+        Their places stay, empty, so that no other moves. What is new is written first, and moved into table files, so that a crash leaves
+        whole units or nothing, and what is erased stands in other files than what takes its place.
         """
-        doc = self.doc_of(seq)
-        if doc is None:
-            return False
+        docs = [doc for seq in seqs if (doc := self.doc_of(seq)) is not None]
+        if not docs:
+            return 0
+        self._texts = [(doc, text) for doc, text in self._texts if doc not in docs]
         self.flush()
+        self._store.flush()
+        gone = {term for doc in docs for term in self._erase(doc)}
+        for span in {span for doc in docs for span in self.postings.spans(doc)} | {(WORD, WORD + b"\xff" * 8)}:
+            self._store.compact(*span)
+        self._store.reopen()
+        if self._store.notes(gone):
+            self._store.rewrite()
+        return len(docs)
+
+    def _erase(self, doc: int) -> set[bytes]:
+        """Take one out of everything but the files; gives its terms that no other of its segment has."""
         self.vectors.erase(doc)
-        gone = {term.decode() for term in self.postings.erase(doc) if term[0] > 2}
+        terms = set(self.postings.erase(doc))
+        gone = {term.decode() for term in terms if term[0] > 2}
         batch = self._store.batch()
         for word in gone:
             if not self.having_count(word.encode()) and self.vocabulary.remove(word):
@@ -368,7 +408,7 @@ class Index:
         self._check_anew(batch, doc)
         self._store.write(batch)
         self._set_erased(doc)
-        return True
+        return terms
 
     def _check_anew(self, batch: Any, doc: int) -> None:
         """Put the checksum of the rows that a doc was written with."""
@@ -521,6 +561,8 @@ def _open(directory: Path) -> Store:
     """The index's LevelDB. One whose making was cut short is made anew."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "index"
+    for left in ("index.new", "index.old"):  # by a crash, while it was written anew
+        shutil.rmtree(directory / left, ignore_errors=True)
     if not (path / "CURRENT").exists():
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o700)

@@ -207,6 +207,11 @@ class Postings:
 
     # Erasing
 
+    def spans(self, doc: int) -> list[tuple[bytes, bytes]]:
+        """The first and last key that the blocks of a doc's segment can have."""
+        prefix = _prefix(doc >> SEGMENT_BITS)
+        return [(prefix, prefix + b"\xff" * 8)]
+
     def erase(self, doc: int) -> Iterator[bytes]:
         """Take a doc out of every block, written at once; yields the terms that no doc of its segment has any more."""
         segment, low = doc >> SEGMENT_BITS, doc & SEGMENT - 1

@@ -31,6 +31,7 @@ import cbor2
 
 from ..protocol.errors import EngramError
 from ..protocol.framing import FrameDecoder, frame
+from ..storage.records import UNIT_REDACTED
 from . import packs, ranking
 from .embedder import Embedder
 from .index import Index, throw_away
@@ -166,11 +167,22 @@ class Worker:
         elif self._feeds:
             message = self._feeds.popleft()
             self._index.absorb(message["feed"], message["upto"])
+            if any(code == UNIT_REDACTED for _, code, _ in message["feed"]):
+                self._memory = ranking.Memory()
+            if self._index.is_worn:
+                self._begin_anew()
             self._say_covers()
             if self._index.wants_flush:
                 self._index.flush()
         elif self._index.has_chores:
             self._index.do_chore()
+
+    def _begin_anew(self) -> None:
+        """Throw the index away and end; the daemon starts another worker, which makes it from the log."""
+        logger.info("the log has lost most of what the index has; it is made anew")
+        self._index.close()
+        throw_away(self._directory)
+        raise SystemExit(0)
 
     def _next_search(self) -> _Search | None:
         """The first search that can go on."""

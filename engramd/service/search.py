@@ -25,9 +25,10 @@ from ..protocol.cursor import Place, format_place, parse_place
 from ..protocol.errors import EngramError
 from ..protocol.framing import FrameDecoder, encode, encode_array, encode_map, frame
 from ..protocol.messages import MIB, PAGE_BYTES
+from ..state.view import TRIMMED
 from ..storage.log import Log
 from ..storage.query import present_entry
-from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REDACTED, UNIT_REMOVED, UNITS_TRIMMED
+from ..storage.records import ENTRIES, UNIT_ADDED, UNIT_PUT, UNIT_REDACTED, UNIT_REMOVED, UNITS_TRIMMED, Record, is_trimmed
 from .filters import read_filter, read_instant
 from .peer import Peer
 from .status import memory
@@ -312,13 +313,23 @@ class Search:
         last = self._log.last_seq
         for looked, (seq, record) in enumerate(self._log.records(self._sent + 1, last), 1):
             if record.code in SEARCHED:
+                hidden = record.code in ENTRIES and self._is_hidden(seq, record)
                 body = record.body if len(record.body) <= TEXT_BYTES else _cut(record.body)
                 found.append((seq, record.code, body))
+                if hidden:
+                    found.append((seq, UNIT_REMOVED, encode({"entry": seq})))
                 size += len(body)
             upto = seq
             if looked == FEED_EVENTS or size >= FEED_BYTES:
                 return found, upto
         return found, last  # which may have been removed
+
+    def _is_hidden(self, seq: int, record: Record) -> bool:
+        """Whether an entry was taken out of its context by an event that retention may have removed since."""
+        if is_trimmed(record):
+            return True
+        trimmed = self._log.pending.get(TRIMMED, "")
+        return trimmed is not None and seq <= trimmed.gone and self._log.is_gone(cbor2.loads(record.body)["context"], seq)
 
     async def _give_texts(self, message: dict[str, Any]) -> None:
         texts = []

@@ -5,8 +5,10 @@ The one place that names the binding: `plyvel` where it has wheels (to CPython 3
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ else:
 
 WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart replays
 BLOOM_BITS = 10
+COPY_ROWS = 4096  # written at once where a store is written anew
 MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 
 
@@ -130,6 +133,31 @@ class Store:
         self._db.close()
         for name in ("LOG", "LOG.old"):
             (self.directory / name).unlink(missing_ok=True)
+        self._db = self._open(False)
+
+    def notes(self, texts: Iterable[bytes]) -> bool:
+        """Whether one of these stands in what LevelDB notes of keys beside the tables: it remembers where compactions ended."""
+        noted = b"".join(path.read_bytes() for path in self.directory.glob("MANIFEST-*"))
+        return any(text in noted for text in texts)
+
+    def rewrite(self) -> None:
+        """Write everything anew, so that nothing else is in the files. A crash may leave no store: only for what can be made again."""
+        fresh, old = (self.directory.with_name(f"{self.directory.name}.{what}") for what in ("new", "old"))
+        for directory in (fresh, old):
+            shutil.rmtree(directory, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        copy = Store(fresh, new=True)
+        rows = self.scan(b"", b"\xff" * 64)
+        while some := list(islice(rows, COPY_ROWS)):
+            batch = copy.batch()
+            for key, value in some:
+                batch.put(key, value)
+            copy.write(batch)
+        copy.close()
+        self._db.close()
+        self.directory.rename(old)
+        fresh.rename(self.directory)
+        shutil.rmtree(old)
         self._db = self._open(False)
 
     def size(self) -> int:

@@ -45,7 +45,9 @@ _contexts = st.fixed_dictionaries(
         "agents": st.lists(NAMES, max_size=3),
         "pinned": st.lists(UNIT_ID, max_size=3),
         "units": st.integers(0, 9),
+        "bytes": st.integers(0, 9),
         "last_seq": st.integers(0, 9),
+        "keep": st.fixed_dictionaries({}, optional={name: st.integers(1, 9) for name in ("age", "units", "bytes")}),
         "created_at": SEQ,
         "updated_at": SEQ,
     }

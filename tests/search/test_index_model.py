@@ -89,7 +89,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def erase(self, data: Any) -> None:
         unit = data.draw(st.sampled_from(self.ledger.units))
-        if self.index.erase(unit.seq):
+        if self.index.erase([unit.seq]):
             unit.text, unit.meta, unit.targets, unit.places = "", {}, [], {}
 
     @precondition(lambda self: self.ledger.units)
@@ -213,12 +213,14 @@ def test_what_was_erased_is_nowhere_on_disk(open_index: Any, ledger: Ledger, tmp
     index = open_index()
     feed(index, ledger)
     row = bytes(index.vectors._rows()[0].tobytes())
-    assert index.erase(1)
-    assert not index.erase(99)
+    assert index.erase([1, 99]) == 1
+    assert not index.erase([99])
     assert find(index, ledger, "swordfishes").hits == []
     assert index.vocabulary.variants("swordfishe") == []
     index = open_index()
     assert find(index, ledger, "swordfishes").hits == []
     assert row not in (tmp_path / "search" / "vectors").read_bytes()
+    for file in (path for path in (tmp_path / "search").rglob("*") if path.is_file()):
+        assert b"swordfish" not in file.read_bytes(), file
     assert list(index._store.prefixed(b"w", None)) == [(b"another", b""), (b"text", b"")]
     assert not [key for key, _ in index._store.prefixed(b"p") if b"swordfish" in key]

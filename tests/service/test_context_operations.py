@@ -26,9 +26,11 @@ async def test_a_context_is_created_changed_and_shown(server: Server, autojump_c
         "agents": [],
         "pinned": [],
         "units": 0,
+        "bytes": 0,
         "last_seq": 0,
         "created_at": EPOCH,
         "updated_at": EPOCH,
+        "keep": {},
     }
     assert (await client.refused("context_create", context="c")).code == "exists"
     await trio.sleep(1)
