@@ -193,6 +193,26 @@ def get(common: Common, ids: Ids) -> None:
 
 @leaf(
     app,
+    "redact",
+    ("Erase a unit that has a password in it", "engram redact 2 --reason 'a password'"),
+)
+def redact(
+    common: Common,
+    ids: Ids,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why. It is kept, and shown in the unit's place.")],
+) -> None:
+    """Erase units' payloads and labels for good, from every file of the store and from search.
+
+    That the unit was there stays: its id, seq, time, context, agent, type and relationships. When this returns, no file of the store
+    has the bytes any more.
+    """
+    from .commands import redact as command
+
+    command.run(common, ids, reason)
+
+
+@leaf(
+    app,
     "list",
     ("List everything, oldest first", "engram list work"),
     ("Find the newest error of the last hour", "engram list work --type error --since 1h --reverse --limit 1"),
@@ -751,6 +771,31 @@ def context_set(
     from .commands import context as command
 
     command.set_(common, context, display_name, meta, unset)
+
+
+@leaf(
+    context_app,
+    "retain",
+    ("Keep a month of a context, and at most a gigabyte", "engram context retain work --age 30d --bytes 1G"),
+    ("Keep everything again", "engram context retain work --age none --bytes none"),
+)
+def context_retain(
+    common: Common,
+    context: ContextArg,
+    age: Annotated[str | None, typer.Option("--age", metavar="T", help="Keep entries so long, such as 12h or 30d.")] = None,
+    units: Annotated[str | None, typer.Option("--units", metavar="N", help="Keep the last N entries.")] = None,
+    size: Annotated[
+        str | None, typer.Option("--bytes", metavar="SIZE", help="Keep so many bytes of units, such as 64M or 1G; none takes a limit away.")
+    ] = None,
+) -> None:
+    """Have a context keep no more than this. What is older is removed for good, in the background; pinned units stay.
+
+    A limit that is not given stays as it is; none takes it away. A unit is removed when no context keeps it. engram context show says what
+    is kept.
+    """
+    from .commands import context as command
+
+    command.retain(common, context, age, units, size)
 
 
 ConsumerArg = Annotated[str, typer.Argument(metavar="CONSUMER", help="The consumer.")]

@@ -490,6 +490,33 @@ def context_set(context: str, *, display_name: str | None = None, meta: Mapping[
     return _described("context_set", context, display_name, meta)
 
 
+def context_retain(context: str, **limits: str | int | None) -> Call[dict[str, Any]]:
+    """Have a context keep no more than this, oldest entries go first and pinned units stay; and describe it.
+
+    Args:
+        limits: `age` (text such as 30d, or microseconds), `units`, `bytes` (a number, or text such as 1G). None takes a limit away; one
+            that is not given stays.
+    """
+    return Call("context_retain", {"context": context, **limits}, lambda answer: dict(answer["context"]))
+
+
+class Redacted(NamedTuple):
+    """What came of a redaction.
+
+    Attributes:
+        redacted: the seqs of the units that had not been redacted before.
+        erased: whether their bytes are in no file of the store any more; else the daemon goes on erasing, and asking again waits for it.
+    """
+
+    redacted: builtins.list[int]
+    erased: bool
+
+
+def redact(*ids: str | int, reason: str) -> Call[Redacted]:
+    """Erase the payload and labels of units for good; those that were redacted before are left as they are."""
+    return Call("redact", {"ids": list(ids), "reason": reason}, lambda answer: Redacted(answer["redacted"], answer["erased"]))
+
+
 def context_show(context: str) -> Call[dict[str, Any]]:
     """Describe a context; `not_found` if there is none."""
     return _described("context_show", context, None, None)

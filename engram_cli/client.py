@@ -31,7 +31,7 @@ from engramd.protocol.times import elapsed
 from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
-from .calls import Call, Change, Found, Hit, Pack, Pages, PutResult, Related, Relations
+from .calls import Call, Change, Found, Hit, Pack, Pages, PutResult, Redacted, Related, Relations
 from .core import (
     ANSWER_SECONDS,
     RETRY_SECONDS,
@@ -61,6 +61,7 @@ __all__ = [
     "Lease",
     "Pack",
     "PutResult",
+    "Redacted",
     "Related",
     "Relations",
     "Relationship",
@@ -424,6 +425,7 @@ class Client:
     why = _paged(calls.why)
     context_create = _asked(calls.context_create)
     context_set = _asked(calls.context_set)
+    context_retain = _asked(calls.context_retain)
     context_show = _asked(calls.context_show)
     context_list = _paged(calls.context_list)
     context_join = _asked(calls.context_join)
@@ -432,6 +434,7 @@ class Client:
     context_unpin = _asked(calls.context_unpin)
     context_add = _asked(calls.context_add)
     context_remove = _asked(calls.context_remove)
+    redact = _asked(calls.redact)
     lock = _leased(calls.lock)
     renew = _asked(calls.renew)
     unlock = _asked(calls.unlock)

@@ -406,7 +406,7 @@ def _get(values: dict[str, Any]) -> int:
         try:
             write(connection.ask("get", {"ids": values["ids"][:1], "form": form})["text"])
         except Failed as failed:
-            if failed.error["code"] != "not_found" or not several:
+            if failed.error["code"] not in ("not_found", "trimmed", "redacted") or not several:
                 raise
             values["missing"] = report(failed.error)
         del values["ids"][0]

@@ -44,6 +44,22 @@ def set_(common: c.Common, context: str, display_name: str | None, meta: list[st
         common.output().object(described)
 
 
+def retain(common: c.Common, context: str, age: str | None, units: str | None, size: str | None) -> None:
+    """Set what a context keeps."""
+    given = {"age": age, "units": units, "bytes": size}
+    limits: dict[str, str | int | None] = {name: None if value == "none" else value for name, value in given.items() if value is not None}
+    if not limits:
+        raise EngramError("invalid", "nothing to set: give --age, --units or --bytes; none takes a limit away")
+    if (most := limits.get("units")) is not None:
+        if not str(most).isdecimal() or not 0 < int(most) < 10**18:
+            raise EngramError("invalid", f"--units: must be a number from 1 on or none, not {most}", field="units")
+        limits["units"] = int(most)
+    with common.client() as client:
+        described = client.context_retain(c.context(context), **limits)
+    if common.json:
+        common.output().object(described)
+
+
 def member(common: c.Common, context: str, agent: str | None, joined: bool) -> None:
     """Join or leave."""
     _change(

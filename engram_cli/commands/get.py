@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engramd.protocol.errors import EngramError
+from engramd.protocol.render import redacted_message
 
 from ..common import Common
 from ..output import report
@@ -16,8 +17,10 @@ def run(common: Common, ids: list[str]) -> None:
         for unit_id in ids:
             try:
                 unit = client.request("get", {"ids": [unit_id]})["units"][0]
+                if "redacted" in unit and not out.json:
+                    raise EngramError("redacted", redacted_message(unit))
             except EngramError as error:
-                if error.code != "not_found" or len(ids) == 1:
+                if error.code not in ("not_found", "trimmed", "redacted") or len(ids) == 1:
                     raise
                 report(error)
                 failure = error

@@ -57,6 +57,7 @@ FREE = frozenset(
         "HASH",
         "-- OPTION",
         "-- COMMAND",
+        "SIZE",
     }
 )
 

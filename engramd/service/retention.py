@@ -7,7 +7,6 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import cbor2
 import trio
 
 from ..protocol.connection import Id
@@ -15,9 +14,9 @@ from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
 from ..protocol.sizes import parse_size
 from ..protocol.times import parse_duration
-from ..state.retention import Candidate, EventsTrimmed, SetRetention, TrimContext, TrimEvents, UnitsTrimmed
-from ..state.view import CONTEXTS, PINS, RETENTION, TRIMMED, Retention, Trimmed
-from ..storage import keys, records
+from ..state.retention import EventsTrimmed, SetRetention, TrimContext, TrimEvents, UnitsTrimmed
+from ..state.view import CONTEXTS, RETENTION, TRIMMED, Retention, Trimmed
+from ..storage import keys, trim
 from .contexts import describe
 from .peer import Peer
 
@@ -30,9 +29,7 @@ logger = logging.getLogger("engramd.retention")
 
 INTERVAL = 5.0  # seconds between two looks at everything
 PAUSE = 0.01  # seconds between two steps
-STEP_ENTRIES = 128  # looked at in one step
-STEP_BYTES = 1024 * 1024  # and about how many bytes of units
-STEP_EVENTS = 512
+PAGE = 100  # contexts
 FAR = 65_536  # events that nothing was removed of, after which it is noted how far they were looked at
 COMPACT_ENTRIES = 4096  # removed ones after which their files are compacted
 COMPACT_INTERVAL = 600.0  # seconds after which they are, however few
@@ -129,7 +126,7 @@ class Retainer:
         """Remove what is to be removed now."""
         after: bytes | None = b""
         while after is not None:
-            page = [key for key, _ in islice(self._engine.log.durable.scan(RETENTION, after=after or None), STEP_ENTRIES)]
+            page = [key for key, _ in islice(self._engine.log.durable.scan(RETENTION, after=after or None), PAGE)]
             for key in page:
                 await self._trim(key.decode())
             after = page[-1] if page else None
@@ -144,7 +141,7 @@ class Retainer:
         """Remove a context's oldest entries, until one may stay. The first step looks at one: mostly there is nothing to do."""
         after, limit = 0, 1
         while True:
-            found, reached = self._oldest(context, after, limit)
+            found, reached = trim.oldest(self._engine.log, context, after, limit)
             removed = 0
             if found:
                 command = TrimContext(context, self._engine.committer.now(), tuple(found))
@@ -156,47 +153,17 @@ class Retainer:
                     )
             if removed < len(found) or reached is None:
                 return
-            after, limit = reached, STEP_ENTRIES
+            after, limit = reached, trim.STEP_ENTRIES
             await trio.sleep(PAUSE)
             if self._count >= COMPACT_ENTRIES:
                 await self._compact()
-
-    def _oldest(self, context: str, after: int, limit: int) -> tuple[list[Candidate], int | None]:
-        """Entries behind `after` that are not pinned, as many as a step looks at; and how far it looked, if not to the end."""
-        log, found, size = self._engine.log, list[Candidate](), 0
-        for looked, (key, value) in enumerate(log.scan(keys.entries(context), after + 1, keys.LAST_SEQ), 1):
-            entry, at = keys.seq_of(key), records.read_entry(value)
-            unit = at if isinstance(at, bytes) else log.unit(at)
-            assert unit is not None, "an entry goes before its unit"
-            size += len(unit)
-            decoded = cbor2.loads(unit)
-            if log.durable.get(PINS, (context, decoded["seq"])) is None or log.is_gone(context, entry):
-                found.append(Candidate(entry, self._ts(entry, decoded), decoded["id"]))
-            if len(found) == limit or looked == STEP_ENTRIES or size > STEP_BYTES:
-                return found, entry
-        return found, None
-
-    def _ts(self, entry: int, unit: dict[str, Any]) -> int:
-        """When an entry arrived."""
-        if entry == unit["seq"]:
-            return int(unit["ts"])
-        record = self._engine.log.record(entry)
-        assert record is not None, "an entry that was added has its event"
-        return record.ts
 
     async def _trim_events(self, keep: int) -> None:
         engine, log = self._engine, self._engine.log
         noted = (log.durable.get(TRIMMED, "") or Trimmed()).events
         self._looked = max(self._looked, noted)
         while True:
-            old = list[tuple[int, int, Any]]()
-            looked, before = self._looked, engine.committer.now() - keep
-            for seq, record in islice(log.records(looked + 1, log.last_seq), STEP_EVENTS):
-                if record.ts >= before:
-                    break
-                looked = seq
-                if record.code not in records.ENTRIES:
-                    old.append((seq, record.ts, records.decode_event(record)))
+            old, looked = trim.old_events(log, self._looked, engine.committer.now() - keep)
             if looked == self._looked:
                 return
             self._looked = looked

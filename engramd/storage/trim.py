@@ -1,0 +1,60 @@
+"""What retention has to look at: the oldest entries of a context, and the oldest events, a bounded step at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cbor2
+
+from ..state.retention import Candidate
+from ..state.view import PINS
+from . import keys, records
+from .log import Log
+
+STEP_ENTRIES = 128  # looked at in one step
+STEP_BYTES = 1024 * 1024  # and about how many bytes of units
+STEP_EVENTS = 512
+
+
+def oldest(log: Log, context: str, after: int, limit: int = STEP_ENTRIES) -> tuple[list[Candidate], int | None]:
+    """The entries of a context behind `after` that may be removed, oldest first: so many, or what a step finds.
+
+    Returns:
+        The entries, and the seq up to which was looked; None for the end.
+    """
+    found, size = list[Candidate](), 0
+    for looked, (key, value) in enumerate(log.scan(keys.entries(context), after + 1, keys.LAST_SEQ), 1):
+        entry, at = keys.seq_of(key), records.read_entry(value)
+        encoded = at if isinstance(at, bytes) else log.unit(at)
+        assert encoded is not None, "an entry goes before its unit"
+        size += len(encoded)
+        unit = cbor2.loads(encoded)
+        if log.durable.get(PINS, (context, unit["seq"])) is None or log.is_gone(context, entry):
+            found.append(Candidate(entry, _ts(log, entry, unit), unit["id"]))
+        if len(found) == limit or looked == STEP_ENTRIES or size > STEP_BYTES:
+            return found, entry
+    return found, None
+
+
+def _ts(log: Log, entry: int, unit: dict[str, Any]) -> int:
+    """When an entry arrived."""
+    if entry == unit["seq"]:
+        return int(unit["ts"])
+    record = log.record(entry)
+    assert record is not None, "an entry that was added has its event"
+    return record.ts
+
+
+def old_events(log: Log, after: int, before: int) -> tuple[list[tuple[int, int, Any]], int]:
+    """The events behind `after` that are no entries and older than the instant `before`: seq, time and event, and how far was looked."""
+    found = list[tuple[int, int, Any]]()
+    reached = after
+    for looked, (seq, record) in enumerate(log.records(after + 1, log.last_seq), 1):
+        if record.ts >= before:
+            break
+        reached = seq
+        if record.code not in records.ENTRIES:
+            found.append((seq, record.ts, records.decode_event(record)))
+        if looked == STEP_EVENTS:
+            break
+    return found, reached
