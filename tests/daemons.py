@@ -40,11 +40,15 @@ class Daemon:
         self.stderr = data_dir.with_name(data_dir.name + ".stderr")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *flags: str, env: dict[str, str] | None = None) -> str:
-        """Start a process, and give the line it writes to its ready pipe."""
+    def start(self, *flags: str, env: dict[str, str] | None = None, first: str = "") -> str:
+        """Start a process, and give the line it writes to its ready pipe.
+
+        Args:
+            first: Python to run in it before anything else.
+        """
         assert self.process is None, "the last process was not waited for"
         reading, writing = os.pipe()
-        command = [sys.executable, "-c", _MODULE, "--socket", str(self.socket_path), "--data-dir", str(self.data_dir)]
+        command = [sys.executable, "-c", first + _MODULE, "--socket", str(self.socket_path), "--data-dir", str(self.data_dir)]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
         with self.stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
