@@ -31,7 +31,7 @@ from engramd.protocol.resources import problem
 from engramd.service import leases
 from engramd.service import locks as locks_service
 from engramd.service import units as units_service
-from engramd.state import consumers, contexts, locks, presence, units
+from engramd.state import consumers, contexts, locks, presence, redaction, retention, units
 from engramd.state.machine import Command, decide
 from engramd.state.resources import overlap
 from engramd.state.view import Claim
@@ -200,6 +200,7 @@ def unit_id(ts: int, random: int) -> bytes:
 
 
 FIRST, OTHER, CHANGE = unit_id(START, 1), unit_id(START + SECOND, 2), unit_id(START + 6 * SECOND, 3)
+SLIP = unit_id(START + 13 * SECOND, 4)
 WRITES: Sequence[Command] = (
     units.Put("a", "me", (units.Draft(FIRST, "message", {"k": "v"}, "hi"),), "d"),
     units.Put("b", "you", (units.Draft(OTHER, "error", {}, b"\xff", (units.Edge("responds_to", FIRST, {}),)),)),
@@ -211,6 +212,12 @@ WRITES: Sequence[Command] = (
     consumers.CreateConsumer("w", "me", {"contexts": ("a",)}, 0, True),
     consumers.Park("w", 11, 5, 3),
     presence.Arrive("me"),
+    contexts.SetMember("b", "you", "you", False),
+    retention.SetRetention("b", "me", {"units": 100}),
+    retention.TrimEvents(1, ()),
+    units.Put("b", "you", (units.Draft(SLIP, "message", {}, "oops"),)),
+    redaction.Redact("me", (SLIP,), "a slip"),
+    contexts.SetPins("a", "me", (OTHER,), True),
 )
 
 
@@ -234,7 +241,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 def test_the_examples_of_the_store(stored: Log) -> None:
     held: dict[bytes, bytes] = dict(stored._store.scan(b"", b"\xff" * 8))
-    whole = {f"<unit {seq}>": stored.unit(seq) for seq in (2, 4)}
+    whole = {f"<unit {seq}>": stored.unit(seq) for seq in (2, 4, 17)}
     shown: set[bytes] = set()
     for block in blocks(STORAGE):
         for left, right in re.findall(r"^(\S.*?)\s*->(.*(?:\n .*)*)", block, re.M):

@@ -35,11 +35,13 @@ class Session:
     Attributes:
         after: the seq from which it resumed: what the cursor it gave stands for.
         until: the last seq that a cursor it was given stands for; `after` if there was none.
+        told: that retention had removed something, and `after` is where it was told to go on.
     """
 
     after: int
     until: int
     received: list[Entry] = field(default_factory=list)
+    told: bool = False
 
 
 @dataclass
@@ -140,6 +142,15 @@ class Consumer:
         return {seq for seq, number in self.asked.items() if number < delivery.number}
 
 
+@dataclass(frozen=True)
+class Trim:
+    """A trim event: the entries of a context that went, and the seqs that are missing since."""
+
+    context: str
+    entries: frozenset[int]
+    removed: frozenset[int]
+
+
 @dataclass
 class History:
     """Everything that was recorded.
@@ -148,6 +159,8 @@ class History:
         log: every entry, as one reader replayed it in the end.
         end: the seq at which the log ended then.
         attempts: how often each dedupe key (context, key) was put.
+        present: the seqs of all events that the log has then; None where that was not recorded.
+        trims: its trim events.
     """
 
     log: list[Entry] = field(default_factory=list)
@@ -156,6 +169,12 @@ class History:
     attempts: dict[tuple[str, str], int] = field(default_factory=dict)
     subscribers: list[Subscriber] = field(default_factory=list)
     consumers: list[Consumer] = field(default_factory=list)
+    present: set[int] | None = None
+    trims: list[Trim] = field(default_factory=list)
+
+    def was_trimmed(self, entry: Entry) -> bool:
+        """Whether retention took an entry from its context."""
+        return any(trim.context == entry.context and entry.seq in trim.entries for trim in self.trims)
 
 
 def _seqs(entries: Iterable[Entry]) -> list[int]:
@@ -163,12 +182,27 @@ def _seqs(entries: Iterable[Entry]) -> list[int]:
 
 
 def durable(history: History) -> None:
-    """Every acknowledged unit is in the log, where the writer was told."""
+    """Every acknowledged unit is in the log, where the writer was told; or retention took it, and says so."""
     births = {entry.seq: entry for entry in history.log if entry.kind == "unit_put"}
+    trimmed = {entry for trim in history.trims for entry in trim.entries}
     for told in history.acknowledged:
         born = births.get(told.seq)
-        if born is None or born.unit["id"] != told.id or born.context != told.context or born.unit["text"] != told.key:
+        if born is None and told.seq in trimmed:
+            continue
+        text = None if born is None else told.key if "redacted" in born.unit else born.unit["text"]
+        if born is None or born.unit["id"] != told.id or born.context != told.context or text != told.key:
             raise BrokenError(f"{told} is not in the log: {born}")
+
+
+def covered(history: History) -> None:
+    """Every seq up to the end is in the log, or a trim event says that its entry was taken or that it is missing; and that is so."""
+    if history.present is None:
+        return
+    missing = set(range(1, history.end + 1)) - history.present
+    removed = {seq for trim in history.trims for seq in trim.removed}
+    unsaid = missing - removed - {seq for trim in history.trims for seq in trim.entries}
+    if unsaid or not removed <= missing:
+        raise BrokenError(f"missing without a trim event: {unsaid}; there all the same: {removed - missing}")
 
 
 def ordered(history: History) -> None:
@@ -184,7 +218,17 @@ def gapless(history: History) -> None:
     for subscriber in history.subscribers:
         got = set(_seqs(subscriber.received()))
         first, last = subscriber.sessions[0].after, subscriber.sessions[-1].until
-        missing = [entry.seq for entry in history.log if first < entry.seq <= last and subscriber.wants(entry) and entry.seq not in got]
+        skipped = [
+            (before.until, then.after) for before, then in zip(subscriber.sessions, subscriber.sessions[1:], strict=False) if then.told
+        ]
+        missing = [
+            entry.seq
+            for entry in history.log
+            if first < entry.seq <= last
+            and subscriber.wants(entry)
+            and entry.seq not in got
+            and not any(start < entry.seq <= end for start, end in skipped)
+        ]
         if missing:
             raise BrokenError(f"{subscriber.name} never got {missing}")
 
@@ -203,7 +247,10 @@ def resumable(history: History) -> None:
     for subscriber in history.subscribers:
         reached = subscriber.sessions[0].after
         for session in subscriber.sessions:
-            if session.after != reached:
+            if session.told:
+                if not any(reached < seq <= session.after for trim in history.trims for seq in trim.entries):
+                    raise BrokenError(f"{subscriber.name} was told to skip from {reached} to {session.after}, where nothing was removed")
+            elif session.after != reached:
                 raise BrokenError(f"{subscriber.name} resumed at {session.after}, having stood at {reached}")
             early = [seq for seq in _seqs(session.received) if not session.after < seq <= session.until]
             if early:
@@ -218,7 +265,12 @@ def filtered(history: History) -> None:
         for entry in subscriber.received():
             if not subscriber.wants(entry):
                 raise BrokenError(f"{subscriber.name} did not ask for {entry}")
-            if entry != log.get(entry.seq):
+            now = log.get(entry.seq)
+            if now is None and history.was_trimmed(entry):
+                continue
+            if now is not None and "redacted" in now.unit and now.unit["id"] == entry.unit["id"]:
+                continue
+            if entry != now:
                 raise BrokenError(f"{subscriber.name} got {entry}, the log has {log.get(entry.seq)}")
 
 
@@ -265,13 +317,14 @@ def acked(history: History) -> None:
 
 
 def caught_up(history: History) -> None:
-    """Every subscriber stands at the end; else the validators above would hold for one that got nothing at all."""
+    """Every subscriber stands at the end; else the validators above would hold for one that got nothing at all. Trims go on without them."""
+    end = max(entry.seq for entry in history.log) if history.trims else history.end
     for subscriber in history.subscribers:
-        if subscriber.sessions[-1].until < history.end:
-            raise BrokenError(f"{subscriber.name} stands at {subscriber.sessions[-1].until}, the log ends at {history.end}")
+        if subscriber.sessions[-1].until < end:
+            raise BrokenError(f"{subscriber.name} stands at {subscriber.sessions[-1].until}, the log ends at {end}")
 
 
-GUARANTEES = (durable, ordered, gapless, unique, resumable, filtered, idempotent, acked, caught_up)
+GUARANTEES = (durable, covered, ordered, gapless, unique, resumable, filtered, idempotent, acked, caught_up)
 
 
 def check(history: History) -> None:

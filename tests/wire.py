@@ -139,11 +139,11 @@ class Tail:
         self._items = client.items.setdefault(request_id, [])
 
     async def next(self) -> Event:
-        """The next item's event."""
+        """The next item's event. Raises the error with which the server ended the stream, if it did."""
         while not self._items:
             await self.client.pump()
             if not self._items and self.id in self.client.answers:
-                raise AssertionError(f"the stream ended: {self.client.answers[self.id]}")
+                raise self.client.answers[self.id].error or AssertionError(f"the stream ended: {self.client.answers[self.id]}")
         item = self._items.pop(0)
         if self.refill:
             await self.grant(item.size + LENGTH.size)

@@ -35,7 +35,9 @@ log.Log.compact = twice
 
 def having(directory: Path, text: str) -> list[str]:
     """The files that have a text."""
-    return [str(path.relative_to(directory)) for path in sorted(directory.rglob("*")) if path.is_file() and text.encode() in path.read_bytes()]
+    return [
+        str(path.relative_to(directory)) for path in sorted(directory.rglob("*")) if path.is_file() and text.encode() in path.read_bytes()
+    ]
 
 
 def put(client: Blocking) -> list[int]:

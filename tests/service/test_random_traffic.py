@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import trio
 import validators
 from trio.testing import MockClock
-from validators import Acknowledged, Entry, History, Session, Subscriber
+from validators import Acknowledged, Entry, History, Session, Subscriber, Trim
 from wire import Client, Event, HungUpError, Server, Tail
 
 from engramd.protocol.errors import EngramError
@@ -132,15 +133,33 @@ async def _move_a_unit(world: World, client: Client) -> None:
         assert error.code == "not_found", "a context that has no unit yet"  # noqa: PT017
 
 
+async def tend(world: World, done: trio.Event) -> None:
+    """Have two contexts keep little, pin, unpin and redact some of what was written, until the writers are done."""
+    while not done.is_set():
+        client = await world.connect("gardener")
+        try:
+            for context, limits in (("a", {"units": world.rng.randrange(5, 30)}), ("b", {"age": world.rng.randrange(10**6, 10**7)})):
+                with suppress(EngramError):  # there may be no such context yet, or no such unit any more
+                    await client.ask("context_retain", context=context, **limits)
+            for op in ("context_pin", "context_unpin", "redact"):
+                with suppress(EngramError):
+                    of = {"reason": "so"} if op == "redact" else {"context": "a"}
+                    await client.ask(op, ids=[world.rng.choice(world.written)], **of)
+            await trio.sleep(world.rng.uniform(0.1, 1))
+        except (*GONE, IndexError):
+            pass
+        await client.stream.aclose()
+
+
 async def subscribe(world: World, subscriber: Subscriber, done: trio.Event) -> None:
     """Follow over connections that are given up at random; at last, read on to the end."""
     asked = subscriber.filter()
     reached: str | int = 0
-    ended = False
+    ended = told = False
     while not ended:
         last = done.is_set()
         client = await world.connect(subscriber.name)
-        session = Session(_seq(reached), _seq(reached))
+        session, told = Session(_seq(reached), _seq(reached), told=told), False
         subscriber.sessions.append(session)
         try:
             tail = await client.tail(after=reached, follow=not last, credit=world.rng.choice((1, 300, 5000, MAX_CREDIT)), **asked)
@@ -151,6 +170,9 @@ async def subscribe(world: World, subscriber: Subscriber, done: trio.Event) -> N
             ended = last
         except GONE:
             pass
+        except EngramError as error:
+            assert error.code == "trimmed"  # noqa: PT017
+            reached, told = error.details["cursor"], True
         await client.stream.aclose()
         await world.pause()
 
@@ -185,6 +207,10 @@ def _entry(event: Event) -> Entry | None:
     return Entry(_seq(event["cursor"]), unit.get("entry_context", unit["context"]), event["kind"], unit)
 
 
+def _trim(data: dict[str, Any]) -> Trim:
+    return Trim(data["context"], frozenset(entry for entry, _ in data["entries"]), frozenset(data["removed"]))
+
+
 def subscribers() -> list[Subscriber]:
     """Everything, single contexts, several, and filters of each kind."""
     return [
@@ -200,7 +226,8 @@ def subscribers() -> list[Subscriber]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_the_guarantees_hold(tmp_path: Path, autojump_clock: MockClock, seed: int) -> None:
+@pytest.mark.parametrize("tended", [False, True])
+async def test_the_guarantees_hold(tmp_path: Path, autojump_clock: MockClock, seed: int, tended: bool) -> None:
     world = World(tmp_path / "log", seed)
     history = world.history
     history.subscribers = subscribers()
@@ -211,6 +238,8 @@ async def test_the_guarantees_hold(tmp_path: Path, autojump_clock: MockClock, se
             async with trio.open_nursery() as reading:
                 for subscriber in history.subscribers:
                     reading.start_soon(subscribe, world, subscriber, done)
+                if tended:
+                    reading.start_soon(tend, world, done)
                 async with trio.open_nursery() as writing:
                     for number in range(WRITERS):
                         writing.start_soon(write, world, f"writer{number}")
@@ -219,12 +248,17 @@ async def test_the_guarantees_hold(tmp_path: Path, autojump_clock: MockClock, se
             client = await world.connect("auditor")
             whole = await client.tail(after=0, credit=MAX_CREDIT)
             history.log = [entry for event in await whole.replayed() if (entry := _entry(event)) is not None]
+            everything = await (await client.tail(after=0, credit=MAX_CREDIT, events=True)).replayed()
+            history.present = {event.get("seq") or _seq(event["cursor"]) for event in everything}
+            history.trims = [_trim(event["data"]) for event in everything if event["kind"] == "units_trimmed"]
             history.end = (await client.ask("status"))["status"]["last_seq"]
             serving.cancel_scope.cancel()
     assert len(history.acknowledged) >= WRITERS * PUTS
     assert max(history.attempts.values()) > 1, "some put was tried again"
     assert sum(entry.kind == "unit_added" for entry in history.log) > 0
     assert all(len(subscriber.sessions) > 1 for subscriber in history.subscribers)
+    assert bool(history.trims) == tended
+    assert any("redacted" in entry.unit for entry in history.log) == tended
     validators.check(history)
 
 

@@ -108,3 +108,17 @@ async def test_a_start_goes_on_with_what_is_left_to_erase(serve: Serve, log: Log
     await trio.sleep(1)
     assert list(log.durable.scan(ERASURES)) == []
     assert cbor2.loads(log.unit(put["seq"]) or b"")["text"] == ""
+
+
+async def test_a_unit_that_its_own_context_does_not_keep(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect()
+    put = await client.ask("put", context="c", text="secret", meta={"k": "v"})
+    await client.ask("context_add", context="d", ids=[put["id"]])
+    await client.ask("put", context="c", text="last")
+    await client.ask("context_retain", context="c", units=1)
+    await trio.sleep(6)
+    await redact(client, put["seq"])
+    assert [unit["text"] for unit in (await client.ask("list", context="c"))["units"]] == ["last"], "it does not come back there"
+    assert [unit["text"] for unit in (await client.ask("list", context="d"))["units"]] == [""]
+    whole = await (await client.tail(after=0)).replayed()
+    assert [event["kind"] for event in whole] == ["unit_added", "unit_put"]

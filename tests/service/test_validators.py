@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import validators
-from validators import Acknowledged, BrokenError, Consumer, Delivery, Entry, History, Session, Subscriber
+from validators import Acknowledged, BrokenError, Consumer, Delivery, Entry, History, Session, Subscriber, Trim
 
 
 def entry(seq: int, context: str = "c") -> Entry:
@@ -25,11 +25,27 @@ def sound() -> History:
     got += [Delivery(2, entry, 1, number) for number, entry in enumerate(log[2:], 8)]
     shared = Consumer("shared", ["c"], None, got, {2: 4}, {2: 3}, {1: 5})
     keyed = Consumer("keyed", [], "k", [Delivery(3, one, 1, 10 * one.seq) for one in log], {}, {one.seq: 10 * one.seq + 1 for one in log})
-    return History(log, 10, told, {("c", "key5"): 2}, [everything, even], [shared, keyed])
+    trimmed = Trim("c", frozenset({1}), frozenset({1}))
+    return History(log, 10, told, {("c", "key5"): 2}, [everything, even], [shared, keyed], set(range(2, 11)), [trimmed])
 
 
 def lose(history: History) -> None:
     del history.log[3]
+
+
+def hide(history: History) -> None:
+    assert history.present is not None
+    history.present.remove(4)
+
+
+def resurrect(history: History) -> None:
+    assert history.present is not None
+    history.present.add(1)
+
+
+def pretend(history: History) -> None:
+    history.subscribers[0].sessions[1].told = True
+    history.subscribers[0].sessions[1].after = 7
 
 
 def move(history: History) -> None:
@@ -110,6 +126,9 @@ def test_a_sound_history_passes() -> None:
     [
         (lose, validators.durable),
         (move, validators.durable),
+        (hide, validators.covered),
+        (resurrect, validators.covered),
+        (pretend, validators.resumable),
         (swap, validators.ordered),
         (skip, validators.gapless),
         (skip_between_connections, validators.gapless),
