@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from engramd.protocol import render
 from engramd.protocol.errors import EngramError
-from engramd.protocol.times import format_ts
+from engramd.protocol.times import format_duration, format_ts
 from engramd.protocol.unit import unit_json
 
 from . import settings
@@ -245,6 +245,8 @@ def shorten(name: str, value: Any, local: bool = False) -> str:
     """A fact as text."""
     if name in _TIMES and isinstance(value, int):
         return when(value) if local else format_ts(value)
+    if name == "keep" and "age" in value:
+        value = {**value, "age": format_duration(value["age"])}
     if isinstance(value, list):
         return " ".join(render.for_terminal(str(render.plain(member))) for member in value)
     if isinstance(value, dict):

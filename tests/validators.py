@@ -317,7 +317,7 @@ def acked(history: History) -> None:
 
 
 def caught_up(history: History) -> None:
-    """Every subscriber stands at the end; else the validators above would hold for one that got nothing at all. Trims go on without them."""
+    """Every subscriber stands at the end; else the validators above would hold for one that got nothing at all. (Trims go on.)"""
     end = max(entry.seq for entry in history.log) if history.trims else history.end
     for subscriber in history.subscribers:
         if subscriber.sessions[-1].until < end:
