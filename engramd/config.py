@@ -29,7 +29,7 @@ def _text(value: object) -> str:
 
 def _size(value: object) -> int:
     """Bytes, with an optional binary suffix: 4096, 64KiB, 1MiB."""
-    return parse_size(value.strip(), "size") if isinstance(value, str) else _whole(value)
+    return parse_size(value.strip(), "size", 0) if isinstance(value, str) else _whole(value)
 
 
 def _whole(value: object) -> int:

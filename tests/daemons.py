@@ -98,6 +98,17 @@ class Daemon:
             self.process.wait()
             self.process = None
 
+    def files_with(self, text: str) -> list[str]:
+        """The files of the data directory that have a text somewhere."""
+        found = []
+        for path in sorted(self.data_dir.rglob("*")):
+            try:
+                if path.is_file() and text.encode() in path.read_bytes():
+                    found.append(str(path.relative_to(self.data_dir)))
+            except FileNotFoundError:  # LevelDB removes files in the background
+                continue
+        return found
+
     def said(self) -> str:
         """What its processes have written to stderr."""
         return self.stderr.read_text()

@@ -168,6 +168,7 @@ class Index:
         self._tokens, self._with_text = float(lengths.sum(dtype=np.float64)), int(np.count_nonzero(lengths))
         for key in self._store.keys(ERASED):
             self._set_erased(int.from_bytes(key))
+        self._is_stale = False
         self._trimmed = sum(1 for _ in self._store.keys(TRIMMED))
         self._texts: list[tuple[int, str]] = []  # docs whose vectors are still to be made
         self._mute = False  # whether the embedder has failed to make them
@@ -224,7 +225,9 @@ class Index:
         self.covers = max(self.covers, upto)
         if not self._mute:
             self._embed()
-        if redacted:
+        if redacted and self._texts:  # without their vectors, what is new cannot be written, nor anything be erased
+            self._is_stale = True
+        elif redacted:
             self.erase(redacted)
 
     def _absorb_removal(self, entry: int, at: int) -> None:
@@ -242,8 +245,8 @@ class Index:
 
     @property
     def is_worn(self) -> bool:
-        """Whether so much of it is gone from the log that it should be made anew."""
-        return self._trimmed > max(WORN, len(self) // 2)
+        """Whether it should be made anew: too much of it is gone from the log, or it cannot be rid of something."""
+        return self._is_stale or self._trimmed > max(WORN, len(self) // 2)
 
     def _absorb_unit(self, seq: int, unit: dict[str, Any]) -> None:
         doc = len(self)

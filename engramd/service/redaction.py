@@ -17,7 +17,7 @@ import trio
 from ..protocol.connection import Id
 from ..protocol.errors import EngramError
 from ..state.redaction import FinishErasures, Redact, UnitRedacted
-from ..state.view import ERASURES
+from ..state.view import ERASURES, UNITS, Erasure
 from ..storage import keys
 from .peer import Peer
 from .refs import unit_id
@@ -65,10 +65,12 @@ class Erasures:
             EngramError: the refusal, or that the disk failed.
         """
         engine = self._engine
-        written = trio.Event()
-        engine.committer.settled(lambda _: written.set())
-        await written.wait()
-        await engine.offload(engine.log.flush)  # 1
+        heads = [engine.log.pending.get(UNITS, unit) for unit in command.units]
+        if any(head is not None and not head.redacted for head in heads):
+            written = trio.Event()
+            engine.committer.settled(lambda _: written.set())
+            await written.wait()
+            await engine.offload(engine.log.flush)  # 1
         events = [appended.event for appended in await engine.committer.carry_out(command)]  # 2
         self._wake.set()
         return [event.unit for event in events if isinstance(event, UnitRedacted)]
@@ -87,8 +89,8 @@ class Erasures:
                 await self._wake.wait()
                 continue
             try:
-                for key, row in rows:
-                    await self._compact(keys.seq_of(key), row.context)  # 3
+                for span in self._spans(rows):
+                    await self._engine.offload(partial(self._engine.log.compact, *span))  # 3
                 await self._engine.search.absorbed(max(row.event for _, row in rows))  # 4
                 await self._engine.committer.carry_out(FinishErasures(tuple(keys.seq_of(key) for key, _ in rows)))  # 5
             except EngramError as error:
@@ -97,11 +99,11 @@ class Erasures:
             self._done.set()
             self._done = trio.Event()
 
-    async def _compact(self, unit: int, context: str) -> None:
-        """Leave nothing but the newest of a unit's record and entry, and nothing of the keys by which its labels and path were found."""
-        log, offload, tail = self._engine.log, self._engine.offload, keys.pack_seq(unit)
-        found = {context, *log.additions(unit).values()}
-        spans = [(keys.LOG + tail, keys.LOG + tail), (keys.entries(context) + tail, keys.entries(context) + tail)]
-        spans += [(prefix, prefix + b"\xff" * 24) for prefix in (keys.BY_PATH, *map(keys.by_labels, sorted(found)))]
-        for span in spans:
-            await offload(partial(log.compact, *span))
+    def _spans(self, rows: list[tuple[bytes, Erasure]]) -> list[tuple[bytes, bytes]]:
+        """The keys that had the units' records and entries, and those among which were the keys that found their labels and paths."""
+        found, prefixes = set[tuple[bytes, bytes]](), {keys.BY_PATH}
+        for tail, row in rows:
+            found |= {(key, key) for key in (keys.LOG + tail, keys.entries(row.context) + tail)}
+            contexts = {row.context, *self._engine.log.additions(keys.seq_of(tail)).values()}
+            prefixes |= {keys.by_labels(context) for context in contexts}
+        return sorted(found | {(prefix, prefix + b"\xff" * 24) for prefix in prefixes})

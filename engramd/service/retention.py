@@ -59,15 +59,17 @@ def _limit(name: str, value: str | int | None) -> int | None:
     return limit
 
 
-def lost(engine: Engine, contexts: Sequence[str] | None, events: bool) -> int:
+def lost(engine: Engine, contexts: Sequence[str] | None, entries: bool, events: bool) -> int:
     """The highest seq that retention took of what a reader of these contexts (None: all) wants; 0 for none.
 
     Args:
-        events: whether it wants events that are no entries, too.
+        entries, events: whether it wants entries, and events that are none.
     """
     rows = engine.log.durable
     everywhere = rows.get(TRIMMED, "") or Trimmed()
-    if contexts is None:
+    if not entries:
+        found = 0
+    elif contexts is None:
         found = everywhere.entries
     else:
         found = max((row.trimmed for name in contexts if (row := rows.get(CONTEXTS, name)) is not None), default=0)

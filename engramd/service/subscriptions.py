@@ -72,9 +72,7 @@ class Subscription:
             raise EngramError("invalid", "form: events are not written out", field="form")
         self._start = self._starting_point(fields)
         self._trims = engine.retention.trims
-        self._lost = lost(
-            engine, self.contexts, self._events
-        )  # what was removed up to here is known to the client, or no part of its question
+        self._lost = self._gone()  # known to the client, or no part of its question
 
     @property
     def lag(self) -> int:
@@ -200,11 +198,16 @@ class Subscription:
         if self._until is not None and self._end() < self._engine.fanout.durable_seq:
             self._cancelled = True  # the log is past it
 
+    def _gone(self) -> int:
+        """The highest seq that retention took of what is wanted."""
+        entries = self._kinds is None or not self._kinds.isdisjoint(ENTRY_KINDS)
+        return lost(self._engine, self.contexts, entries, self._events)
+
     def _check_trims(self) -> None:
         """End the stream if what it has not come to yet was removed since it began. Raises EngramError("trimmed")."""
         if self._trims != self._engine.retention.trims:
             self._trims = self._engine.retention.trims
-            last = lost(self._engine, self.contexts, self._events)
+            last = self._gone()
             if last > max(self._lost, self.cursor):
                 raise trimmed_error(self._engine, self.cursor, last)
 
@@ -257,7 +260,7 @@ class Subscription:
             raise EngramError("invalid", f"{' and '.join(given)}: only one of these may be given", field=given[0])
         after = read_after(engine, fields)
         if after is not None:
-            if fields["after"] not in (0, "0") and after < (last := lost(engine, self.contexts, self._events)):
+            if fields["after"] not in (0, "0") and after < (last := self._gone()):
                 raise trimmed_error(engine, after, last)
             return after
         since = read_instant(engine, fields, "since")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 from daemons import WAIT, Blocking, Daemon
@@ -33,13 +32,6 @@ log.Log.compact = twice
 }
 
 
-def having(directory: Path, text: str) -> list[str]:
-    """The files that have a text."""
-    return [
-        str(path.relative_to(directory)) for path in sorted(directory.rglob("*")) if path.is_file() and text.encode() in path.read_bytes()
-    ]
-
-
 def put(client: Blocking) -> list[int]:
     """Two units with a secret, and some without."""
     first = client.ask("put", context="c", text="harmless")
@@ -59,7 +51,7 @@ def erased(client: Blocking, seqs: list[int]) -> None:
 
 def check(daemon: Daemon, client: Blocking, seqs: list[int]) -> None:
     """The secret is nowhere, and what stays stays."""
-    assert having(daemon.data_dir, SECRET) == []
+    assert daemon.files_with(SECRET) == []
     for unit in client.ask("get", ids=list(seqs))["units"]:
         assert (unit["text"], unit["meta"], unit["type"]) == ("", {}, "file_change")
         assert unit["redacted"]["reason"] == "a password"
@@ -68,7 +60,7 @@ def check(daemon: Daemon, client: Blocking, seqs: list[int]) -> None:
     assert client.ask("why", paths=[f"/{SECRET}"])["changes"] == []
     assert client.ask("list", context="d", meta={"key": SECRET})["units"] == []
     assert client.ask("put", context="c", text="again", dedupe=f"{SECRET}t")["seq"] == seqs[0], "a retry does not bring it back"
-    assert having(daemon.data_dir, SECRET) == []
+    assert daemon.files_with(SECRET) == []
 
 
 @pytest.mark.parametrize("searched", [False, True])
@@ -78,11 +70,11 @@ def test_what_was_redacted_is_in_no_file(daemon: Daemon, searched: bool) -> None
         seqs = put(client)
         if searched:
             assert len(client.ask("search", query=SECRET, wait=30_000)["hits"]) == 2
-        assert having(daemon.data_dir, SECRET)
+        assert daemon.files_with(SECRET)
         erased(client, seqs)
         check(daemon, client, seqs)
     daemon.stop()
-    assert having(daemon.data_dir, SECRET) == []
+    assert daemon.files_with(SECRET) == []
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -96,15 +88,15 @@ def test_a_start_goes_on_with_an_erasure_that_was_cut_short(daemon: Daemon, step
     with daemon.connect() as client, pytest.raises(ConnectionError):
         client.ask("redact", ids=seqs, reason="a password")
     assert daemon.wait() == -9
-    assert bool(having(daemon.data_dir, SECRET)) == (step != "between 4 and 5"), "else this shows nothing"
+    assert bool(daemon.files_with(SECRET)) == (step != "between 4 and 5"), "else this shows nothing"
     daemon.start()
     if step in ("before 1", "between 1 and 2"):  # it never happened
         with daemon.connect() as client:
             assert client.ask("get", ids=[seqs[0]])["units"][0]["text"] == SMALL
             erased(client, seqs)
     deadline = time.monotonic() + WAIT
-    while having(daemon.data_dir, SECRET):
-        assert time.monotonic() < deadline, having(daemon.data_dir, SECRET)
+    while daemon.files_with(SECRET):
+        assert time.monotonic() < deadline, daemon.files_with(SECRET)
         time.sleep(0.1)
     with daemon.connect() as client:
         erased(client, seqs)
@@ -119,7 +111,7 @@ def test_what_retention_removed_leaves_the_files(daemon: Daemon) -> None:
         client.ask("put", context="c", units=[{"text": f"kept {number}"} for number in range(10)])
         client.ask("context_retain", context="c", units=10)
         deadline = time.monotonic() + WAIT
-        while having(daemon.data_dir, SECRET):
-            assert time.monotonic() < deadline, having(daemon.data_dir, SECRET)
+        while daemon.files_with(SECRET):
+            assert time.monotonic() < deadline, daemon.files_with(SECRET)
             time.sleep(0.1)
         assert [unit["text"] for unit in client.ask("list", context="c")["units"]] == [f"kept {number}" for number in range(10)]

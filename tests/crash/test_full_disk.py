@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -141,4 +142,28 @@ def test_a_disk_that_becomes_read_only(make_disk: MakeDisk, on: Callable[[Disk],
     assert daemon.start() == "ready"
     with daemon.connect() as client:
         assert client.replay(contexts=["c"])[0]["unit"]["seq"] == acknowledged
+    daemon.stop()
+
+
+def test_a_redaction_on_a_full_disk_says_so_and_can_be_repeated(make_disk: MakeDisk, on: Callable[[Disk], Daemon]) -> None:
+    disk = make_disk("32m")
+    daemon = on(disk)
+    assert daemon.start("--min-free", "0") == "ready"
+    with daemon.connect() as client:
+        put = client.ask("put", context="c", text="the password is hunterzebraxq")
+        ballast = disk.path / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises((EngramError, ConnectionError)) as failure:
+            client.ask("redact", ids=[put["seq"]], reason="a password")
+        assert not isinstance(failure.value, EngramError) or failure.value.code in ("outcome_unknown", "storage")
+    assert daemon.wait() == 1
+    assert "No space left on device" in daemon.said()
+    ballast.unlink()
+    assert daemon.start("--min-free", "0") == "ready"
+    with daemon.connect() as client:
+        assert client.ask("redact", ids=[put["seq"]], reason="a password")["erased"]
+        assert client.ask("get", ids=[put["seq"]])["units"][0]["text"] == ""
+    assert daemon.files_with("hunterzebraxq") == []
     daemon.stop()
