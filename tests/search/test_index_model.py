@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from naive import Ledger, feed, find
 
+from engramd.protocol.framing import encode
+from engramd.search import index as index_module
 from engramd.search import keyword, postings, ranking
 from engramd.search.embedder import StaticEmbedder
 from engramd.search.index import Index, Wanted
+from engramd.storage.records import UNITS_TRIMMED
 
 WORDS = ["daemon", "lock", "logFile", "x.py", "broken", "pipe", "42", "日本", "socket", "the"]
 CONTEXTS, AGENTS, KINDS, LABELS = ["c", "d", "c\x01"], ["a", "b"], ["message", "error"], [("k", "v"), ("k", "w")]
@@ -224,3 +227,20 @@ def test_what_was_erased_is_nowhere_on_disk(open_index: Any, ledger: Ledger, tmp
         assert b"swordfish" not in file.read_bytes(), file
     assert list(index._store.prefixed(b"w", None)) == [(b"another", b""), (b"text", b"")]
     assert not [key for key, _ in index._store.prefixed(b"p") if b"swordfish" in key]
+
+
+def test_what_retention_removed_is_hidden_and_wears_the_index_out(open_index: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "WORN", 2)
+    seqs = [ledger.put(f"daemon {number}") for number in range(6)]
+    index = open_index()
+    feed(index, ledger)
+    for number, seq in enumerate(seqs[:4], 1):
+        assert not index.is_worn
+        ledger.last += 1
+        body = encode({"context": "c", "entries": [[seq, seq.to_bytes(16)]], "removed": [seq]})
+        index.absorb([(ledger.last, UNITS_TRIMMED, body)], ledger.last)
+        assert {hit.seq for hit in find(index, ledger, "daemon").hits} == set(seqs[number:])
+        if number == 2:
+            index.flush()
+            index = open_index()
+    assert index.is_worn
