@@ -194,7 +194,7 @@ def get(common: Common, ids: Ids) -> None:
 @leaf(
     app,
     "redact",
-    ("Erase a unit that has a password in it", "engram redact 2 --reason 'a password'"),
+    ("Erase a unit that has a password in it", "engram redact 5 --reason 'a password'"),
 )
 def redact(
     common: Common,
