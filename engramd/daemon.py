@@ -138,8 +138,6 @@ async def _run(
                 nursery.start_soon(_bark, supervisor, supervisor.watchdog)
             if http is not None:
                 nursery.start_soon(http.serve, engine)
-            nursery.start_soon(engine.retention.run)
-            nursery.start_soon(engine.erasures.run)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(listener.serve, engine, max_connections, sessions)

@@ -150,7 +150,8 @@ class Engine:
     async def run(self) -> None:
         """Do what goes on beside the requests, until cancelled. A disk that refuses a write sets `stopping`."""
         async with trio.open_nursery() as nursery:
-            for task in (self._commit, self.search.run, self.leases.run, self.presence.run):
+            tasks = (self._commit, self.search.run, self.leases.run, self.presence.run, self.retention.run, self.erasures.run)
+            for task in tasks:
                 nursery.start_soon(task)
 
     async def _commit(self) -> None:
