@@ -181,6 +181,8 @@ def test_real_lines_of_every_operation_fit(alone: Shell) -> None:
     assert ask("metrics", form="prometheus")["text"]
     failed = talk.say("get", ids=["999999"])
     assert [line["ok"] for line in talk.lines(lambda line: line.get("id") == failed)][-1] is False
+    ask("context_retain", context="d", units=1000)
+    ask("redact", ids=[first["id"]], reason="a slip")
     ask("shutdown")
     assert talk.answered == OPERATIONS.keys(), "an operation that is new needs a line here"
 
