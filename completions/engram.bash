@@ -212,7 +212,7 @@ _engram_names() {
 _engram_values() {
     case $1 in
         types*) _engram_offer message reasoning tool_call tool_result file_change task_status error system unknown ;;
-        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone ;;
+        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone retention_set units_trimmed events_trimmed unit_redacted erasures_finished ;;
         directions*) _engram_offer in out both ;;
         edges*) _engram_offer sequential causes depends_on references responds_to modifies replaces ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
@@ -246,10 +246,10 @@ _engram_is_group() {
 # Offer the commands of a group, or the first words of all.
 _engram_verbs() {
     case $1 in
-        context) _engram_offer create show list set join leave pin unpin add remove ;;
+        context) _engram_offer create show list set retain join leave pin unpin add remove ;;
         consumer) _engram_offer create list show ack parked retry reset delete ;;
         daemon) _engram_offer run start stop restart status install uninstall logs socket ;;
-        *) _engram_offer put get list tail ask related why search pack agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion context consumer daemon ;;
+        *) _engram_offer put get redact list tail ask related why search pack agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion context consumer daemon ;;
     esac
 }
 
@@ -271,6 +271,12 @@ _engram_declare() {
             arguments=('contexts' '-')
             ;;
         'get')
+            arguments=('-*')
+            ;;
+        'redact')
+            options=(
+                '--reason|once|-'
+            )
             arguments=('-*')
             ;;
         'list')
@@ -352,7 +358,7 @@ _engram_declare() {
         'pack')
             options=(
                 '--budget|once|-'
-                '--unit|once|sizes'
+                '--unit|once|-'
                 '--counter|once|counters'
                 '--query|once|-'
                 '--policy|once|policies'
@@ -449,6 +455,14 @@ _engram_declare() {
                 '--display-name|once|-'
                 '--meta|often|-'
                 '--unset|often|-'
+            )
+            arguments=('contexts')
+            ;;
+        'context retain')
+            options=(
+                '--age|once|-'
+                '--units|once|-'
+                '--bytes|once|-'
             )
             arguments=('contexts')
             ;;

@@ -24,9 +24,11 @@ from ..protocol.unit import format_id
 from ..state.filters import EVERYTHING
 from ..state.packs import POLICIES, Chosen, Found, Item, Measuring, Packing, Policy, unseen
 from ..state.sizes import COUNTERS, TOKENS, Counter
-from ..state.view import PINS, PLACES, UNITS, Intervals
+from ..state.view import PAST_PINS, PINS, UNITS, Table
 from ..storage import keys
+from ..storage.past import was_present
 from ..storage.query import Range, step
+from ..storage.records import UNIT_PUT, is_trimmed
 from .peer import Peer
 from .search import WAIT_MILLISECONDS
 
@@ -201,36 +203,26 @@ class Assembly:
         """The unit that was born at a seq, if it was in the contexts then and may be in a pack."""
         if (known := self._units.get(seq)) is not None:
             return known._replace(why=why)
-        unit = self._log.unit(seq)
-        return None if unit is None else self._made(cbor2.loads(unit), None, why)
+        record = self._log.record(seq)
+        if record is None or record.code != UNIT_PUT:
+            return None
+        fields = cbor2.loads(record.body)
+        entry = self._entry(seq, None if is_trimmed(record) else fields["context"])
+        return None if entry is None else self._made(fields, entry, why)
 
-    def _made(self, fields: dict[str, Any], entry: int | None, why: str) -> Found | None:
+    def _made(self, fields: dict[str, Any], entry: int, why: str) -> Found | None:
         if fields["type"] == "system" and fields["meta"].get(LABEL[0]) == LABEL[1] and not self._policy.manifests:
             return None
         seq = fields["seq"]
-        if entry is None:
-            entry = self._entry(seq, fields["context"])
-            if entry is None:
-                return None
         edges = [(edge["type"], head.seq) for edge in fields["relationships"] if (head := self._log.durable.get(UNITS, edge["target"]))]
         found = self._units[seq] = Found(seq, entry, fields["type"], why, len(text_of(fields) or ""), Unit(fields, edges[:MAX_EDGES]))
         return found
 
-    def _entry(self, seq: int, birth: str) -> int | None:
-        """The last entry by which a unit was in the contexts."""
-        entries: list[int] = []
-        for context in self._contexts:
-            places = self._log.durable.get(PLACES, (context, seq)) or (((seq, None),) if context == birth else ())
-            if (added := self._open(places)) is not None:
-                entries.append(added)
-        return max(entries, default=None)
-
-    def _open(self, intervals: Intervals) -> int | None:
-        """Since when it has been so, if it was so at the seq of the pack."""
-        for added, removed in reversed(intervals):
-            if added <= self._at and (removed is None or removed > self._at):
-                return added
-        return None
+    def _entry(self, seq: int, birth: str | None) -> int | None:
+        """The last entry by which a unit was in the contexts; `birth` is where it was born, if it is still kept there."""
+        places = self._log.additions(seq) | ({} if birth is None else {seq: birth})
+        here = (entry for entry, context in places.items() if context in self._contexts)
+        return max((entry for entry in here if was_present(self._log, places[entry], entry, self._at)), default=None)
 
     def _pinned(self) -> Iterator[Found | None]:
         """What was pinned, last first."""
@@ -240,17 +232,23 @@ class Assembly:
             for pin in self._pins(context):
                 if pin is None:
                     yield None
-                elif (added := self._open(pin[1])) is not None:
-                    here.append((added, pin[0], context))
+                elif pin[1] <= self._at:
+                    here.append((pin[1], pin[0], context))
             pins += sorted(here)[-MAX_PINNED:]
         yield from self._each((seq, f"pinned in {context}") for _, seq, context in sorted(pins, reverse=True))
 
-    def _pins(self, context: str) -> Iterator[tuple[int, Intervals] | None]:
-        after: bytes | None = None
+    def _pins(self, context: str) -> Iterator[tuple[int, int] | None]:
+        """The units that are pinned, or were at the pack's seq and no more since, each with since when."""
+        for row in self._paged(PINS, context, None):
+            yield None if row is None else (keys.seq_of(row[0]), row[1].since)
+        for past in self._paged(PAST_PINS, context, keys.pack_seq(self._at)):
+            yield None if past is None else (past[1].unit, past[1].since)
+
+    def _paged(self, table: Table[Any, T], context: str, after: bytes | None) -> Iterator[tuple[bytes, T] | None]:
+        """A context's rows of a table, and None after each page of them."""
         while True:
-            page = list(islice(self._log.durable.scan(PINS, keys.name(context), after), STEP_ROWS))
-            for rest, intervals in page:
-                yield keys.seq_of(rest), intervals
+            page = list(islice(self._log.durable.scan(table, keys.name(context), after), STEP_ROWS))
+            yield from page
             yield None
             if len(page) < STEP_ROWS:
                 return
