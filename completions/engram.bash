@@ -358,7 +358,7 @@ _engram_declare() {
         'pack')
             options=(
                 '--budget|once|-'
-                '--unit|once|-'
+                '--unit|once|sizes'
                 '--counter|once|counters'
                 '--query|once|-'
                 '--policy|once|policies'

@@ -785,7 +785,8 @@ def context_retain(
     age: Annotated[str | None, typer.Option("--age", metavar="T", help="Keep entries so long, such as 12h or 30d.")] = None,
     units: Annotated[str | None, typer.Option("--units", metavar="N", help="Keep the last N entries.")] = None,
     size: Annotated[
-        str | None, typer.Option("--bytes", metavar="SIZE", help="Keep so many bytes of units, such as 64M or 1G; none takes a limit away.")
+        str | None,
+        typer.Option("--bytes", metavar="BYTES", help="Keep so many bytes of units, such as 64M or 1G; none takes a limit away."),
     ] = None,
 ) -> None:
     """Have a context keep no more than this. What is older is removed for good, in the background; pinned units stay.

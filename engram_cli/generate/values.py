@@ -57,7 +57,7 @@ FREE = frozenset(
         "HASH",
         "-- OPTION",
         "-- COMMAND",
-        "SIZE",
+        "BYTES",
     }
 )
 
