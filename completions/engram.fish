@@ -295,7 +295,7 @@ complete -c engram -n "__engram_at 'context set'" -l unset -x -d 'Remove a label
 complete -c engram -n "__engram_at 'context set' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'context retain'" -l age -x -d 'Keep entries so long, such as 12h or 30d'
 complete -c engram -n "__engram_at 'context retain'" -l units -x -d 'Keep the last N entries'
-complete -c engram -n "__engram_at 'context retain'" -l bytes -x -d 'Keep so many bytes of units, such as 64M or 1G; none takes a limit away'
+complete -c engram -n "__engram_at 'context retain'" -l bytes -x -d 'Keep so many bytes of units: 64M, 1G; none takes a limit away'
 complete -c engram -n "__engram_at 'context retain' 0" -a '(__engram_names contexts)'
 complete -c engram -n "__engram_at 'consumer create'" -l agent -x -a '(__engram_names agents)' -d 'Only units of this agent'
 complete -c engram -n "__engram_at 'consumer create'" -l type -x -a 'message reasoning tool_call tool_result file_change task_status error system unknown' -d 'Only units of this type'

@@ -786,7 +786,7 @@ def context_retain(
     units: Annotated[str | None, typer.Option("--units", metavar="N", help="Keep the last N entries.")] = None,
     size: Annotated[
         str | None,
-        typer.Option("--bytes", metavar="BYTES", help="Keep so many bytes of units, such as 64M or 1G; none takes a limit away."),
+        typer.Option("--bytes", metavar="BYTES", help="Keep so many bytes of units: 64M, 1G; none takes a limit away."),
     ] = None,
 ) -> None:
     """Have a context keep no more than this. What is older is removed for good, in the background; pinned units stay.
