@@ -731,6 +731,135 @@ def completion(common: Common, shell: Annotated[str, typer.Argument(metavar="SHE
     command.run(common, shell)
 
 
+BackupArg = Annotated[str, typer.Argument(metavar="DIR", help="The backup's directory.")]
+DataDir = Annotated[str | None, typer.Option("--data-dir", metavar="DIR", help="The data directory [ENGRAM_DATA_DIR].")]
+
+
+@leaf(
+    app,
+    "backup",
+    ("Back up, and later add what has come since", "engram backup ~/backups/engram"),
+    ("Back up, and read it all once more", "engram backup ~/backups/engram --check"),
+    ("Look whether a backup is sound", "engram backup ~/backups/engram --check-only"),
+)
+def backup(
+    common: Common,
+    directory: BackupArg,
+    verify: Annotated[bool, typer.Option("--check", help="Read the backup whole afterwards, every event of it.")] = False,
+    verify_only: Annotated[
+        bool, typer.Option("--check-only", help="Read the backup whole, and back nothing up. No daemon is asked.")
+    ] = False,
+) -> None:
+    """Keep the log in a directory, while the daemon goes on. Repeated, it adds what has come since.
+
+    Interrupted, it holds the log up to some point; repeated, it goes on from there. A directory that has anything else in it, or the
+    backup of another log, is refused.
+    """
+    from .commands import backup as command
+
+    if verify_only:
+        command.run_verify(common, directory)
+    else:
+        command.run(common, directory, verify)
+
+
+@leaf(
+    app,
+    "restore",
+    ("Make the store from a backup", "engram restore ~/backups/engram"),
+    ("Make another one, to look at", "engram restore ~/backups/engram --data-dir ~/look"),
+)
+def restore(common: Common, directory: BackupArg, data_dir: DataDir = None) -> None:
+    """Make a store from a backup, where there is none: no daemon may run. Every event has its seq again.
+
+    It is a new history: cursors from before are refused, and all locks have ended. A backup that is damaged or incomplete is refused, and
+    leaves nothing.
+    """
+    from .commands import restore as command
+
+    command.run(common, directory, data_dir)
+
+
+CODINGS = "jsonl: one JSON object a line; cbor: a CBOR sequence (RFC 8742)"
+
+
+@leaf(
+    app,
+    "export",
+    ("Export everything", "engram export > units.jsonl"),
+    ("Export the errors of a context, in CBOR", "engram export work --type error --format cbor > errors.cbor"),
+)
+def export(
+    common: Common,
+    contexts: Annotated[list[str] | None, typer.Argument(metavar="CONTEXT", help="The contexts; none means all.")] = None,
+    agent: ByAgent = None,
+    type: ByType = None,
+    meta: ByMeta = None,
+    since: Since = None,
+    until: Until = None,
+    after: After = None,
+    related_to: RelatedTo = None,
+    to: To = None,
+    format: Annotated[str, typer.Option("--format", metavar="CODING", help=f"{CODINGS}.")] = "jsonl",
+) -> None:
+    """Print the units that are in contexts, in the order of the log, for engram import.
+
+    Each unit is there once, with all its contexts and pins; contexts come first, with titles and labels. Locks, consumers, members and the
+    history of contexts are left out: a backup has them.
+    """
+    from .commands import export as command
+
+    command.run(common, contexts or [], format, filters(common, agent, type, meta, since, until, after, related_to, to))
+
+
+@leaf(
+    app,
+    "import",
+    ("Import what was exported", "engram import units.jsonl"),
+    ("See first what it would do", "engram import units.jsonl --dry-run"),
+    ("Import a CBOR sequence", "engram import - < errors.cbor"),
+)
+def import_(
+    common: Common,
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="What was exported; - reads standard input.")],
+    format: Annotated[str | None, typer.Option("--format", metavar="CODING", help=f"{CODINGS} [as it begins].")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, say what would be done, and do nothing.")] = False,
+) -> None:
+    """Put units that were exported. They keep their ids, and get new seqs and times; those that are there already are left as they are.
+
+    So repeating it changes nothing. The first line that is wrong ends it: what was put until then is said, and stays. An id tells when its
+    unit was first put.
+    """
+    from .commands import import_ as command
+
+    command.run(common, file, format, dry_run)
+
+
+@leaf(
+    app,
+    "doctor",
+    ("Look whether all is well", "engram doctor"),
+    ("Rebuild what is derived from the log", "engram daemon stop; engram doctor --repair"),
+    ("Save what can be read of a damaged store", "engram doctor --salvage ~/saved"),
+)
+def doctor(
+    common: Common,
+    data_dir: DataDir = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Write anew what is derived from the log and wrong. No daemon may run.")] = False,
+    salvage: Annotated[
+        str | None, typer.Option("--salvage", metavar="OUT", help="Save what can be read as a backup in OUT. No daemon may run.")
+    ] = None,
+) -> None:
+    """Check everything: socket, versions, units of systemd, search; the store's blocks, seqs, events, and all that is derived from them.
+
+    A daemon that runs checks its store itself, while it goes on; else the store is opened here. No daemon is started. Exit code 0: all is
+    well; 1: something is wrong.
+    """
+    from .commands import doctor as command
+
+    command.run(common, data_dir, repair, salvage)
+
+
 @leaf(
     context_app,
     "create",
@@ -785,8 +914,15 @@ def context_retain(
     age: Annotated[str | None, typer.Option("--age", metavar="T", help="Keep entries so long, such as 12h or 30d.")] = None,
     units: Annotated[str | None, typer.Option("--units", metavar="N", help="Keep the last N entries.")] = None,
     size: Annotated[
+<<<<<<< HEAD
         str | None,
         typer.Option("--bytes", metavar="BYTES", help="Keep so many bytes of units: 64M, 1G; none takes a limit away."),
+||||||| parent of f00f12c (Back up, restore, export, import, and check the store)
+        str | None, typer.Option("--bytes", metavar="SIZE", help="Keep so many bytes of units, such as 64M or 1G; none takes a limit away.")
+=======
+        str | None,
+        typer.Option("--bytes", metavar="SIZE", help="Keep so many bytes of units, such as 64M or 1G; none takes a limit away."),
+>>>>>>> f00f12c (Back up, restore, export, import, and check the store)
     ] = None,
 ) -> None:
     """Have a context keep no more than this. What is older is removed for good, in the background; pinned units stay.

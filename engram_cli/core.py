@@ -246,7 +246,9 @@ def repeatable(op: str, fields: Mapping[str, Any]) -> bool:
     """
     if op in ("lock", "renew", "unlock"):
         return not (fields.get("wait") or fields.get("force"))
-    return OPERATIONS[op].permission == "read" or op == "ack" or (op == "put" and "dedupe" in fields)
+    if op == "put":
+        return "dedupe" in fields or any("id" in unit for unit in fields.get("units", ()))
+    return OPERATIONS[op].permission == "read" or op in ("ack", "backup", "check")
 
 
 def lost(op: str) -> EngramError:

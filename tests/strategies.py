@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
-from engramd.state import consumers, contexts, locks, presence, redaction, retention
+from engramd.state import consumers, contexts, locks, presence, redaction, restored, retention
 from engramd.state import view as state_view
 from engramd.state.machine import Event
 from engramd.state.units import Edge, UnitPut
@@ -94,4 +94,5 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     retention.EventsTrimmed: st.builds(retention.EventsTrimmed, SEQS, SOME_SEQS, ENDS, ENDS),
     redaction.UnitRedacted: st.builds(redaction.UnitRedacted, NAMES, NAMES, SEQS, IDS, TEXTS),
     redaction.ErasuresFinished: st.builds(redaction.ErasuresFinished, SOME_SEQS),
+    restored.LogRestored: st.builds(restored.LogRestored, TEXTS, SEQS, SPANS),
 }

@@ -38,6 +38,7 @@ TABLE = {
     "ready": _arrows(),
     "supervisor": _arrows("protocol"),
     "daemon": _arrows("config logs ready supervisor transport service storage protocol", "trio"),
+    "offline": _arrows("config storage protocol"),
     "__main__": _arrows("daemon config logs ready supervisor protocol"),
     "embedded": _arrows("config transport service storage protocol engram_cli", "trio"),  # the engine, and the client of `engram_cli`
     "__init__": _arrows("embedded config"),  # within functions, and for type checkers: every command imports it

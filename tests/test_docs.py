@@ -84,7 +84,7 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 def test_the_table_of_event_codes_is_that_of_the_records() -> None:
     shown = [(int(row[0]), row[1]) for row in rows(section(STORAGE, "## Records")) if len(row) == 3]
-    assert shown == [(code, kind) for code, (kind, _) in records._CODES.items()]
+    assert shown == [(code, kind) for code, (kind, _) in records.CODES.items()]
 
 
 def test_the_readme_names_every_verb_and_no_other() -> None:

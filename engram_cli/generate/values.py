@@ -6,6 +6,7 @@ from engramd.protocol.messages import COUNTERS, DIRECTIONS, KINDS, NAMED, POLICI
 from engramd.protocol.packs import FORMATS
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
+from ..commands.export import CODINGS
 from ..common import COLORS
 from .tree import Parameter
 
@@ -28,6 +29,10 @@ SOURCES = {
     "WHEN": "colors",
     "F": "files",
     "PATH": "files",
+    "FILE|-": "files",
+    "DIR": "files",
+    "OUT": "files",
+    "CODING": "codings",
     "TOKEN": "locks",
     "SHELL": "shells",
     "VERB": "verbs",
@@ -77,6 +82,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "counters": COUNTERS,
     "formats": FORMATS,
     "policies": POLICIES,
+    "codings": CODINGS,
 }
 NAMES = NAMED  # what `engram __complete` is asked for
 ANYTHING = "-"

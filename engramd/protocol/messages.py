@@ -118,6 +118,11 @@ DRAFT: Mapping[str, Field] = {
     "meta": Field(META, "labels"),
     "relationships": Field(ListOf(RELATIONSHIP, MAX_RELATIONSHIPS), "edges to earlier units"),
 }
+KNOWN_ID = OneOf(((str, Text(64, least=1)), (bytes, UNIT_ID)))
+ONE_OF_SEVERAL: Mapping[str, Field] = {
+    **DRAFT,
+    "id": Field(KNOWN_ID, "the id that the unit has from elsewhere; a unit that is there already is not put again"),
+}
 FILTERS: Mapping[str, Field] = {
     "agent": Field(_some(NAME), "units of any of these agents"),
     "type": Field(_some(UNIT_TYPE), "units of any of these types"),
@@ -166,6 +171,7 @@ KINDS = (  # of events, in the order of their codes
     "events_trimmed",
     "unit_redacted",
     "erasures_finished",
+    "log_restored",
 )
 DIRECTIONS = ("in", "out", "both")
 UNITS_OF_SIZE = ("tokens", "chars", "bytes")
@@ -269,7 +275,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 **CONTEXT,
                 "agent": Field(NAME, "who acts; the connection's agent unless said otherwise"),
                 **DRAFT,
-                "units": Field(ListOf(Record(DRAFT), MAX_UNITS, least=1), "several units, all or none"),
+                "units": Field(ListOf(Record(ONE_OF_SEVERAL), MAX_UNITS, least=1), "several units, all or none"),
                 "dedupe": Field(DEDUPE, "a key: a put seen before in this context answers with the first one's units"),
                 "expect_seq": Field(Int(), "refuse unless this is the seq of the context's last entry (0: none)"),
                 "fences": Field(ListOf(FENCE, 64), "refuse unless each token is that of a current lease which covers the resource"),
@@ -283,6 +289,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 "ts": Field(Int(), "when, in microseconds since the epoch", required=True),
                 "ids": Field(ListOf(UNIT_ID, MAX_UNITS), "of several, all ids in order"),
                 "deduped": Field(Bool(), "whether an earlier put is answered", required=True),
+                "fresh": Field(Int(), "with ids: how many units were not there yet"),
             }
         ),
     ),
@@ -647,6 +654,39 @@ OPERATIONS: Mapping[str, Operation] = {
         ),
     ),
     "shutdown": Operation("admin", "Stop the daemon after what is in flight.", NOTHING, NOTHING),
+    "backup": Operation(
+        "admin",
+        "Read a page of the log's records as they stand on disk.",
+        Record(
+            {
+                "after": Field(Int(), "records behind this seq", required=True),
+                "last": Field(Int(), "records up to this seq; the end of the log unless said otherwise"),
+            }
+        ),
+        Record(
+            {
+                "frames": Field(Bytes(2**32 - 1), "the records, in frames as a segment of a backup has them", required=True),
+                "reached": Field(Int(), "up to this seq, these are all there are", required=True),
+                "last": Field(Int(), "up to where to ask on", required=True),
+                "changed": Field(ListOf(Int(1), 1_000_000), "earlier seqs that a later event changed: read them anew", required=True),
+                "history": Field(Text(64), "the id of the log's history", required=True),
+                "whole": Field(Int(), "a log that ends before may lack records that an event up to here has removed", required=True),
+            }
+        ),
+    ),
+    "check": Operation(
+        "admin",
+        "Check the store: every block, every event, and all that is derived from them.",
+        NOTHING,
+        Record(
+            {
+                "events": Field(Int(), "how many events the log has", required=True),
+                "last_seq": Field(Int(), "the seq of the last one", required=True),
+                "checks": Field(Any_("[* check-info]"), "what was looked at: ok, wrong or skipped", required=True),
+                "findings": Field(Any_("[* finding]"), "the first of what is wrong", required=True),
+            }
+        ),
+    ),
 }
 
 # What answers and items are made of
@@ -860,6 +900,8 @@ SHAPES: tuple[tuple[str, Mapping[str, Record]], ...] = (
                     "behind": _must(_all(COUNT), "tokens of leases in the way, at most 16; none: earlier waiters are"),
                 }
             ),
+            "check-info": Record({"check": _must(TEXT), "result": _must(Choice(("ok", "wrong", "skipped"))), "wrong": _must(COUNT)}),
+            "finding": Record({"check": _must(TEXT), "message": _must(TEXT)}),
         },
     ),
 )
@@ -884,6 +926,7 @@ id = {id}   ; chosen by the client, unique among what is under way
 ; A policy of packs.
 policy = {policy}
 policy-rule = {rule}
+
 
 hello = {{ id: id, op: "hello", {hello} }}
 """

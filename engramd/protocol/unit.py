@@ -45,6 +45,17 @@ def new_id(ts: int) -> bytes:
     return value.to_bytes(16)
 
 
+def is_id(unit_id: bytes) -> bool:
+    """Whether the bytes are a UUIDv7."""
+    return len(unit_id) == 16 and unit_id[6] >> 4 == 7 and unit_id[8] >> 6 == 2
+
+
+def instant_of(unit_id: bytes) -> int:
+    """The instant (microseconds) at which `new_id` made an id: an imported unit's is that of its first put."""
+    value = int.from_bytes(unit_id)
+    return (value >> 80) * 1000 + -(-(value >> 64 & 0xFFF) * 1000 // 4096)
+
+
 def format_id(unit_id: bytes) -> str:
     """The text form of an id. Raises ValueError for other than 16 bytes."""
     if len(unit_id) != 16:

@@ -21,6 +21,8 @@ from ..state.outcome import Refused
 from ..storage.log import Appended, Batch, Log
 from ..storage.records import Record
 from . import (
+    backup,
+    check,
     consumers,
     contexts,
     locks,
@@ -88,6 +90,8 @@ _HANDLERS: Mapping[str, Handler] = {
     "status": status.status,
     "metrics": metrics.metrics,
     "shutdown": status.shutdown,
+    "backup": backup.backup,
+    "check": check.check,
 }
 
 
@@ -108,6 +112,7 @@ class Engine:
     Attributes:
         peers: who is connected.
         counters: what is counted and timed.
+        checking: held while a client has the store checked: what is erased would stay in the files for its snapshot.
         stopping: set when someone asked the daemon to stop.
     """
 
@@ -143,6 +148,7 @@ class Engine:
         self.search = search.Search(log, search_settings)
         self.sizes = packs.Sizes()
         self.peers: set[Peer] = set()
+        self.checking = trio.Lock()
         self.stopping = trio.Event()
         self.started_at = clock()
         self.started = time.monotonic()

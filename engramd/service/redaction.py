@@ -89,8 +89,9 @@ class Erasures:
                 await self._wake.wait()
                 continue
             try:
-                for span in self._spans(rows):
-                    await self._engine.offload(partial(self._engine.log.compact, *span))  # 3
+                async with self._engine.checking:
+                    for span in self._spans(rows):
+                        await self._engine.offload(partial(self._engine.log.compact, *span))  # 3
                 await self._engine.search.absorbed(max(row.event for _, row in rows))  # 4
                 await self._engine.committer.carry_out(FinishErasures(tuple(keys.seq_of(key) for key, _ in rows)))  # 5
             except EngramError as error:

@@ -11,10 +11,10 @@ from ..protocol.connection import Id
 from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode, encode_array, encode_map
-from ..protocol.messages import MAX_UNITS, PAGE_BYTES
+from ..protocol.messages import DRAFT, MAX_UNITS, PAGE_BYTES
 from ..protocol.render import redacted_message
 from ..protocol.schema import invalid, require_one
-from ..protocol.unit import new_id
+from ..protocol.unit import is_id, new_id, parse_ref
 from ..state.locks import Fence
 from ..state.outcome import Refused, Seen
 from ..state.units import Draft, Edge, Put, UnitPut
@@ -37,12 +37,13 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
     now = engine.committer.now()
     several = "units" in fields
     if several:
-        stray = [name for name in ("text", "payload", "type", "meta", "relationships") if name in fields]
+        stray = [name for name in DRAFT if name in fields]
         if stray:
             raise EngramError("invalid", f"{stray[0]}: belongs inside each of units", field=stray[0])
+        keeps_ids = _keeps_ids(fields)
         drafts = tuple(_draft(engine, draft, now, f"units[{index}].") for index, draft in enumerate(fields["units"]))
     else:
-        drafts = (_draft(engine, fields, now, ""),)
+        keeps_ids, drafts = False, (_draft(engine, fields, now, ""),)
     engine.space.take(sum(len(draft.payload) for draft in drafts))
     fences = tuple(Fence(fence["resource"], fence["token"]) for fence in fields.get("fences", ()))
     release = fields.get("release", False)
@@ -51,7 +52,7 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
     elif release:
         raise invalid("release", "needs fences: they name the leases")
     agent, dedupe, expected = fields.get("agent", peer.agent), fields.get("dedupe"), fields.get("expect_seq")
-    command = Put(fields["context"], agent, drafts, dedupe, expected, fences, release)
+    command = Put(fields["context"], agent, drafts, dedupe, expected, fences, release, keeps_ids)
 
     def answer(result: Result) -> None:
         if isinstance(result, Seen):
@@ -65,10 +66,34 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
         else:
             assert not isinstance(result, Refused), "refusals are answered for us"
             put = [(event.event.id, event.seq) for event in result if isinstance(event.event, UnitPut)]
-            made = _answer([unit for unit, _ in put], put[-1][1], now, False, several)
+            if keeps_ids:
+                made = _kept(engine, [draft.id for draft in drafts], len(put))
+            else:
+                made = _answer([unit for unit, _ in put], put[-1][1], now, False, several)
         peer.answer(request_id, made)
 
     engine.submit(peer, request_id, command, now, answer)
+
+
+def _keeps_ids(fields: dict[str, Any]) -> bool:
+    """Whether the units of a put bring their ids."""
+    units = fields["units"]
+    if not any("id" in unit for unit in units):
+        return False
+    for index, unit in enumerate(units):
+        known = parse_ref(unit.get("id", 0))
+        if not isinstance(known, bytes) or not is_id(known):
+            raise invalid(f"units[{index}].id", "must be a UUID of version 7; all units of a put have one, or none")
+    for name in ("dedupe", "expect_seq", "fences", "release"):
+        if name in fields:
+            raise invalid(name, "cannot go with ids, by which units are recognised anyway")
+    return True
+
+
+def _kept(engine: Engine, ids: list[bytes], fresh: int) -> dict[str, Any]:
+    """The answer to a put whose units brought their ids, when they are on disk."""
+    last = cbor2.loads(find_unit(engine.log, ids[-1]))
+    return {**_answer(ids, last["seq"], last["ts"], not fresh, True), "fresh": fresh}
 
 
 def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draft:
@@ -98,7 +123,9 @@ def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draf
             limit=MAX_NOTES,
             size=notes,
         )
-    return Draft(new_id(now), fields.get("type", "message"), fields.get("meta", {}), payload, edges)
+    known = parse_ref(fields["id"]) if "id" in fields else new_id(now)
+    assert isinstance(known, bytes), "this was checked"
+    return Draft(known, fields.get("type", "message"), fields.get("meta", {}), payload, edges)
 
 
 def _answer(ids: list[bytes], seq: int, ts: int, deduped: bool, several: bool) -> dict[str, Any]:

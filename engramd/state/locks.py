@@ -148,6 +148,7 @@ def held_against(view: View, claim: Claim) -> dict[int, Lease]:
 _ENDINGS = {
     "released": "was released by {}",
     "session_ended": "ended with its session",
+    "restored": "ended when the store was restored from a backup",
     "expired": "has expired: it was not renewed in time",
     "stolen": "was taken away by {}",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import consumers, contexts, locks, presence, redaction, retention, units
+from . import consumers, contexts, locks, presence, redaction, restored, retention, units
 from .outcome import Decision
 from .view import State, View
 
@@ -66,6 +66,7 @@ _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     retention.EventsTrimmed: retention.apply_events_trimmed,
     redaction.UnitRedacted: redaction.apply_redacted,
     redaction.ErasuresFinished: redaction.apply_finished,
+    restored.LogRestored: restored.apply_restored,
 }
 
 Command = (
@@ -121,6 +122,7 @@ Event = (
     | retention.EventsTrimmed
     | redaction.UnitRedacted
     | redaction.ErasuresFinished
+    | restored.LogRestored
 )
 
 

@@ -57,8 +57,8 @@ def decide_finish(view: View, command: FinishErasures) -> Decision:
 
 def apply_redacted(state: State, seq: int, ts: int, event: UnitRedacted) -> None:
     head = state.get(UNITS, event.id)
-    assert head is not None, "what is redacted is there"
-    state.put(UNITS, event.id, head._replace(redacted=seq))
+    if head is not None:  # retention may have taken it since, where a log is folded again
+        state.put(UNITS, event.id, head._replace(redacted=seq))
     state.put(ERASURES, event.unit, Erasure(seq, event.context))
 
 

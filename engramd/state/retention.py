@@ -212,12 +212,23 @@ def apply_set(state: State, seq: int, ts: int, event: RetentionSet) -> None:
 
 
 def apply_trimmed(state: State, seq: int, ts: int, event: UnitsTrimmed) -> None:
+    _take(state, event, event.entries)
+
+
+def reapply_trimmed(state: State, event: UnitsTrimmed) -> None:
+    """Fold it into a state that was folded from a log without what was trimmed: only entries that the log still had are taken."""
+    removed = set(event.removed)
+    _take(state, event, tuple(one for one in event.entries if one[0] not in removed and state.get(UNITS, one[1]) is not None))
+
+
+def _take(state: State, event: UnitsTrimmed, entries: tuple[tuple[int, bytes], ...]) -> None:
     context = state.get(CONTEXTS, event.context)
     assert context is not None, "an event of a context follows its creation"
     last = max(entry for entry, _ in event.entries)
-    for entry, unit in event.entries:
+    for entry, unit in entries:
         context = _without(state, context, event.context, entry, unit)
-    state.put(CONTEXTS, event.context, context._replace(trimmed=max(context.trimmed, last)))
+    context = context._replace(trimmed=max(context.trimmed, last), last_entry=max(context.last_entry, last))
+    state.put(CONTEXTS, event.context, context)
     trimmed = state.get(TRIMMED, "") or Trimmed()
     state.put(TRIMMED, "", trimmed._replace(entries=max(trimmed.entries, last)))
 

@@ -30,7 +30,11 @@ class Draft(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Append units to a context, all or none; only under the leases of `fences`, which end with it if `release`."""
+    """Append units to a context, all or none; only under the leases of `fences`, which end with it if `release`.
+
+    Attributes:
+        keeps_ids: the units have ids from elsewhere: those that are there already are left out.
+    """
 
     context: str
     agent: str
@@ -39,6 +43,7 @@ class Put(NamedTuple):
     expect_seq: int | None = None
     fences: tuple[Fence, ...] = ()
     release: bool = False
+    keeps_ids: bool = False
 
 
 class UnitPut(NamedTuple):
@@ -99,15 +104,20 @@ def decide_put(view: View, put: Put) -> Decision:
     refused = check_fences(view, put.fences)
     if refused is not None:
         return refused
-    for draft in put.units:
+    drafts, known = _fresh(view, put), set()
+    for draft in drafts:
         for edge in draft.relationships:
-            if view.get(UNITS, edge.target) is None:
+            if edge.target not in known and view.get(UNITS, edge.target) is None:
                 return Refused("not_found", "a relationship leads to a unit that does not exist", {"target": edge.target})
+        if put.keeps_ids:  # else nobody can know it yet
+            known.add(draft.id)
+    if not drafts:
+        return []
     events: list[ContextCreated | UnitPut | LockReleased] = []
     if context is None:
         events.append(ContextCreated(put.context, put.agent, put.context, {}))
-    count, tokens = len(put.units), tuple(dict.fromkeys(fence.token for fence in put.fences))
-    for draft in put.units:
+    count, tokens = len(drafts), tuple(dict.fromkeys(fence.token for fence in put.fences))
+    for draft in drafts:
         events.append(
             UnitPut(put.context, put.agent, draft.id, draft.type, draft.meta, draft.payload, draft.relationships, dedupe, count, tokens)
         )
@@ -116,6 +126,17 @@ def decide_put(view: View, put: Put) -> Decision:
         released = [(token, lease) for token in tokens if (lease := view.get(LEASES, token)) is not None]
         events += [LockReleased(put.agent, token, lease.claim.resources, "released") for token, lease in released]
     return events
+
+
+def _fresh(view: View, put: Put) -> tuple[Draft, ...]:
+    """The units that are not there yet, each once."""
+    if not put.keeps_ids:
+        return put.units
+    fresh: dict[bytes, Draft] = {}
+    for draft in put.units:
+        if view.get(UNITS, draft.id) is None:
+            fresh.setdefault(draft.id, draft)
+    return tuple(fresh.values())
 
 
 def apply_unit_put(state: State, seq: int, ts: int, event: UnitPut) -> None:

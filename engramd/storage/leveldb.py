@@ -15,9 +15,9 @@ from typing import Any
 from ..protocol.errors import EngramError
 
 if sys.version_info >= (3, 13):
-    from plyvel_next import DB, Error  # type: ignore[import-not-found, unused-ignore]
+    from plyvel_next import DB, Error, repair_db  # type: ignore[import-not-found, unused-ignore]
 else:
-    from plyvel import DB, Error  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from plyvel import DB, Error, repair_db  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
 WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart replays
 BLOOM_BITS = 10
@@ -25,46 +25,28 @@ COPY_ROWS = 4096  # written at once where a store is written anew
 MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 
 
-class Store:
-    """An open LevelDB.
+class Reader:
+    """What an open LevelDB holds: now, or as it was when a snapshot was taken.
 
     Args:
-        directory: where its files are. They are never made as a side effect of opening: LevelDB takes files without their `CURRENT` for
-            rubbish, and deletes them.
-        new: make an empty one.
+        source: LevelDB itself, or a snapshot of it.
 
     Raises:
-        EngramError: `storage`, here and from every method, when the files are damaged or the disk fails.
+        EngramError: `storage`, from every method, when the files are damaged or the disk fails.
     """
 
-    def __init__(self, directory: Path, new: bool = False) -> None:
+    def __init__(self, directory: Path, source: Any) -> None:
         self.directory = directory
-        if not new and not (directory / "CURRENT").exists():
-            raise self._damaged(FileNotFoundError("its file CURRENT is missing"))
-        self._db = self._open(new)
-
-    def _open(self, new: bool) -> Any:
-        try:
-            return DB(
-                str(self.directory),
-                create_if_missing=new,
-                error_if_exists=new,
-                paranoid_checks=True,
-                write_buffer_size=WRITE_BUFFER,
-                bloom_filter_bits=BLOOM_BITS,
-                max_open_files=MAX_OPEN_FILES,
-            )
-        except Error as error:
-            raise self._damaged(error) from error
+        self._source = source
 
     def close(self) -> None:
-        """Release the files."""
-        self._db.close()
+        """Release the files, or the snapshot."""
+        self._source.close()
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
         try:
-            value: bytes | None = self._db.get(key, verify_checksums=True)
+            value: bytes | None = self._source.get(key, verify_checksums=True)
         except Error as error:
             raise self._damaged(error) from error
         return value
@@ -75,7 +57,7 @@ class Store:
     def scan(self, first: bytes, last: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Keys from `first` to `last`, both included, with their values, as of now."""
         try:
-            with self._db.raw_iterator(verify_checksums=True) as at:
+            with self._source.raw_iterator(verify_checksums=True) as at:
                 valid, item = at.valid, at.item
                 at.seek(last if reverse else first)
                 if reverse and not valid():
@@ -101,6 +83,50 @@ class Store:
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         """Keys that start with a prefix, without it, as of now."""
         return (key for key, _ in self.prefixed(prefix))
+
+    def _damaged(self, error: Exception) -> EngramError:
+        return EngramError(
+            "storage",
+            f"the store in {self.directory} cannot be used: {_reason(error)}. Nothing was changed; if the disk is full or read-only, "
+            "mend that and start again, else keep a copy of the directory before trying anything",
+        )
+
+
+class Store(Reader):
+    """An open LevelDB.
+
+    Args:
+        directory: where its files are. They are never made as a side effect of opening: LevelDB takes files without their `CURRENT` for
+            rubbish, and deletes them.
+        new: make an empty one.
+
+    Raises:
+        EngramError: `storage`, here and from every method, when the files are damaged or the disk fails.
+    """
+
+    def __init__(self, directory: Path, new: bool = False) -> None:
+        super().__init__(directory, None)
+        if not new and not (directory / "CURRENT").exists():
+            raise self._damaged(FileNotFoundError("its file CURRENT is missing"))
+        self._db = self._source = self._open(new)
+
+    def _open(self, new: bool) -> Any:
+        try:
+            return DB(
+                str(self.directory),
+                create_if_missing=new,
+                error_if_exists=new,
+                paranoid_checks=True,
+                write_buffer_size=WRITE_BUFFER,
+                bloom_filter_bits=BLOOM_BITS,
+                max_open_files=MAX_OPEN_FILES,
+            )
+        except Error as error:
+            raise self._damaged(error) from error
+
+    def snapshot(self) -> Reader:
+        """What is on disk now, whatever is written later; to be closed, since what is removed stays in the files until then."""
+        return Reader(self.directory, self._db.snapshot())
 
     def batch(self) -> Any:
         """A batch of puts and deletes, to be given to `write`."""
@@ -133,7 +159,7 @@ class Store:
         self._db.close()
         for name in ("LOG", "LOG.old"):
             (self.directory / name).unlink(missing_ok=True)
-        self._db = self._open(False)
+        self._db = self._source = self._open(False)
 
     def notes(self, texts: Iterable[bytes]) -> bool:
         """Whether one of these stands in what LevelDB notes of keys beside the tables: it remembers where compactions ended."""
@@ -158,7 +184,7 @@ class Store:
         self.directory.rename(old)
         fresh.rename(self.directory)
         shutil.rmtree(old)
-        self._db = self._open(False)
+        self._db = self._source = self._open(False)
 
     def size(self) -> int:
         """Bytes that the files take."""
@@ -170,12 +196,17 @@ class Store:
                 continue
         return total
 
-    def _damaged(self, error: Exception) -> EngramError:
-        return EngramError(
-            "storage",
-            f"the store in {self.directory} cannot be used: {_reason(error)}. Nothing was changed; if the disk is full or read-only, "
-            "mend that and start again, else keep a copy of the directory before trying anything",
-        )
+
+def repair(directory: Path) -> None:
+    """Have LevelDB keep what it can read of a damaged store, and drop the rest; the directory may be without its `CURRENT`.
+
+    Raises:
+        EngramError: `storage` when nothing can be kept.
+    """
+    try:
+        repair_db(str(directory), paranoid_checks=True)
+    except Error as error:
+        raise EngramError("storage", f"nothing of the store in {directory} can be read: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

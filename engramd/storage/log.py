@@ -16,10 +16,11 @@ from ..protocol.errors import EngramError
 from ..state.contexts import UnitAdded, UnitRemoved
 from ..state.machine import Event, apply
 from ..state.redaction import UnitRedacted
+from ..state.refold import refold
 from ..state.retention import EventsTrimmed, UnitsTrimmed
 from ..state.units import UnitPut
 from . import keys, records, rewrites
-from .leveldb import Store
+from .leveldb import Reader, Store
 from .records import Record
 from .rows import DurableRows, PendingRows
 
@@ -46,6 +47,7 @@ class Log:
         last_seq: the seq of the last event on disk, 0 in an empty log.
         last_ts: its time, in microseconds since the epoch.
         durable: the state rows on disk.
+        last_rewrite: the seq of the last appended event that changed what stands before it; at first, the end of the log.
 
     Raises:
         EngramError: `storage` when the store is damaged, of an unknown format, or cannot be opened.
@@ -63,7 +65,7 @@ class Log:
         except EngramError:
             self._store.close()
             raise
-        self._head = self.last_seq
+        self._head = self.last_rewrite = self.last_seq
         self._unsettled: list[Batch] = []
 
     def close(self) -> None:
@@ -118,6 +120,25 @@ class Log:
         for batch in self._unsettled:
             found |= {at.seq: at.event.context for at in batch.events if isinstance(at.event, UnitAdded) and at.event.unit == unit}
         return found
+
+    def entry_at(self, seq: int) -> Record | None:
+        """The record of the entry that arrived at a seq, with everything appended so far; None where retention has removed it."""
+        for batch in self._unsettled:
+            for appended in batch.events:
+                if appended.seq == seq:
+                    return appended.record
+        return self.record(seq)
+
+    def unit_so_far(self, record: Record, event: Event) -> bytes | None:
+        """The encoded unit of an entry that is about to be replayed; None for other events, and where the unit is lost."""
+        if isinstance(event, UnitPut):
+            return record.body
+        if not isinstance(event, UnitAdded):
+            return None
+        for batch in self._unsettled:
+            if event.unit in batch.units:
+                return batch.units[event.unit].body
+        return self.unit(event.unit)
 
     def records(self, first: int, last: int, reverse: bool = False) -> Iterator[tuple[int, Record]]:
         """The events from `first` to `last`, both included."""
@@ -178,6 +199,10 @@ class Log:
             batch.delete(key)
         self._store.write(batch)
         self._store.compact(*ends)
+
+    def snapshot(self) -> Reader:
+        """What is on disk now, whatever is written later."""
+        return self._store.snapshot()
 
     def size(self) -> int:
         """Bytes that the store's files take."""
@@ -246,6 +271,7 @@ class Batch:
         seq = log._head = log._head + 1
         put = self._batch.put
         if isinstance(event, (UnitsTrimmed, EventsTrimmed, UnitRedacted)):  # which say of what there is how it is to be from now on
+            log.last_rewrite = seq
             for key, value in rewrites.of(log, self.units, seq, ts, event):
                 if value is None:
                     self._batch.delete(key)
@@ -253,20 +279,37 @@ class Batch:
                     put(key, value)
         apply(log._pending, seq, ts, event)
         record = records.encode_event(seq, ts, event)
-        put(keys.LOG + keys.pack_seq(seq), records.pack(record))
         unit: bytes | None = None
         if isinstance(event, UnitPut):
             unit = record.body
-            self.units[seq] = record
-            for key, value in records.entry_keys(seq, event, unit):
-                put(key, value)
         elif isinstance(event, UnitAdded):
             unit = log.newest(event.unit).body
-            for key, value in records.added_keys(seq, event.context, event.unit, cbor2.loads(unit)):
+        return self._write(seq, record, event, unit)
+
+    def replay(self, seq: int, record: Record, event: Event) -> bool:
+        """Take an event over from another log, at its seq, which must be beyond the last one.
+
+        Returns:
+            Whether it follows from those before it; see `refold`.
+        """
+        log = self._log
+        log._head = seq
+        unit = log.unit_so_far(record, event)
+        there = log.entry_at(event.entry) is not None if isinstance(event, UnitRemoved) else unit is not None
+        follows = refold(log._pending, seq, record.ts, event, there)
+        self._write(seq, record, event, unit)
+        return follows
+
+    def _write(self, seq: int, record: Record, event: Event, unit: bytes | None) -> Appended:
+        """Have an event written that is folded, with its keys."""
+        put = self._batch.put
+        put(keys.LOG + keys.pack_seq(seq), records.pack(record))
+        if isinstance(event, UnitPut):
+            self.units[seq] = record
+        if not isinstance(event, UnitRemoved) or records.stands(self._log.entry_at(event.entry)):
+            for key, value in records.keys_of(seq, record, event, unit):
                 put(key, value)
-        elif isinstance(event, UnitRemoved):
-            put(keys.gone(event.context) + keys.pack_seq(event.entry), keys.pack_seq(seq))
-        self._last_ts = ts
+        self._last_ts = record.ts
         appended = Appended(seq, record, event, unit)
         self.events.append(appended)
         return appended

@@ -13,14 +13,14 @@ import cbor2
 
 from ..protocol.paths import normal
 from ..protocol.unit import encode_unit
-from ..state import consumers, contexts, locks, presence, redaction, retention
+from ..state import consumers, contexts, locks, presence, redaction, restored, retention
 from ..state.machine import Event
 from ..state.units import Edge, UnitPut
 from . import keys
 
 _HEAD = struct.Struct(">BQH")
 UNIT_PUT = 1
-_CODES: dict[int, tuple[str, type]] = {
+CODES: dict[int, tuple[str, type]] = {
     UNIT_PUT: ("unit_put", UnitPut),
     2: ("context_created", contexts.ContextCreated),
     3: ("context_changed", contexts.ContextChanged),
@@ -47,13 +47,16 @@ _CODES: dict[int, tuple[str, type]] = {
     42: ("events_trimmed", retention.EventsTrimmed),
     43: ("unit_redacted", redaction.UnitRedacted),
     44: ("erasures_finished", redaction.ErasuresFinished),
+    45: ("log_restored", restored.LogRestored),
 }
 UNIT_ADDED = 8
 UNIT_REMOVED = 9
 UNITS_TRIMMED = 41
+EVENTS_TRIMMED = 42
 UNIT_REDACTED = 43
+LOG_RESTORED = 45
 FILE_CHANGE = "file_change"  # the type of units whose label `path` is found
-_CODE_OF = {event_type: code for code, (_, event_type) in _CODES.items()}
+_CODE_OF = {event_type: code for code, (_, event_type) in CODES.items()}
 ENTRIES = frozenset({UNIT_PUT, UNIT_ADDED})
 
 _TRIMMED = "trimmed"  # member of an extra
@@ -72,7 +75,7 @@ class Record(NamedTuple):
     @property
     def kind(self) -> str:
         """The event's name on the wire."""
-        return _CODES[self.code][0]
+        return CODES[self.code][0]
 
 
 def encode_event(seq: int, ts: int, event: Event) -> Record:
@@ -117,13 +120,18 @@ def decode_event(record: Record) -> Event:
             tuple(Edge(edge["type"], edge["target"], edge["meta"]) for edge in members["relationships"]),
             **extra,
         )
-    event: Event = _CODES[record.code][1](**members)
+    event: Event = CODES[record.code][1](**members)
     return event
 
 
 def is_trimmed(record: Record) -> bool:
     """Whether the unit's birth is no entry any more: retention took it from its context, and another keeps the unit."""
     return _TRIMMED.encode() in record.extra and _TRIMMED in cbor2.loads(record.extra)
+
+
+def stands(entry: Record | None) -> bool:
+    """Whether an entry is one still, by its record: retention has not taken it."""
+    return entry is not None and not is_trimmed(entry)
 
 
 def with_extra(record: Record, **members: Any) -> Record:
@@ -154,9 +162,7 @@ def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Pairs:
     targets = {edge.target for edge in event.relationships}
     pairs = finding_keys(event.context, tail, event.agent, event.type, event.meta, targets, b"")
     pairs.append((keys.entries(event.context) + tail, birth_entry(seq, unit)))
-    if event.type == FILE_CHANGE and (path := normal(event.meta.get("path", ""))):
-        pairs.append((keys.by_path(path) + tail, b""))
-    return pairs
+    return pairs + path_keys(seq, event)
 
 
 def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> Pairs:
@@ -172,6 +178,27 @@ def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> P
 def birth_entry(seq: int, unit: bytes) -> bytes:
     """The value of the entry of a unit in the context it was born in."""
     return _HERE + unit if len(unit) <= INLINE else _ELSEWHERE + keys.pack_seq(seq)
+
+
+def keys_of(seq: int, record: Record, event: Event, unit: bytes | None) -> Pairs:
+    """All keys that an event has beside its record and the rows of the state; a removal has one as long as its entry stands.
+
+    Args:
+        unit: the encoded unit of an entry; without it, an entry has no keys.
+    """
+    if isinstance(event, UnitPut) and unit is not None:
+        return path_keys(seq, event) if is_trimmed(record) else entry_keys(seq, event, unit)
+    if isinstance(event, contexts.UnitAdded) and unit is not None:
+        return added_keys(seq, event.context, event.unit, cbor2.loads(unit))
+    if isinstance(event, contexts.UnitRemoved):
+        return [(keys.gone(event.context) + keys.pack_seq(event.entry), keys.pack_seq(seq))]
+    return []
+
+
+def path_keys(seq: int, event: UnitPut) -> Pairs:
+    """What finds a change of a file by its path."""
+    path = normal(event.meta.get("path", "")) if event.type == FILE_CHANGE else ""
+    return [(keys.by_path(path) + keys.pack_seq(seq), b"")] if path else []
 
 
 def finding_keys(context: str, tail: bytes, agent: str, type: str, meta: dict[str, str], targets: set[bytes], pointer: bytes) -> Pairs:

@@ -10,7 +10,7 @@ import cbor2
 from ..state import view
 from ..state.view import Table
 from . import keys
-from .leveldb import Store
+from .leveldb import Reader
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -73,16 +73,30 @@ _CODECS: dict[str, _Codec] = {
 }
 
 
+PREFIXES = {codec.prefix: name for name, codec in _CODECS.items()}  # the table of each prefix
+
+
 def row_key(table: Table[K, Any], key: K) -> bytes:
     """The key of a row in the store."""
     codec = _CODECS[table.name]
     return codec.prefix + codec.key(key)
 
 
+def encode_row(row: Any) -> bytes:
+    """The row as it is stored."""
+    return cbor2.dumps(row)
+
+
+def row_of(table: Table[Any, V], value: bytes) -> V:
+    """The row that a stored value is."""
+    row: V = _CODECS[table.name].row(cbor2.loads(value))
+    return row
+
+
 class DurableRows:
     """The rows that are on disk: what clients' reads see."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Reader) -> None:
         self._store = store
 
     def get(self, table: Table[K, V], key: K) -> V | None:
@@ -151,7 +165,7 @@ class PendingRows:
         self._flying, self._forming = self._forming, {}
         for (table, key), row in self._flying.items():
             codec = _CODECS[table]
-            yield codec.prefix + codec.key(key), None if row is None else cbor2.dumps(row)
+            yield codec.prefix + codec.key(key), None if row is None else encode_row(row)
 
     def settle(self) -> None:
         """The sealed batch is on disk."""

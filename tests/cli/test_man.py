@@ -191,9 +191,11 @@ def test_help_shows_the_examples(alone: Shell) -> None:
 
 
 WITHOUT_END = 1.5  # seconds for a command that goes on: enough to print what there is, on a busy machine too
-ELSEWHERE = ("demo", "daemon run", "completion", "ask", "guard")  # tried by other tests: they last, or belong into other surroundings
-WITH_WORDS = ("daemon", "pack", "lock", "unlock", "renew", "consumer")  # commands that say something on stderr when all is well
-QUIET = ("daemon", "mcp", "context", "consumer", "unlock", "locks", "redact")  # and that have nothing to print
+ELSEWHERE = ("demo", "daemon run", "completion", "ask", "guard", "restore")  # tried by other tests: they last, or belong elsewhere
+# Commands that say something on stderr when all is well.
+WITH_WORDS = ("daemon", "pack", "lock", "unlock", "renew", "consumer", "backup", "import", "doctor")
+# And that have nothing to print.
+QUIET = ("daemon", "mcp", "context", "consumer", "unlock", "locks", "redact", "backup", "import", "doctor")
 
 
 def test_every_example_does_what_it_says(alone: Shell) -> None:

@@ -32,6 +32,7 @@ def strict(schema: Any) -> Any:
     return {**made, "additionalProperties": False} if "properties" in made and made.get("type") == "object" else made
 
 
+NEW = "019a0000-0000-7000-8000-000000000001"  # the id of a unit that comes from elsewhere
 STRICT = strict(copy.deepcopy(SCHEMA))
 
 
@@ -183,6 +184,9 @@ def test_real_lines_of_every_operation_fit(alone: Shell) -> None:
     assert [line["ok"] for line in talk.lines(lambda line: line.get("id") == failed)][-1] is False
     ask("context_retain", context="d", units=1000)
     ask("redact", ids=[first["id"]], reason="a slip")
+    assert ask("put", context="e", units=[{"text": "again", "id": made["ids"][1]}, {"text": "x", "id": NEW}])["fresh"] == 1
+    assert ask("backup", after=0, last=5)["changed"] == []
+    assert ask("check")["findings"] == []
     ask("shutdown")
     assert talk.answered == OPERATIONS.keys(), "an operation that is new needs a line here"
 

@@ -165,6 +165,11 @@ _RULES: dict[str, st.SearchStrategy[Any]] = {
             ),
         }
     ),
+    "[* check-info]": st.lists(
+        st.fixed_dictionaries({"check": NAMES, "result": st.sampled_from(["ok", "wrong", "skipped"]), "wrong": st.integers(0, 9)}),
+        max_size=3,
+    ),
+    "[* finding]": st.lists(st.fixed_dictionaries({"check": NAMES, "message": NAMES}), max_size=3),
     "{ * tstr => any }": st.dictionaries(NAMES, st.integers(0, 9) | st.text(max_size=5) | LABELS, max_size=3),
 }
 

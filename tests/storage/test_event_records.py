@@ -51,15 +51,15 @@ def test_the_body_of_a_put_is_the_unit_as_it_travels(seq: int, ts: int, event: U
 
 
 def test_the_wire_names_every_kind_of_event() -> None:
-    assert tuple(kind for kind, _ in records._CODES.values()) == KINDS
-    assert {kind for code, (kind, _) in records._CODES.items() if code in records.ENTRIES} == set(ENTRY_KINDS)
+    assert tuple(kind for kind, _ in records.CODES.values()) == KINDS
+    assert {kind for code, (kind, _) in records.CODES.items() if code in records.ENTRIES} == set(ENTRY_KINDS)
 
 
 @pytest.mark.parametrize("event_type", EVENTS)
 def test_each_event_has_a_name_of_its_own(event_type: type) -> None:
-    names = {code: name for code, (name, made) in records._CODES.items() if made is event_type}
+    names = {code: name for code, (name, made) in records.CODES.items() if made is event_type}
     assert len(names) == 1
-    assert sum(name in names.values() for name, _ in records._CODES.values()) == 1
+    assert sum(name in names.values() for name, _ in records.CODES.values()) == 1
 
 
 def put(size: int) -> UnitPut:

@@ -1,0 +1,493 @@
+"""Checking a store and restoring one: each thing that can be wrong is broken in a real store, found, named and mended."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stores import execute, temporary_log
+
+from engramd import offline
+from engramd.protocol.backup import MANIFEST, Manifest, Segment, frame, parse_manifest, segment_name
+from engramd.protocol.errors import EngramError
+from engramd.state import consumers, contexts, locks, presence, redaction, retention, units
+from engramd.state.machine import Command
+from engramd.state.view import CONTEXTS, Claim
+from engramd.storage import backup, keys
+from engramd.storage.backup import Restored, Source, read_chunk
+from engramd.storage.check import Check
+from engramd.storage.leveldb import Store
+from engramd.storage.log import Log
+from engramd.storage.trim import oldest
+
+MICROS = 1_000_000
+
+
+def commands(rng: random.Random, count: int) -> Iterator[Command]:
+    """Writes of every kind, most of which are accepted."""
+    ids = [b""]
+    tokens = 0
+    for number in range(count):
+        context, agent, some = rng.choice(["a", "ab", "é"]), rng.choice(["x", "y"]), rng.choice(ids)
+        edges = (units.Edge("causes", some, {"n": "1"}),) if some else ()
+        meta = rng.choice([{}, {"k": "v"}, {"k": "w", "path": "/a//b"}])
+        kind = rng.choice(["message", "file_change"])
+        drafts = tuple(
+            units.Draft(rng.randbytes(16), kind, meta, rng.choice(["t", "x" * 5000, b"\xff"]), edges) for _ in range(rng.choice([1, 1, 3]))
+        )
+        choices: list[Command] = [
+            units.Put(context, agent, drafts, rng.choice([None, f"key{number}"])),
+            units.Put(context, agent, drafts),
+            contexts.SetContext(context, agent, f"title {number}", {"l": rng.choice(["1", None])}),
+            contexts.SetMember(context, agent, agent, rng.random() < 0.5),
+            contexts.SetPins(context, agent, (some,), rng.random() < 0.6),
+            contexts.SetPlaces(context, agent, (some,), rng.random() < 0.6),
+            locks.Acquire(agent, Claim((f"/{rng.randrange(4)}",), "exclusive"), MICROS, None, False, ""),
+            locks.Release(agent, (rng.randrange(1, tokens + 2),), "released", False),
+            presence.Arrive(agent),
+            presence.Depart((agent,), number, False),
+            consumers.CreateConsumer(context, agent, {"contexts": (context,), "filter": {"agents": ["x"]}}, 0, True),
+            consumers.Acknowledge(context, rng.randrange(1, tokens + 2), ((1, rng.randrange(1, 9)),), ()),
+            consumers.DeleteConsumer(context, agent),
+        ]
+        chosen = rng.choice(choices)
+        if isinstance(chosen, units.Put):
+            ids += [draft.id for draft in chosen.units]
+        tokens += 2
+        yield chosen
+
+
+def filled(directory: Path, seed: int = 1, count: int = 200) -> None:
+    """A store with something of everything."""
+    rng = random.Random(seed)
+    with closing(Log(directory)) as log:
+        for number, command in enumerate(commands(rng, count)):
+            execute(log, number * MICROS, command)
+        ids = tuple(rng.randbytes(16) for _ in range(3))
+        last: list[Command] = [
+            units.Put("last", "x", tuple(units.Draft(unit, "file_change", {"path": "/p"}, "t") for unit in ids), "key"),
+            contexts.SetPlaces("more", "x", ids, True),
+            contexts.SetPlaces("more", "x", ids[:1], False),
+            contexts.SetPlaces("last", "x", ids[1:2], False),
+            contexts.SetPins("last", "x", ids[2:], True),
+            contexts.SetMember("last", "y", "y", True),
+        ]
+        for command in last:
+            execute(log, count * MICROS, command)
+        execute(log, count * MICROS, locks.Acquire("x", Claim(("/last",), "exclusive"), MICROS, None, False, ""))
+        execute(log, count * MICROS, consumers.CreateConsumer("last", "x", {}, 0, True), consumers.Park("last", log.last_seq + 1, 1, 3))
+
+
+def saved(log: Log, target: Path, **members: Any) -> Path:
+    """A backup of a log, written plainly."""
+    target.mkdir()
+    frames, count = bytearray(), 0
+    reached = 0
+    while reached < log.last_seq:
+        chunk = read_chunk(log, reached, log.last_seq)
+        frames += chunk.frames
+        reached = chunk.reached
+    count = sum(1 for _ in log.records(1, log.last_seq))
+    return written(target, bytes(frames), count, log.last_seq, log.history, **members)
+
+
+def written(target: Path, frames: bytes, count: int, last: int, history: str = "0" * 12, **members: Any) -> Path:
+    import hashlib
+
+    digest = hashlib.sha256(frames).hexdigest()
+    segments = (Segment(segment_name(1, last, digest), 1, last, count, len(frames), digest),) if last else ()
+    for segment in segments:
+        (target / segment.file).write_bytes(frames)
+    (target / MANIFEST).write_bytes(Manifest(history, 1, last, "engramd test", segments, **members).encode())
+    return target
+
+
+def everything(directory: Path) -> dict[bytes, bytes]:
+    with closing(Store(directory)) as store:
+        return dict(store.scan(b"", b"\xff" * 17))
+
+
+def restored(path: Path, directory: Path) -> Restored:
+    directory.mkdir(exist_ok=True)
+    with closing(Source(path)) as source:
+        *_, made = backup.restore(source, directory, 10**15)
+    assert isinstance(made, Restored)
+    return made
+
+
+def checked(directory: Path) -> Check:
+    with closing(Store(directory)) as store:
+        check = Check(store)
+        for _ in check.run():
+            pass
+    return check
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sound") / "log"
+    filled(directory)
+    return directory
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sound_store_is_sound(tmp_path: Path, seed: int) -> None:
+    filled(tmp_path / "log", seed)
+    check = checked(tmp_path / "log")
+    assert check.findings == []
+    assert not check.skipped
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_restored_store_has_every_key_that_the_first_had(tmp_path: Path, seed: int) -> None:
+    filled(tmp_path / "log", seed)
+    with closing(Log(tmp_path / "log")) as log:
+        saved(log, tmp_path / "backup")
+        first = log.history
+    made = restored(tmp_path / "backup", tmp_path / "data")
+    before, after = everything(tmp_path / "log"), everything(tmp_path / "data/log")
+    new = {key for key in after if key[:1] == keys.LOG and keys.seq_of(key) > made.last}
+    assert len(new) == 1 + made.leases, "that it was restored, and the end of each lease"
+    assert {key for key in before if key[:1] == keys.LEASES}, "the test means something"
+    assert not {key for key in after if key[:1] == keys.LEASES}
+    gone = {keys.HISTORY, *(key for key in before if key[:1] == keys.LEASES)}
+    assert {key: value for key, value in after.items() if key not in new | gone} == {k: v for k, v in before.items() if k not in gone}
+    assert after[keys.HISTORY].decode() == made.history != first
+    assert checked(tmp_path / "data/log").findings == []
+
+
+# What can be wrong
+
+Break = Callable[[Store, dict[bytes, bytes]], tuple[bytes, bytes | None]]
+
+
+def of(found: dict[bytes, bytes], prefix: bytes) -> bytes:
+    """The middle one of the keys with a prefix."""
+    fitting = sorted(key for key in found if key[:1] == prefix)
+    return fitting[len(fitting) // 2]
+
+
+DERIVED = [keys.ENTRY, keys.GONE, keys.BY_AGENT, keys.BY_TYPE, keys.BY_META, keys.BY_TARGET, keys.BY_PATH]
+ROWS = [keys.CONTEXTS, keys.AGENTS, keys.UNITS, keys.MEMBERS, keys.PINS, keys.PLACES, keys.DEDUPE, keys.LEASES, keys.CONSUMERS]
+ROWS += [keys.PROGRESS, keys.PARKED]
+
+
+@pytest.mark.parametrize("prefix", DERIVED + ROWS)
+@pytest.mark.parametrize("how", ["missing", "wrong", "stray"])
+def test_whatever_is_derived_is_found_and_mended(store: Path, tmp_path: Path, prefix: bytes, how: str) -> None:
+    directory = tmp_path / "data/log"
+    shutil.copytree(store, directory)
+    before = everything(directory)
+    key = of(before, prefix)
+    with closing(Store(directory)) as broken:
+        batch = broken.batch()
+        if how == "missing":
+            batch.delete(key)
+        elif how == "wrong":
+            batch.put(key, b"\x80" if prefix in ROWS else b"\1" + bytes(8))
+        else:
+            batch.put(key[:-1] + bytes((key[-1] ^ 0x55,)), before[key])
+        broken.write(batch)
+    found = checked(directory)
+    check = "keys" if prefix in DERIVED else "rows"
+    assert {finding.check for finding in found.findings} == {check}, found.findings
+    assert found.wrong[check] == 1
+    with closing(Store(directory)) as broken:
+        assert offline._repair(broken) == 1
+    assert everything(directory) == before
+    assert checked(directory).findings == []
+
+
+def test_a_key_that_belongs_to_nothing_is_found(store: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "log"
+    shutil.copytree(store, directory)
+    with closing(Store(directory)) as broken:
+        batch = broken.batch()
+        batch.put(b"zzz", b"1")
+        broken.write(batch)
+    assert [(found.check, found.message) for found in checked(directory).findings] == [("keys", "the key zzz belongs to nothing")]
+
+
+def test_a_gap_is_found_and_is_not_mended(store: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "log"
+    shutil.copytree(store, directory)
+    with closing(Store(directory)) as broken:
+        last = [keys.seq_of(key) for key, _ in broken.scan(keys.LOG, keys.LOG + b"\xff" * 8)][-1]
+        batch = broken.batch()
+        batch.delete(keys.LOG + keys.pack_seq(last // 2))
+        broken.write(batch)
+    found = checked(directory)
+    assert (("gaps", f"event {last // 2} is missing, and nothing says why")) in [(one.check, one.message) for one in found.findings]
+    with closing(Store(directory)) as broken:
+        offline._repair(broken)
+    assert set(checked(directory).wrong) >= {"gaps"}
+
+
+def test_a_lost_history_and_an_unknown_format(store: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "log"
+    shutil.copytree(store, directory)
+    with closing(Store(directory)) as broken:
+        batch = broken.batch()
+        batch.delete(keys.HISTORY)
+        broken.write(batch)
+    assert [found.message for found in checked(directory).findings] == ["the store has lost its history id"]
+    with closing(Store(directory)) as broken:
+        offline._repair(broken)
+        batch = broken.batch()
+        batch.put(keys.FORMAT, b"9")
+        broken.write(batch)
+    assert [found.message for found in checked(directory).findings] == ["the store has format 9, this Engram reads format 1"]
+
+
+def test_an_event_that_cannot_be_read(store: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "log"
+    shutil.copytree(store, directory)
+    with closing(Store(directory)) as broken:
+        batch = broken.batch()
+        batch.put(keys.LOG + keys.pack_seq(3), b"\1\2\3")
+        broken.write(batch)
+    found = checked(directory)
+    assert found.findings[0].message.startswith("event 3 cannot be read")
+    assert found.skipped == ["keys", "rows"]
+
+
+def test_a_flipped_byte_in_a_table_is_found(store: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "log"
+    shutil.copytree(store, directory)
+    with closing(Store(directory)) as log:
+        log._db.compact_range()
+    table = max(directory.glob("*.ldb"), key=lambda path: path.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.write_bytes(data)
+    found = checked(directory)
+    assert {one.check for one in found.findings} == {"blocks"}
+    assert found.skipped == ["gaps", "events", "keys", "rows"]
+
+
+@given(st.randoms(use_true_random=False), st.data())
+@settings(max_examples=20)
+def test_any_damage_to_derived_keys_is_mended_exactly(rng: random.Random, data: st.DataObject) -> None:
+    with temporary_log() as log:
+        for number, command in enumerate(commands(rng, 40)):
+            execute(log, number, command)
+        before = dict(log._store.scan(b"", b"\xff" * 17))
+        derived = sorted(key for key in before if key[:1] != keys.LOG and key not in (keys.FORMAT, keys.HISTORY))
+        if not derived:
+            return
+        batch = log._store.batch()
+        for key in data.draw(st.lists(st.sampled_from(derived), max_size=10)):
+            if data.draw(st.booleans()):
+                batch.delete(key)
+            else:
+                batch.put(key, before[data.draw(st.sampled_from([one for one in derived if one[:1] == key[:1]]))])
+        log._store.write(batch)
+        offline._repair(log._store)
+        assert dict(log._store.scan(b"", b"\xff" * 17)) == before
+
+
+# Hostile and damaged backups
+
+
+@pytest.fixture(scope="module")
+def good(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("good")
+    shutil.copytree(store, copy / "log")
+    with closing(Log(copy / "log")) as log:
+        return saved(log, copy / "backup")
+
+
+def refused(path: Path, directory: Path) -> str:
+    """Why a backup is not restored; nothing is left of the attempt."""
+    with pytest.raises(EngramError) as raised:
+        restored(path, directory)
+    assert list(directory.iterdir()) == []
+    return raised.value.message
+
+
+def altered(good: Path, target: Path) -> tuple[Path, Path]:
+    shutil.copytree(good, target)
+    [segment] = target.glob("*.segment")
+    return target, segment
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.99])
+def test_a_flipped_bit_is_refused(good: Path, tmp_path: Path, place: float) -> None:
+    path, segment = altered(good, tmp_path / "b")
+    data = bytearray(segment.read_bytes())
+    data[int(len(data) * place)] ^= 4
+    segment.write_bytes(data)
+    assert "the backup is damaged" in refused(path, tmp_path / "d")
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: b"", lambda data: data + data])
+def test_a_segment_of_another_size_is_refused(good: Path, tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    path, segment = altered(good, tmp_path / "b")
+    segment.write_bytes(change(segment.read_bytes()))
+    assert "the backup is damaged" in refused(path, tmp_path / "d")
+
+
+def test_a_missing_segment_a_link_and_a_pipe_are_refused(good: Path, tmp_path: Path) -> None:
+    import os
+
+    path, segment = altered(good, tmp_path / "b")
+    moved = segment.rename(tmp_path / "elsewhere")
+    assert "is missing" in refused(path, tmp_path / "d1")
+    segment.symlink_to(moved)
+    assert "symbolic" in refused(path, tmp_path / "d2").lower()
+    segment.unlink()
+    os.mkfifo(segment)
+    assert "not a regular file" in refused(path, tmp_path / "d3")
+    segment.unlink()
+    segment.mkdir()
+    assert "not a regular file" in refused(path, tmp_path / "d4") or "directory" in refused(path, tmp_path / "d5")
+
+
+def test_a_manifest_that_is_none_is_refused(good: Path, tmp_path: Path) -> None:
+    path, _ = altered(good, tmp_path / "b")
+    whole = (path / MANIFEST).read_bytes()
+    for wrong in (b"", b"{}", b"[]", b"null", b'{"format": 1}', b"[" * 100000, whole[:-40], whole.replace(b'"last"', b'"lost"', 1)):
+        (path / MANIFEST).write_bytes(wrong)
+        assert "backup" in refused(path, tmp_path / "d")
+    (path / MANIFEST).unlink()
+    assert "there is no backup" in refused(path, tmp_path / "d")
+
+
+def test_a_manifest_with_tricks_is_refused() -> None:
+    digest = "a" * 64
+    fine = Segment(segment_name(1, 5, digest), 1, 5, 5, 100, digest)
+    Manifest("0" * 12, 1, 5, "", (fine,)).encode()
+    for tricks in (
+        {"segments": (replace(fine, file="../../etc/passwd"),)},
+        {"segments": (replace(fine, file="/etc/passwd"),)},
+        {"segments": (replace(fine, last=6),)},
+        {"segments": (replace(fine, first=2),)},
+        {"segments": (replace(fine, size=-1),)},
+        {"segments": (replace(fine, size=2**70),)},
+        {"segments": (fine, fine)},
+        {"last": 6},
+        {"history": "../.."},
+        {"lost": ((3, 2),)},
+        {"lost": ((1, 99),)},
+        {"salvaged": "yes"},
+    ):
+        members: dict[str, Any] = {"history": "0" * 12, "made_at": 1, "last": 5, "server": "", "segments": (fine,), **tricks}
+        with pytest.raises(EngramError, match="the backup is damaged"):
+            parse_manifest(Manifest(**members).encode())
+
+
+def _records(good: Path) -> list[tuple[int, bytes]]:
+    with closing(Source(good)) as source:
+        return list(source.records())
+
+
+@pytest.mark.parametrize("name", ["hole", "tail", "swap", "twice", "unknown code", "foreign time", "nonsense", "no context", "tag", "nul"])
+def test_a_backup_with_right_checksums_and_wrong_events_is_refused(good: Path, tmp_path: Path, name: str) -> None:
+    found = _records(good)
+    at = next(index for index, (_, value) in enumerate(found) if value[0] == 1)
+    seq, value = found[at]
+    last = found[-1][0]
+    if name == "hole":
+        del found[at]
+    elif name == "tail":
+        found.pop()
+    elif name == "swap":
+        found[at], found[at + 1] = found[at + 1], found[at]
+    elif name == "twice":
+        found.insert(at, found[at])
+    elif name == "unknown code":
+        found[at] = (seq, b"\xee" + value[1:])
+    elif name == "foreign time":
+        found[at] = (seq, value[:1] + b"\xff" * 8 + value[9:])
+    elif name == "nonsense":
+        found[at] = (seq, value[:11] + b"\xff" * 30)
+    elif name == "no context":
+        found = [(seq - 1, value) for seq, value in found[1:]]
+        last -= 1
+    elif name == "tag":
+        found[at] = (seq, value[:11] + b"\xc1" + value[11:])
+    else:
+        import cbor2
+
+        found[0] = (1, found[0][1][:11] + cbor2.dumps({**cbor2.loads(found[0][1][11:]), "context": "a\0b"}))
+    (tmp_path / "b").mkdir()
+    path = written(tmp_path / "b", b"".join(frame(*one) for one in found), len(found), last)
+    assert "the backup is damaged" in refused(path, tmp_path / "d")
+
+
+def test_a_salvaged_backup_with_holes_is_restored_and_says_so(good: Path, tmp_path: Path) -> None:
+    found = _records(good)
+    last = found[-1][0]
+    del found[0:3], found[20:40]
+    seqs = {seq for seq, _ in found}
+    (tmp_path / "b").mkdir()
+    lost = tuple((first, end) for first, end in ((1, 3), (24, 43)) if not seqs & set(range(first, end + 1)))
+    assert len(lost) == 2
+    path = written(tmp_path / "b", b"".join(frame(*one) for one in found), len(found), last, salvaged=True, lost=lost)
+    made = restored(path, tmp_path / "d")
+    assert made.events == len(found)
+    assert made.skipped > 0
+    check = checked(tmp_path / "d/log")
+    assert check.findings == []
+    with closing(Log(tmp_path / "d/log")) as log:
+        saved(log, tmp_path / "again")
+    assert restored(tmp_path / "again", tmp_path / "d2").skipped == made.skipped, "what has holes can be backed up and restored again"
+
+
+def test_a_store_that_is_there_is_not_overwritten(good: Path, tmp_path: Path) -> None:
+    restored(good, tmp_path / "d")
+    before = everything(tmp_path / "d/log")
+    with pytest.raises(EngramError, match="has a store already"):
+        restored(good, tmp_path / "d")
+    assert everything(tmp_path / "d/log") == before
+
+
+# What retention and redaction leave
+
+
+def trim(log: Log, context: str, ts: int) -> None:
+    """Have the context keep no more than it says, a few entries at a time."""
+    after: int | None = 0
+    while after is not None:
+        found, after = oldest(log, context, after, 7)
+        if found:
+            execute(log, ts, retention.TrimContext(context, ts, tuple(found)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_trimmed_and_redacted_store_is_sound_backed_up_and_restored(tmp_path: Path, seed: int) -> None:
+    filled(tmp_path / "log", seed, 150)
+    rng = random.Random(seed)
+    with closing(Log(tmp_path / "log")) as log:
+        ids = [key[1:] for key, _ in log._store.scan(keys.UNITS, keys.UNITS + b"\xff" * 16)]
+        execute(log, 10**12, redaction.Redact("x", tuple(rng.sample(ids, 8)), "why"))
+        for context in ("a", "ab", "é", "last"):
+            execute(log, 10**12, retention.SetRetention(context, "x", {"units": rng.randrange(1, 9), "bytes": None, "age": None}))
+            trim(log, context, 10**12)
+        execute(log, 10**12, *list(commands(rng, 30)))
+        trim(log, "a", 10**12)
+        missing = log.last_seq - sum(1 for _ in log.records(1, log.last_seq))
+        assert missing > 5
+        saved(log, tmp_path / "backup")
+    assert [found.message for found in checked(tmp_path / "log").findings] == []
+    made = restored(tmp_path / "backup", tmp_path / "data")
+    before, after = everything(tmp_path / "log"), everything(tmp_path / "data/log")
+    inexact = {keys.CONTEXTS, keys.AGENTS, keys.MEMBERS, keys.PAST_MEMBERS, keys.LEASES}
+    new = {key for key in after if key[:1] == keys.LOG and keys.seq_of(key) > made.last}
+    assert {key: value for key, value in after.items() if key[:1] not in inexact and key not in new | {keys.HISTORY}} == {
+        key: value for key, value in before.items() if key[:1] not in inexact and key != keys.HISTORY
+    }
+    assert {key for key in after if key[:1] == keys.CONTEXTS} == {key for key in before if key[:1] == keys.CONTEXTS}
+    with closing(Log(tmp_path / "data/log")) as log, closing(Log(tmp_path / "log")) as first:
+        for context in ("a", "ab", "é", "last", "more"):
+            one, other = log.durable.get(CONTEXTS, context), first.durable.get(CONTEXTS, context)
+            assert (one and one._replace(updated_at=0, created_at=0)) == (other and other._replace(updated_at=0, created_at=0))
+    assert checked(tmp_path / "data/log").findings == []
