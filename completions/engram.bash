@@ -212,7 +212,7 @@ _engram_names() {
 _engram_values() {
     case $1 in
         types*) _engram_offer message reasoning tool_call tool_result file_change task_status error system unknown ;;
-        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone retention_set units_trimmed events_trimmed unit_redacted erasures_finished ;;
+        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone retention_set units_trimmed events_trimmed unit_redacted erasures_finished log_restored ;;
         directions*) _engram_offer in out both ;;
         edges*) _engram_offer sequential causes depends_on references responds_to modifies replaces ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
@@ -226,6 +226,7 @@ _engram_values() {
         counters*) _engram_offer estimate tokenizer ;;
         formats*) _engram_offer md json xml ;;
         policies*) _engram_offer default errors-first ;;
+        codings*) _engram_offer jsonl cbor ;;
         contexts*) _engram_names contexts ;;
         agents*) _engram_names agents ;;
         locks*) _engram_names locks ;;
@@ -249,7 +250,7 @@ _engram_verbs() {
         context) _engram_offer create show list set retain join leave pin unpin add remove ;;
         consumer) _engram_offer create list show ack parked retry reset delete ;;
         daemon) _engram_offer run start stop restart status install uninstall logs socket ;;
-        *) _engram_offer put get redact list tail ask related why search pack agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion context consumer daemon ;;
+        *) _engram_offer put get redact list tail ask related why search pack agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion backup restore export import doctor context consumer daemon ;;
     esac
 }
 
@@ -437,6 +438,47 @@ _engram_declare() {
             ;;
         'completion')
             arguments=('shells')
+            ;;
+        'backup')
+            options=(
+                '--check|flag|-'
+                '--check-only|flag|-'
+            )
+            arguments=('files')
+            ;;
+        'restore')
+            options=(
+                '--data-dir|once|files'
+            )
+            arguments=('files')
+            ;;
+        'export')
+            options=(
+                '--agent|often|agents'
+                '--type|often|types'
+                '--meta|often|-'
+                '--since|once|-'
+                '--until|once|-'
+                '--after|once|-'
+                '--related-to|once|-'
+                '--to|once|agents'
+                '--format|once|codings'
+            )
+            arguments=('contexts*')
+            ;;
+        'import')
+            options=(
+                '--format|once|codings'
+                '--dry-run|flag|-'
+            )
+            arguments=('files')
+            ;;
+        'doctor')
+            options=(
+                '--data-dir|once|files'
+                '--repair|flag|-'
+                '--salvage|once|files'
+            )
             ;;
         'context create')
             options=(

@@ -914,15 +914,8 @@ def context_retain(
     age: Annotated[str | None, typer.Option("--age", metavar="T", help="Keep entries so long, such as 12h or 30d.")] = None,
     units: Annotated[str | None, typer.Option("--units", metavar="N", help="Keep the last N entries.")] = None,
     size: Annotated[
-<<<<<<< HEAD
         str | None,
         typer.Option("--bytes", metavar="BYTES", help="Keep so many bytes of units: 64M, 1G; none takes a limit away."),
-||||||| parent of f00f12c (Back up, restore, export, import, and check the store)
-        str | None, typer.Option("--bytes", metavar="SIZE", help="Keep so many bytes of units, such as 64M or 1G; none takes a limit away.")
-=======
-        str | None,
-        typer.Option("--bytes", metavar="SIZE", help="Keep so many bytes of units, such as 64M or 1G; none takes a limit away."),
->>>>>>> f00f12c (Back up, restore, export, import, and check the store)
     ] = None,
 ) -> None:
     """Have a context keep no more than this. What is older is removed for good, in the background; pinned units stay.
