@@ -257,17 +257,38 @@ def get(*ids: str | int) -> Call[builtins.list[Unit]]:
     return Call("get", {"ids": list(ids)}, lambda found: [Unit.from_wire(unit) for unit in found["units"]])
 
 
-def list_(context: str, *, limit: int | None = None, **filters: Any) -> Pages[Unit]:
+def list_(
+    context: str,
+    *,
+    limit: int | None = None,
+    reverse: bool = False,
+    after: str | int | None = None,
+    agent: str | Sequence[str] | None = None,
+    type: str | Sequence[str] | None = None,
+    meta: Mapping[str, str] | None = None,
+    related_to: str | int | None = None,
+    since: str | int | None = None,
+    until: str | int | None = None,
+) -> Pages[Unit]:
     """A context's present units, oldest first, read page by page as they are used.
 
     Args:
-        filters: `agent`, `type` (one or a list), `meta` (a map), `since`, `until`, `after`, `related_to`, `reverse`.
+        limit: the most units; all of them by default.
+        reverse: newest first.
+        after: a cursor, or a seq: the units beyond it, in the order asked.
+        agent, type: only units of one of these.
+        meta: only units with all of these labels.
+        related_to: only units with a relationship to the one with this id or seq.
+        since, until: only units from this time on, or before it: `10m` (ago), RFC 3339, or microseconds since the epoch.
 
     Example:
         >>> made = engram.put_many("letters", [{"text": "a"}, {"text": "b"}, {"text": "c"}])
         >>> [unit.text for unit in engram.list("letters", reverse=True, limit=2)]
         ['c', 'b']
     """
+    filters = _given(
+        reverse=reverse or None, after=after, agent=agent, type=type, meta=meta, related_to=related_to, since=since, until=until
+    )
     return pages(context, limit, filters, Unit.from_wire)
 
 
@@ -319,13 +340,31 @@ class Found:
     behind: int
 
 
-def search(query: str, *contexts: str, **options: Any) -> Call[Found]:
+def search(
+    query: str,
+    *contexts: str,
+    mode: str = "hybrid",
+    limit: int = 20,
+    after: str | None = None,
+    min_score: float | None = None,
+    agent: str | Sequence[str] | None = None,
+    type: str | Sequence[str] | None = None,
+    meta: Mapping[str, str] | None = None,
+    related_to: str | int | None = None,
+    since: str | int | None = None,
+    until: str | int | None = None,
+    wait: int | None = None,
+) -> Call[Found]:
     """A page of the units that fit a query best.
 
     Args:
         contexts: none means all.
-        options: `mode` (`hybrid`, `keyword` or `semantic`), `limit`, `after`, `min_score`, `wait` (milliseconds), and `list`'s filters but
-            `reverse`.
+        mode: `hybrid`, `keyword` or `semantic`.
+        limit: the most hits, up to 1000.
+        after: `next` of the page before, or a hit's `cursor`.
+        min_score: only hits with at least this score, from 0 to 1.
+        agent, type, meta, related_to, since, until: which units, as `list` has it.
+        wait: milliseconds to wait for the index where it is behind; 5000 by default.
 
     Example:
         >>> made = engram.put("notes", "The zebra parser fails on empty files")
@@ -333,8 +372,20 @@ def search(query: str, *contexts: str, **options: Any) -> Call[Found]:
         >>> [hit.unit.text for hit in found.hits]
         ['The zebra parser fails on empty files']
     """
-    fields = {"query": query, **({"contexts": [*contexts]} if contexts else {}), **options}
-    return Call("search", fields, lambda page: Found(tuple(map(_hit, page["hits"])), page["next"], page["behind"]))
+    filters = _given(agent=agent, type=type, meta=meta, related_to=related_to, since=since, until=until)
+    fields = {
+        "query": query,
+        "mode": mode,
+        "limit": limit,
+        **_given(contexts=contexts or None, after=after, min_score=min_score, wait=wait),
+    }
+    return Call("search", fields | filters, lambda page: Found(tuple(map(_hit, page["hits"])), page["next"], page["behind"]))
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that are not None, as they travel."""
+    plain = ((name, value) for name, value in options.items() if value is not None)
+    return {name: dict(value) if isinstance(value, Mapping) else [*value] if isinstance(value, tuple) else value for name, value in plain}
 
 
 def _hit(hit: dict[str, Any]) -> Hit:
@@ -356,16 +407,47 @@ class Pack:
     manifest: dict[str, Any]
 
 
-def pack(*contexts: str, budget: int, **options: Any) -> Call[Pack]:
+def pack(
+    *contexts: str,
+    budget: int,
+    unit: str = "tokens",
+    counter: str = "estimate",
+    query: str | None = None,
+    policy: str | Mapping[str, Any] = "default",
+    at: str | int | None = None,
+    since: str | int | None = None,
+    format: str = "md",
+    explain: bool = False,
+    wait: int | None = None,
+) -> Call[Pack]:
     """Assemble units of contexts for a prompt, within a budget.
 
     Args:
-        budget: the largest size of the whole.
-        options: `unit` of the budget (`tokens`, `chars` or `bytes`), `counter` (`estimate` or `tokenizer`), `query`, `policy` (a name or a
-            table), `at` (a seq or cursor), `since` (only what a pack at that seq has not), `format` (`md`, `json` or `xml`), `explain`
-            (name every unit that was left out), `wait` (milliseconds for the search index).
+        budget: the largest size of the whole, in `unit`: `tokens`, `chars` (code points) or `bytes`.
+        counter: how tokens are counted: `estimate`, or `tokenizer`, where the daemon was given a file of one.
+        query: words; what fits them best goes in, too.
+        policy: `default`, `errors-first`, or a table of what differs from the default one.
+        at: the seq or cursor up to which the log counts; its end by default.
+        since: only what the same pack at this seq or cursor has not.
+        format: `md`, `json` or `xml`.
+        explain: have the manifest name every unit that was left out, not only the first 16.
+        wait: milliseconds to wait for the search index where it is behind; 5000 by default.
+
+    Raises:
+        EngramError: `invalid` when the budget does not hold what stands around the units, `timeout` when the index is behind for too long.
+
+    Example:
+        >>> made = engram.put("plan", "The parser fails on empty files", type="error")
+        >>> first = engram.pack("plan", budget=500)
+        >>> first.text.decode().startswith("# Context pack: plan")
+        True
+        >>> later = engram.put("plan", "mended")
+        >>> again = engram.pack("plan", budget=500, at=made.seq)
+        >>> again.text == first.text, again.manifest["hash"] == first.manifest["hash"]
+        (True, True)
     """
-    fields = {"contexts": [*contexts], "budget": budget, **options}
+    fields = {"contexts": [*contexts], "budget": budget, "unit": unit, "counter": counter, "policy": policy, "format": format}
+    fields = _given(**fields, query=query, at=at, since=since, explain=explain or None, wait=wait)
     return Call("pack", fields, lambda answer: Pack(answer["text"].encode(), answer["manifest"]))
 
 

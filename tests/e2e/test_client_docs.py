@@ -79,6 +79,7 @@ def test_help_reads_well(cls: type) -> None:
     shown = pydoc.render_doc(cls, renderer=pydoc.plaintext)
     assert "put(self, /, context: str, payload: str | bytes, *, type: str = 'message'" in shown
     assert "-> engram_cli.calls.PutResult" in shown
+    assert "pack(self, /, *contexts: str, budget: int, unit: str = 'tokens'" in shown
     assert "Iterator[engramd.protocol.unit.Unit]" in shown
     assert "-> engram_cli.calls.Call" not in shown
     assert "-> engram_cli.calls.Pages" not in shown
@@ -87,7 +88,7 @@ def test_help_reads_well(cls: type) -> None:
 
 
 def test_what_is_declared_once_is_a_method_of_both() -> None:
-    for name in ("put", "list", "tail", "consume", "lock"):
+    for name in ("put", "list", "search", "pack", "tail", "consume", "lock"):
         one, other = (inspect.signature(getattr(cls, name)) for cls in CLIENTS)
         assert one.parameters == other.parameters
     assert calls.tail("c", last=2) == {"contexts": ["c"], "follow": True, "last": 2}
