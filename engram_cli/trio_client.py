@@ -35,7 +35,7 @@ from engramd.protocol.times import elapsed
 from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
-from .calls import Call, Change, Found, Hit, Pages, PutResult, Redacted, Related, Relations
+from .calls import Call, Change, Found, Hit, Pack, Pages, PutResult, Redacted, Related, Relations
 from .core import (
     ANSWER_SECONDS,
     RETRY_SECONDS,
@@ -62,6 +62,7 @@ __all__ = [
     "Found",
     "Hit",
     "Lease",
+    "Pack",
     "PutResult",
     "Redacted",
     "Related",

@@ -31,7 +31,7 @@ logger = logging.getLogger("engram.mcp")
 
 MAX_CALLS = 64  # under way at a time
 LISTED = 50  # contexts in one page of resources, and units in one resource
-PREFIX = "engram://context/"
+CONTEXT, PACK = "engram://context/", "engram://pack/"  # resources: a context's name follows
 INSTRUCTIONS = (
     "Engram is the shared log of the agents who work here: what is put is on disk, in one order, and seen by all. You are the agent "
     "{agent}. "
@@ -152,40 +152,70 @@ class Door:
         found: list[types.Resource] = []
         size, last = 0, None
         for context in page["contexts"]:
-            resource = types.Resource(
-                uri=PREFIX + quote(context["id"], safe=""),
-                name=context["id"],
-                title=context["display_name"],
-                description=f"{context['units']} units, the last ones of which this shows",
-                mime_type="application/json",
-            )
-            size += len(resource.model_dump_json())
+            resources = _resources(context)
+            size += sum(len(resource.model_dump_json()) for resource in resources)
             if found and size > self._box.most:
                 return types.ListResourcesResult(resources=found, next_cursor=last)
-            found.append(resource)
+            found += resources
             last = context["id"]
         return types.ListResourcesResult(resources=found, next_cursor=page["next"])
 
     async def _list_templates(self, ctx: Context, params: types.PaginatedRequestParams | None) -> types.ListResourceTemplatesResult:
-        template = types.ResourceTemplate(
-            uri_template=PREFIX + "{context}",
+        context = types.ResourceTemplate(
+            uri_template=CONTEXT + "{context}",
             name="context",
             title="A context",
             description="What a context is, its pinned units, and its last units",
             mime_type="application/json",
         )
-        return types.ListResourceTemplatesResult(resource_templates=[template])
+        pack = types.ResourceTemplate(
+            uri_template=PACK + "{context}",
+            name="pack",
+            title="A pack of a context",
+            description=f"What matters of a context for the next step, in {tools.PACK_TOKENS} tokens",
+            mime_type="text/markdown",
+        )
+        return types.ListResourceTemplatesResult(resource_templates=[context, pack])
 
     async def _read_resource(self, ctx: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         uri = str(params.uri)
-        if not uri.startswith(PREFIX):
-            raise MCPError(types.INVALID_PARAMS, f"there is no resource {uri[:100]!r}; contexts are {PREFIX}NAME")
-        context = unquote(uri.removeprefix(PREFIX))
+        for prefix, mime_type, read in ((CONTEXT, "application/json", self._context), (PACK, "text/markdown", self._pack)):
+            if uri.startswith(prefix):
+                text = await read(unquote(uri.removeprefix(prefix)))
+                return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=mime_type, text=text)])
+        raise MCPError(types.INVALID_PARAMS, f"there is no resource {uri[:100]!r}; there are {CONTEXT}NAME and {PACK}NAME")
+
+    async def _context(self, context: str) -> str:
         client = self._box.client
         described = plain(await client.context_show(context))
         units = [self._box.unit(unit) async for unit in client.list(context, reverse=True, limit=LISTED)][::-1]
-        text = Answer({"context": described, "units": units}, "units", "last").fit(self._box.most)
-        return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type="application/json", text=text)])
+        return Answer({"context": described, "units": units}, "units", "last").fit(self._box.most)
+
+    async def _pack(self, context: str) -> str:
+        await self._box.client.context_show(context)  # fails when there is none: its pack would be empty
+        made = await self._box.packed([context], tools.PACK_TOKENS, lambda made: len(made.text))
+        return made.text.decode()
+
+
+def _resources(context: dict[str, Any]) -> list[types.Resource]:
+    """What a context can be read as."""
+    name, units = quote(context["id"], safe=""), context["units"]
+    return [
+        types.Resource(
+            uri=CONTEXT + name,
+            name=context["id"],
+            title=context["display_name"],
+            description=f"{units} units, the last ones of which this shows",
+            mime_type="application/json",
+        ),
+        types.Resource(
+            uri=PACK + name,
+            name=f"{context['id']} (pack)",
+            title=f"{context['display_name']} (pack)",
+            description=f"what matters of {units} units, in {tools.PACK_TOKENS} tokens",
+            mime_type="text/markdown",
+        ),
+    ]
 
 
 def _number(name: str, value: float) -> float:

@@ -12,12 +12,22 @@ from typing import Any
 import trio
 
 from engramd.protocol.errors import EngramError
-from engramd.protocol.messages import MAX_META, MAX_META_KEY, MAX_META_VALUE, MAX_NAME, MAX_QUERY, MODES, SEARCH_MODES
-from engramd.protocol.render import plain
+from engramd.protocol.messages import (
+    MAX_BUDGET,
+    MAX_META,
+    MAX_META_KEY,
+    MAX_META_VALUE,
+    MAX_NAME,
+    MAX_QUERY,
+    MODES,
+    POLICIES,
+    SEARCH_MODES,
+)
+from engramd.protocol.render import json_line, plain
 from engramd.protocol.times import format_ts
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
-from ..trio_client import Client, Lease, Relationship, Unit
+from ..trio_client import Client, Lease, Pack, Relationship, Unit
 from . import budget
 from .budget import Answer, Place
 
@@ -30,6 +40,7 @@ LONGEST_TEXT = 1 << 20
 MOST = 2**63 - 1  # of a seq or token
 MOST_NAMED = 100  # contexts that `who` names
 MOST_LISTED = 1000  # agents, and locks, that `who` looks at
+PACK_TOKENS = 8000  # of a pack, unless said otherwise
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,22 @@ class Toolbox:
     def unit(self, found: Unit, offset: int = 0) -> dict[str, Any]:
         """A unit as an answer has it."""
         return budget.unit(found, self.most, offset)
+
+    async def packed(self, contexts: Sequence[str], budget: int, size: Callable[[Pack], int], **options: Any) -> Pack:
+        """A pack of at most `budget` tokens. One whose size in bytes does not fit an answer is made again, smaller, as of the same seq."""
+        made = await self.client.pack(*contexts, budget=budget, **options)
+        options["at"] = made.manifest["inputs"]["at"]
+        while (bytes := size(made)) > self.most:
+            budget = made.manifest["used"] * self.most // bytes * 15 // 16
+            try:
+                made = await self.client.pack(*contexts, budget=budget, **options)
+            except EngramError as error:
+                if error.code != "invalid":
+                    raise
+                raise EngramError(
+                    "too_large", f"not even an empty pack of these contexts fits {self.most} bytes; name fewer, or read with recent"
+                ) from None
+        return made
 
     # Leases
 
@@ -289,6 +316,33 @@ async def search(box: Toolbox, arguments: dict[str, Any]) -> Answer:
     if found.behind:
         answer["behind"] = f"{found.behind} of the newest events were not searched yet; ask again in a moment"
     return Answer(answer, "hits")
+
+
+async def pack(box: Toolbox, arguments: dict[str, Any]) -> Answer:
+    """Units assembled for the next step."""
+    contexts, budget = box.several(arguments), arguments.get("budget", PACK_TOKENS)
+    if not contexts:
+        raise EngramError("invalid", "contexts: are required; who shows which there are")
+
+    def shown(made: Pack) -> dict[str, Any]:
+        manifest, left = made.manifest, made.manifest["left_out"]
+        members = {
+            "at": manifest["inputs"]["at"],
+            "hash": manifest["hash"],
+            "tokens": manifest["used"],
+            "units": len(manifest["units"]),
+            "left_out": {"count": left["count"], "seqs": [unit["seq"] for unit in left["units"]], "before": left["before"]},
+        }
+        if manifest["inputs"]["budget"] < budget:
+            members["omitted"] = (
+                f"{budget} tokens do not fit {box.most} bytes: this was made with a budget of {manifest['inputs']['budget']}"
+            )
+        if not manifest["units"]:
+            members["note"] = "no unit of these contexts is in it; who shows which contexts there are"
+        return {**members, "text": made.text.decode()}
+
+    wanted = _given(arguments, "query", "policy", "at", "since")
+    return Answer(shown(await box.packed(contexts, budget, lambda made: len(json_line(shown(made)).encode()), **wanted)))
 
 
 async def related(box: Toolbox, arguments: dict[str, Any]) -> Answer:
@@ -491,6 +545,26 @@ def tools(context: str | None) -> dict[str, Tool]:
             },
             ("query",),
             search,
+        ),
+        Tool(
+            "pack",
+            "Assemble a context",
+            "Read what matters for the next step as one text, within a budget: what is pinned, what is recent, what relates to that, and "
+            "what a query finds. Says what was left out. `hash` names it, and the same arguments with its `at` give it again.",
+            {
+                "contexts": {**several, "description": "The contexts that it is made of."},
+                "budget": _count("How many tokens at most, estimated.", MAX_BUDGET, PACK_TOKENS),
+                "query": _text("Words: what fits them best goes in, too.", MAX_QUERY),
+                "policy": _one_of(POLICIES, "Which units go first; errors-first: errors and results.", default="default"),
+                "at": {**REF, "minimum": 0, "description": "As of this seq, instead of now."},
+                "since": {
+                    **REF,
+                    "minimum": 0,
+                    "description": "Only what the same pack at this seq, such as `at` of an earlier one, has not.",
+                },
+            },
+            () if context else ("contexts",),
+            pack,
         ),
         Tool(
             "related",

@@ -19,6 +19,7 @@ from engram_cli.mcp.tools import tools
 pytest.importorskip("mcp")
 from mcp import ClientSession, MCPError, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp_types import PaginatedRequestParams
 
 
 class Host:
@@ -221,19 +222,54 @@ async def test_contexts_are_resources(shell: Shell, client: Client, name: str) -
             found += [resource.name for resource in page.resources]
             if page.next_cursor is None:
                 break
-            page = await one.session.list_resources(cursor=page.next_cursor)
-        assert found == [context["id"] for context in client.context_list()]
-        uri = next(resource.uri for resource in (await one.session.list_resources()).resources if resource.name == found[0])
-        assert uri.startswith("engram://context/")
+            page = await one.session.list_resources(params=PaginatedRequestParams(cursor=page.next_cursor))
+        assert found == [shown for context in client.context_list() for shown in (context["id"], f"{context['id']} (pack)")]
+        uris = [resource.uri for resource in (await one.session.list_resources()).resources]
+        assert uris[:2] == [f"engram://{kind}/{uris[0].rpartition('/')[2]}" for kind in ("context", "pack")]
     async with host(shell) as one:
-        (template,) = (await one.session.list_resource_templates()).resource_templates
-        assert template.uri_template == "engram://context/{context}"
+        templates = (await one.session.list_resource_templates()).resource_templates
+        assert [template.uri_template for template in templates] == ["engram://context/{context}", "engram://pack/{context}"]
         (content,) = (await one.session.read_resource(f"engram://context/{name}%20a%2Fb%3Fc%23d%2520%20%C3%A9")).contents
         shown = json.loads(content.text)  # type: ignore[union-attr]
         assert (shown["context"]["id"], [unit["id"] for unit in shown["units"]]) == (odd, [made])
-        for uri in ("engram://context/nobody knows", "engram://pack/x", "file:///etc/passwd", "engram://context/", "engram://context/%00"):
+        (content,) = (await one.session.read_resource(f"engram://pack/{name}%20a%2Fb%3Fc%23d%2520%20%C3%A9")).contents
+        assert (content.mime_type, "\ntext\n" in content.text) == ("text/markdown", True)  # type: ignore[union-attr]
+        for uri in ("engram://context/nobody knows", "engram://pack/x", "file:///etc/passwd", "engram://context/", "engram://pack/%00"):
             with pytest.raises(MCPError):
                 await one.session.read_resource(uri)
+
+
+async def test_a_pack_is_what_the_command_gives_and_keeps_to_the_bytes(shell: Shell, client: Client, name: str) -> None:
+    pinned = client.put(name, "The goal: “parse” empty files").seq
+    client.context_pin(name, pinned)
+    for number in range(60):
+        client.put(name, f'{number} said "\x1b[31m" \\ and\n' * 20, type="error" if number == 3 else "message")
+    last = client.put(name, "about zebras").seq
+    async with host(shell) as one:
+        answer = await one.call("pack", contexts=[name], query="zebras")
+        assert answer["text"].encode() == (made := client.pack(name, budget=8000, query="zebras", at=answer["at"])).text
+        assert (answer["hash"], answer["tokens"]) == (made.manifest["hash"], made.manifest["used"])
+        assert answer["left_out"]["count"] == made.manifest["left_out"]["count"]
+        client.put(name, "later")
+        assert await one.call("pack", contexts=[name], query="zebras", at=answer["at"]) == answer
+        new = await one.call("pack", contexts=[name], since=last)
+        assert ("later" in new["text"], "about zebras" in new["text"]) == (True, False)
+        nothing = await one.call("pack", contexts=["nobody knows"])
+        assert (nothing["units"], "who shows" in nothing["note"]) == (0, True)
+    for most in (1024, 1500, 5000):
+        async with host(shell, "--max-bytes", str(most), env={"ENGRAM_CONTEXT": name}) as one:
+            for arguments in ({}, {"budget": 1_000_000, "policy": "errors-first"}, {"at": last, "query": "zebras"}):
+                _, said = await one.text("pack", **arguments)
+                assert len(said.encode()) <= most
+                less = json.loads(said)
+                assert f"{pinned} message" in less["text"]
+                assert less["text"].endswith("\n"), "the pack is smaller, and not cut off"
+                assert f"do not fit {most} bytes" in less["omitted"]
+            assert less["at"] == last
+            (content,) = (await one.session.read_resource(f"engram://pack/{name}")).contents
+            assert len(content.text.encode()) <= most  # type: ignore[union-attr]
+            error = await one.fails("too_large", "pack", contexts=["c" * 200 + str(number) for number in range(30)])
+            assert f"{most} bytes" in error["message"]
 
 
 async def test_answers_keep_to_the_budget_and_pieces_make_the_whole(shell: Shell, client: Client, name: str) -> None:
@@ -248,6 +284,7 @@ async def test_answers_keep_to_the_budget_and_pieces_make_the_whole(shell: Shell
             ("recent", {"contexts": [name], "limit": 100}),
             ("get", {"ids": [text, binary, wide]}),
             ("search", {"query": "text line", "contexts": [name], "limit": 50}),
+            ("pack", {"contexts": [name], "query": "text line"}),
             ("related", {"id": text}),
             ("who", {}),
             ("get", {"ids": [10**9]}),
@@ -354,6 +391,23 @@ HOSTILE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("search", {"query": ""}),
     ("search", {"query": '"' * 4096, "after": "x"}),
     ("search", {"query": "x", "mode": "magic"}),
+    ("pack", {}),
+    ("pack", {"contexts": []}),
+    ("pack", {"contexts": ["c\0d"]}),
+    ("pack", {"contexts": [""]}),
+    ("pack", {"contexts": ["c"] * 65}),
+    ("pack", {"contexts": ["c"], "budget": 0}),
+    ("pack", {"contexts": ["c"], "budget": 1}),
+    ("pack", {"contexts": ["c"], "budget": 10**30}),
+    ("pack", {"contexts": ["c"], "budget": 99.5}),
+    ("pack", {"contexts": ["c"], "query": ""}),
+    ("pack", {"contexts": ["c"], "query": "é" * 4096}),
+    ("pack", {"contexts": ["c"], "policy": "../policy.toml"}),
+    ("pack", {"contexts": ["c"], "policy": {"shares": {"recent": 100}}}),
+    ("pack", {"contexts": ["c"], "at": 10**12}),
+    ("pack", {"contexts": ["c"], "at": "nonsense"}),
+    ("pack", {"contexts": ["c"], "at": 1, "since": 1}),
+    ("pack", {"contexts": ["c"], "format": "xml"}),
     ("related", {"id": [1]}),
     ("related", {"id": 1, "depth": 10**9}),
     ("lock", {"paths": []}),
