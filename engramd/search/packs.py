@@ -60,12 +60,18 @@ def rank(index: Index, request: Request) -> list[int]:
     if not request.manifests:
         there &= ~index.having(label_term(*LABEL))
     keyword, whole = _keyword(index, request.query, there)
-    cosines = _cosines(index, request.query, there)
-    scores = KEYWORD * keyword + SEMANTIC * cosines + WHOLE * ONE * whole
+    scores = KEYWORD * keyword + WHOLE * ONE * whole
+    cosines = _cosines(index, request.query, there & (scores + SEMANTIC * ONE >= _least(scores[keyword > 0], request.limit)))
+    scores += SEMANTIC * cosines
     scores[(keyword == 0) & (cosines < LEAST_COSINE)] = 0
-    docs = np.flatnonzero(scores > 0)
+    docs = np.flatnonzero(scores >= max(_least(scores, request.limit), 1))
     best = docs[np.lexsort((-docs, -scores[docs]))][: request.limit]
     return [index.seq_of(int(doc)) for doc in best]
+
+
+def _least(scores: Ints, limit: int) -> int:
+    """What a score must be at least, to be one of the best `limit`."""
+    return int(np.partition(scores, -limit)[-limit]) if len(scores) >= limit else 0
 
 
 def log2(numerator: int, denominator: int) -> int:
@@ -131,13 +137,14 @@ def _cosines(index: Index, query: str, there: Mask) -> Ints:
     wanted = np.flatnonzero(there[owners])
     if not own or not len(wanted):
         return out
+    dots = np.zeros(len(wanted), np.int64)
     for start in range(0, len(wanted), ROWS):
         rows = wanted[start : start + ROWS]
         part, picked = _read(index.vectors.rows, rows)
-        dots = (part @ vector)[picked].astype(np.int64)
-        norms = _root(np.einsum("ij,ij->i", part, part)[picked])
-        cosines = (np.maximum(dots, 0) << BITS + 20) // np.maximum(norms * own, 1)
-        np.maximum.at(out, owners[rows], np.minimum(cosines, ONE))
+        dots[start : start + ROWS] = (part @ vector)[picked]
+    norms = _root(index.vectors.squares[wanted])
+    cosines = (np.maximum(dots, 0) << BITS + 20) // np.maximum(norms * own, 1)
+    np.maximum.at(out, owners[wanted], np.minimum(cosines, ONE))
     return out
 
 
@@ -149,6 +156,6 @@ def _read(all_rows: Quantised, rows: Ints) -> tuple[NDArray[np.float32], Any]:
     return all_rows[rows].astype(np.float32), slice(None)
 
 
-def _root(squares: NDArray[np.float32]) -> Ints:
+def _root(squares: NDArray[Any]) -> Ints:
     """Square roots of whole numbers, in fixed point with 10 bits of fraction, rounded down."""
     return np.sqrt(squares.astype(np.float64) * (1 << 20)).astype(np.int64)

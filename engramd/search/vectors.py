@@ -73,6 +73,7 @@ class Vectors:
             raise EngramError("storage", f"{path} is shorter than it should be")
         os.ftruncate(self._file, len(owners) * dim)
         self._mapped: Quantised = np.zeros((0, dim), np.int8)
+        self._squares = Column(np.int32)  # of the first rows
         self._index: Any = self._load() or faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         self._saved = int(self._index.ntotal)  # rows of the saved index of cells
         self._thread: threading.Thread | None = None
@@ -135,6 +136,7 @@ class Vectors:
             return
         for row in rows:
             os.pwrite(self._file, bytes(self.dim), int(row) * self.dim)
+        self._squares.values[rows[rows < len(self._squares)]] = 0
         self.sync()
         if _cells(self._index):
             self._index.remove_ids(faiss.IDSelectorBatch(rows.astype(np.int64)))
@@ -156,6 +158,15 @@ class Vectors:
     def rows(self) -> Quantised:
         """All rows, mapped; there may be more of them than have owners."""
         return self._rows()
+
+    @property
+    def squares(self) -> NDArray[np.int32]:
+        """Of each row, the sum of the squares of its numbers; worked out at first need."""
+        for start in range(len(self._squares), len(self._owners), CHUNK_ROWS):
+            part = self._rows()[start : min(start + CHUNK_ROWS, len(self._owners))].astype(np.int32)
+            self._squares.extend(np.einsum("ij,ij->i", part, part))
+        squares: NDArray[np.int32] = self._squares.values
+        return squares
 
     def nearest(self, query: Floats, count: int, mask: Mask | None, least: float = 0.0) -> Near:
         """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`, none with a

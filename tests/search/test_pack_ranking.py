@@ -89,9 +89,10 @@ def test_ranks_are_exact_whatever_the_index_is_like(
     rng = random.Random(seed)
     fill(ledger, rng, 120)
     asked = [
-        Request(query, [*contexts], ledger.last, 50, False)
-        for query in ("daemon lock", "log.py retry 日本語", "unknownword")
+        Request(query, [*contexts], ledger.last, limit, False)
+        for query in ("daemon lock", "lock", "log.py retry 日本語", "unknownword")
         for contexts in ("c", "cd")
+        for limit in (1, 10, 50)
     ]
     expected = [naive(ledger, embedder, one.query, "".join(one.contexts), one.limit) for one in asked]
     assert any(expected)
