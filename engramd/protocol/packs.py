@@ -36,10 +36,12 @@ class Unit(NamedTuple):
     Attributes:
         fields: the decoded unit.
         edges: its relationships: the type, and the seq of the unit at the other end.
+        raw: the encoded unit.
     """
 
     fields: dict[str, Any]
-    edges: Sequence[tuple[str, int]]
+    edges: tuple[tuple[str, int], ...]
+    raw: bytes
 
 
 class Omitted(NamedTuple):

@@ -146,7 +146,7 @@ class Engine:
         self.retention = retention.Retainer(self, keep_events)
         self.erasures = redaction.Erasures(self)
         self.search = search.Search(log, search_settings)
-        self.sizes = packs.Sizes()
+        self.written = packs.Memory()
         self.peers: set[Peer] = set()
         self.checking = trio.Lock()
         self.stopping = trio.Event()

@@ -7,7 +7,6 @@ with other tasks let in between.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +22,7 @@ from ..protocol.schema import invalid
 from ..protocol.unit import format_id
 from ..state.filters import EVERYTHING
 from ..state.packs import POLICIES, Chosen, Found, Item, Measuring, Packing, Policy, unseen
-from ..state.sizes import COUNTERS, TOKENS, Counter
+from ..state.sizes import COUNTERS, TOKENS, Counter, estimate
 from ..state.view import PAST_PINS, PINS, UNITS, Table
 from ..storage import keys
 from ..storage.past import was_present
@@ -49,7 +48,8 @@ STEP_ROWS = 64  # what is read before others are let in
 STEP_BYTES = 128 * 1024
 STEP_CHARS = 128 * 1024  # and what is measured
 NAMED_LEFT = 16  # units left out that a manifest names, unless all are asked for
-MAX_SIZES = 16_384  # sizes that are remembered; the memory is emptied when it is full
+MEMORY = 8 * 1024 * 1024  # bytes, about, that are remembered; then the memory is emptied
+OVERHEAD = 200  # bytes of what is remembered, besides its characters
 TOKENIZED = 128  # characters that a token of a model has at most
 
 
@@ -94,24 +94,43 @@ def _policy(given: str | dict[str, Any]) -> Policy:
     return Policy(POLICIES[given] if isinstance(given, str) else given)
 
 
-class Sizes:
-    """The sizes of texts by the built-in estimate, remembered: most units of a pack were in the last one, too."""
+class Memory:
+    """Units as they are written, and the sizes of texts by the built-in estimate: most units of a pack were in the last one, too."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, int] = {}
+        self._blocks: dict[tuple[Any, ...], str] = {}
+        self._sizes: dict[str, int] = {}
+        self._left = MEMORY
 
-    def of(self, text: str, counter: Counter) -> int:
+    def block(self, format: str, found: Found) -> str:
+        """A whole unit with its heading. Everything that it is written of is what it is remembered by."""
+        key = format, found.entry, found.unit.raw, found.unit.edges
+        block = self._blocks.get(key)
+        if block is None:
+            block = WRITERS[format].block(found.unit, found.entry, None, "whole")
+            self._make_room(len(found.unit.raw) + len(block))
+            self._blocks[key] = block
+        return block
+
+    def size(self, text: str) -> int:
         """A text's size."""
-        assert counter.count is not None
-        if counter.name != COUNTERS[TOKENS].name:
-            return counter.count(text)
-        key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        size = self._known.get(key)
+        size = self._sizes.get(text)
         if size is None:
-            if len(self._known) >= MAX_SIZES:
-                self._known.clear()
-            size = self._known[key] = counter.count(text)
+            size = estimate(text)
+            self._make_room(len(text))
+            self._sizes[text] = size
         return size
+
+    def _make_room(self, characters: int) -> None:
+        self._left -= characters + OVERHEAD
+        if self._left < 0:
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget all."""
+        self._blocks.clear()
+        self._sizes.clear()
+        self._left = MEMORY
 
 
 class Assembly:
@@ -146,6 +165,8 @@ class Assembly:
 
     def block(self, found: Found, kept: int | None, keep: str) -> str:
         """A unit as it stands in the pack; see `state.packs.Shape`."""
+        if kept is None:
+            return self._engine.written.block(self._format, found)
         return self._writer.block(found.unit, found.entry, kept, keep)
 
     # Choosing
@@ -194,7 +215,7 @@ class Assembly:
             self._unmeasured = 0
             await trio.lowlevel.checkpoint()
         if self._counter.count is not None:
-            return self._engine.sizes.of(text, self._counter)
+            return self._engine.written.size(text) if self._counter.count is estimate else self._counter.count(text)
         name, (size,) = (await self._engine.search.ask({"count": [text]}, self._wait, upto=0))["page"]
         self._counter = Counter(name, None, TOKENIZED)
         return int(size)
@@ -208,14 +229,16 @@ class Assembly:
             return None
         fields = cbor2.loads(record.body)
         entry = self._entry(seq, None if is_trimmed(record) else fields["context"])
-        return None if entry is None else self._made(fields, entry, why)
+        return None if entry is None else self._made(record.body, fields, entry, why)
 
-    def _made(self, fields: dict[str, Any], entry: int, why: str) -> Found | None:
+    def _made(self, raw: bytes, fields: dict[str, Any], entry: int, why: str) -> Found | None:
         if fields["type"] == "system" and fields["meta"].get(LABEL[0]) == LABEL[1] and not self._policy.manifests:
             return None
         seq = fields["seq"]
-        edges = [(edge["type"], head.seq) for edge in fields["relationships"] if (head := self._log.durable.get(UNITS, edge["target"]))]
-        found = self._units[seq] = Found(seq, entry, fields["type"], why, len(text_of(fields) or ""), Unit(fields, edges[:MAX_EDGES]))
+        heads = ((edge["type"], self._log.durable.get(UNITS, edge["target"])) for edge in fields["relationships"])
+        edges = [(type, head.seq) for type, head in heads if head is not None]
+        unit = Unit(fields, tuple(edges[:MAX_EDGES]), raw)
+        found = self._units[seq] = Found(seq, entry, fields["type"], why, len(text_of(fields) or ""), unit)
         return found
 
     def _entry(self, seq: int, birth: str | None) -> int | None:
@@ -280,7 +303,7 @@ class Assembly:
             if fields["seq"] in seen:
                 continue
             seen.add(fields["seq"])
-            found = self._made(fields, entry, "recent")
+            found = self._made(unit, fields, entry, "recent")
             if found is not None:
                 items.append(await self._measured(self.packing.weigh(found)))
                 total += self.packing.want(items[-1])

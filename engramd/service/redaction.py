@@ -72,6 +72,7 @@ class Erasures:
             await written.wait()
             await engine.offload(engine.log.flush)  # 1
         events = [appended.event for appended in await engine.committer.carry_out(command)]  # 2
+        engine.written.forget()
         self._wake.set()
         return [event.unit for event in events if isinstance(event, UnitRedacted)]
 

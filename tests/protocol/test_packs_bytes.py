@@ -26,7 +26,7 @@ NAME = st.text(min_size=1, max_size=20).filter(lambda name: name.isprintable() a
 def unit(text: str | bytes, agent: str = "me", meta: dict[str, str] | None = None) -> Unit:
     payload = {"text": text} if isinstance(text, str) else {"payload": text}
     fields = {"id": bytes(16), "seq": 7, "ts": 1_767_225_600_000_000, "context": "c", "agent": agent, "type": "message"}
-    return Unit({**fields, "meta": meta or {}, **payload, "relationships": []}, [("responds_to", 3)])
+    return Unit({**fields, "meta": meta or {}, **payload, "relationships": []}, (("responds_to", 3),), b"")
 
 
 def whole(form: str, units: list[Unit], contexts: list[str], omitted: Omitted) -> str:

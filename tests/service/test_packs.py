@@ -219,7 +219,7 @@ def test_a_pack_is_blind_to_what_came_later(early: list[Any], late: list[Any], b
                 for write in late:
                     await history.write(*write)
                 assert await pack(client, *contexts, budget=budget, at=at) == before
-                server.engine.sizes._known.clear()
+                server.engine.written.forget()
                 assert await pack(client, *contexts, budget=budget, at=at) == before
                 nursery.cancel_scope.cancel()
 
