@@ -11,7 +11,8 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import NAME
@@ -30,6 +31,8 @@ FORMS = ("text", "jsonl")
 AFTERMATH = 1.0  # seconds for which the output of processes that the command left behind is still passed on
 _READ = 256 * 1024
 _LOOK = 0.02  # seconds between looks at whether all is passed on
+
+Way = Callable[[Sequence[str], Mapping[str, str], Recorder], tuple[int, Group | Screen]]  # to run a command
 
 
 def run(common: Common, words: list[str], context: str | None, agent: str | None, stdio: str) -> None:
@@ -60,16 +63,17 @@ def run(common: Common, words: list[str], context: str | None, agent: str | None
         "ENGRAM_SESSION": client.session,
         "ENGRAM_SOCKET": client.address,
     }
-    raise SystemExit(_carry_out(command, environment, recorder, on_terminal))
+    way = _on_screen if on_terminal else partial(_in_pipes, together=stdio == "text" and _is_same_file())
+    raise SystemExit(_carry_out(command, environment, recorder, way))
 
 
-def _carry_out(command: Sequence[str], environment: Mapping[str, str], recorder: Recorder, on_terminal: bool) -> int:
-    """Run it, and give what to exit with."""
+def _carry_out(command: Sequence[str], environment: Mapping[str, str], recorder: Recorder, way: Way) -> int:
+    """Run it in one of the ways below, and give what to exit with."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # an output that nobody reads is the command's to notice; it gets the signal as it was
     recorder.started(shlex.join(command))
     began = time.monotonic()
     try:
-        status, job = (_on_screen if on_terminal else _in_pipes)(command, environment, recorder)
+        status, job = way(command, environment, recorder)
     except NotStarted as failed:
         recorder.ended(f"not started: {failed.error.message}", 0, status="failed", exit_code=str(failed.exit_code))
         recorder.finish()
@@ -160,10 +164,10 @@ class Pump(threading.Thread):
         return bool(poll.poll(0))
 
 
-def _in_pipes(command: Sequence[str], environment: Mapping[str, str], recorder: Recorder) -> tuple[int, Group]:
-    """Run it with pipes for its output. Where both of ours are the same file, one pipe keeps the order."""
+def _in_pipes(command: Sequence[str], environment: Mapping[str, str], recorder: Recorder, together: bool) -> tuple[int, Group]:
+    """Run it with pipes for its output: two of them, or one for both, which keeps the order."""
     out, out_end = _pipe()
-    err, err_end = (-1, out_end) if _is_same_file() else _pipe()
+    err, err_end = (-1, out_end) if together else _pipe()
     try:
         job = Group(command, environment, stdout=out_end, stderr=err_end)
     finally:

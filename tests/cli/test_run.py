@@ -193,6 +193,14 @@ def test_json_lines_are_units_by_their_type(shell: Shell, name: str) -> None:
     assert units[3].text == text[text.index('{"type": "shout"') : text.index('{"type": "error"')]
 
 
+def test_json_lines_are_units_where_both_outputs_lead_to_the_same_place(shell: Shell, name: str) -> None:
+    (shell.home / "lines").write_text('{"type": "reasoning", "text": "thinks"}\n')
+    done = shell.script(f"engram run --stdio jsonl --context '{name}' -- sh -c 'cat lines; echo broken >&2' 2>&1")
+    assert sorted(done.lines) == ["broken", '{"type": "reasoning", "text": "thinks"}']
+    assert recorded_since(shell, name, "stderr") == b"broken\n"
+    assert [unit.text for unit in shell.client().list(name, type="reasoning")] == ["thinks"]
+
+
 def test_who_reads_no_more_is_told_to_the_command(shell: Shell, name: str) -> None:
     done = shell.script(f"engram run --context '{name}' -- yes | head -n 2; echo ${{PIPESTATUS[0]}}")
     assert (done.lines, done.err) == (["y", "y", "141"], "")
