@@ -170,23 +170,31 @@ def _differences(client: Client, then: Mapping[str, Any], now: Mapping[str, Any]
     for name in sorted({*then["inputs"], *now["inputs"]}):
         if then["inputs"].get(name) != now["inputs"].get(name):
             yield {"seq": "-", "what": f"{name} was {then['inputs'].get(name)}, and is {now['inputs'].get(name)}"}
-    had, has = ({unit["seq"]: unit for unit in manifest["units"]} for manifest in (then, now))
-    for seq, unit in had.items():
-        if seq not in has:
-            yield {"seq": seq, "what": "is no longer chosen" if _exists(client, seq) else "is gone from the log"}
-        elif has[seq]["digest"] != unit["digest"]:
-            yield {"seq": seq, "what": "reads otherwise now: redacted, or cut elsewhere"}
-    for seq in has:
-        if seq not in had:
-            yield {"seq": seq, "what": "was not in it then"}
-    if had.keys() == has.keys():
+    found = list(_changes(client, then, now))
+    yield from found
+    if not found and then["inputs"] == now["inputs"]:
         yield {"seq": "-", "what": "the pack's hash differs: what it says was left out, or how packs are written, has changed"}
 
 
-def _exists(client: Client, seq: int) -> bool:
+def _changes(client: Client, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Which units of a pack are no longer there, or as they were."""
+    had, has = ({unit["seq"]: unit for unit in manifest["units"]} for manifest in (then, now))
+    for seq, unit in had.items():
+        if seq not in has:
+            yield {"seq": seq, "what": _fate(client, seq) or "is no longer chosen"}
+        elif has[seq]["digest"] != unit["digest"]:
+            yield {"seq": seq, "what": _fate(client, seq) or "reads otherwise now: it is cut elsewhere"}
+    for seq in has:
+        if seq not in had:
+            yield {"seq": seq, "what": "was not in it then"}
+
+
+def _fate(client: Client, seq: int) -> str | None:
+    """What has become of a unit; None when it is as it was."""
     try:
-        return bool(client.get(seq))
+        (unit,) = client.get(seq)
     except EngramError as error:
         if error.code != "not_found":
             raise
-        return False
+        return "is gone from the log"
+    return None if unit.redacted is None else f"was redacted by {unit.redacted['agent']}: {unit.redacted['reason']}"

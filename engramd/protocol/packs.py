@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .render import in_line, json_line
+from .render import in_line, json_line, unit_text
 from .times import format_ts
 from .unit import format_id
 
@@ -66,9 +66,9 @@ class Opening(NamedTuple):
     since: int = 0
 
 
-def text_of(unit: Mapping[str, Any]) -> str | None:
-    """The text of a decoded unit; None for bytes."""
-    return unit.get("text")
+def text_of(unit: dict[str, Any]) -> str | None:
+    """The text of a decoded unit, of a redacted one why it was; None for bytes."""
+    return unit_text(unit) if "redacted" in unit else unit.get("text")
 
 
 def parts(text: str, kept: int, keep: str) -> tuple[str, str]:
@@ -77,7 +77,7 @@ def parts(text: str, kept: int, keep: str) -> tuple[str, str]:
     return text[: kept - tail], text[len(text) - tail :] if tail else ""
 
 
-def _text(unit: Mapping[str, Any], kept: int | None, keep: str) -> str:
+def _text(unit: dict[str, Any], kept: int | None, keep: str) -> str:
     text = text_of(unit) or ""
     if kept is None:
         return text

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from commandline import Shell
+from commandline import AGENT, Shell
 
 from engram_cli.client import Client
 
@@ -73,10 +73,18 @@ def test_what_differs_is_named(shell: Shell, client: Client, name: str, units: l
     done = shell.run("pack", name, "--verify", forged)
     assert done.code == 1
     assert [line.split("\t") for line in done.lines] == [
-        [str(units[0]), "reads otherwise now: redacted, or cut elsewhere"],
+        [str(units[0]), "reads otherwise now: it is cut elsewhere"],
         [str(10**9), "is gone from the log"],
         [str(units[1]), "was not in it then"],
     ]
+
+
+def test_what_was_redacted_since_is_named(shell: Shell, client: Client, name: str, units: list[int]) -> None:
+    known = json.loads(shell.run("pack", name, "--budget", "500", "--record", "--json").out)["hash"]
+    shell.ok("redact", str(units[0]), "--reason", "a password")
+    done = shell.run("pack", "--verify", known)
+    assert (done.code, done.lines) == (1, [f"{units[0]}\twas redacted by {AGENT}: a password"])
+    assert "[redacted: a password]" in shell.ok("pack", name, "--budget", "500").out
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"hash": 1}', '{"hash": "%s", "inputs": {}, "units": []}', "[" * 100_000])

@@ -59,6 +59,17 @@ async def test_it_is_seen_everywhere_and_found_nowhere(server: Server, autojump_
     assert "a password" in error.message
 
 
+async def test_packs_do_not_remember_it(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect()
+    put = await client.ask("put", context="c", text="the secret")
+    before = await client.ask("pack", contexts=["c"], budget=500)
+    assert "the secret" in before["text"]
+    await redact(client, put["id"])
+    after = await client.ask("pack", contexts=["c"], budget=500, at=before["manifest"]["inputs"]["at"])
+    assert ("the secret" in after["text"], "[redacted: a password]" in after["text"]) == (False, True)
+    assert "the secret" not in repr(vars(server.engine.written))
+
+
 async def test_it_is_done_once(server: Server, autojump_clock: MockClock) -> None:
     client = await server.connect()
     put = await client.ask("put", context="c", text="secret", dedupe="k")
