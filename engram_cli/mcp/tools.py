@@ -125,8 +125,8 @@ class Toolbox:
         """A pack of at most `budget` tokens. One whose size in bytes does not fit an answer is made again, smaller, as of the same seq."""
         made = await self.client.pack(*contexts, budget=budget, **options)
         options["at"] = made.manifest["inputs"]["at"]
-        while (bytes := size(made)) > self.most:
-            budget = made.manifest["used"] * self.most // bytes * 15 // 16
+        while (large := size(made)) > self.most:
+            budget = made.manifest["used"] * self.most // large * 15 // 16
             try:
                 made = await self.client.pack(*contexts, budget=budget, **options)
             except EngramError as error:

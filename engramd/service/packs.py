@@ -122,9 +122,9 @@ class Memory:
         return size
 
     def _make_room(self, characters: int) -> None:
-        self._left -= characters + OVERHEAD
-        if self._left < 0:
+        if self._left < characters + OVERHEAD:
             self.forget()
+        self._left -= characters + OVERHEAD
 
     def forget(self) -> None:
         """Forget all."""
