@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engramd.protocol.messages import KINDS
+from engramd.protocol.messages import GRANTS, KINDS
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from . import settings
@@ -19,7 +19,22 @@ SHARED = {
         str, typer.Option("--color", metavar="WHEN", help="auto, always or never. NO_COLOR counts too.", rich_help_panel="Everywhere")
     ],
     "socket": Annotated[
-        str | None, typer.Option("--socket", metavar="PATH", help="The daemon's socket [ENGRAM_SOCKET].", rich_help_panel="Everywhere")
+        str | None,
+        typer.Option(
+            "--socket",
+            metavar="WHERE",
+            help="The daemon's socket, or tcp://HOST:PORT or tls://HOST:PORT [ENGRAM_SOCKET].",
+            rich_help_panel="Everywhere",
+        ),
+    ],
+    "token_file": Annotated[
+        str | None,
+        typer.Option(
+            "--token-file",
+            metavar="F",
+            help="A file with the token to show [ENGRAM_TOKEN_FILE, ENGRAM_TOKEN].",
+            rich_help_panel="Everywhere",
+        ),
     ],
     "agent_name": Annotated[
         str | None,
@@ -40,6 +55,7 @@ _DEFAULTS: dict[str, Any] = {
     "json": False,
     "color": "auto",
     "socket": None,
+    "token_file": None,
     "agent_name": None,
     "timeout": None,
     "no_autostart": False,
@@ -61,7 +77,8 @@ daemon_app = typer.Typer(name="daemon", help="The daemon: start it, stop it, loo
 consumer_app = typer.Typer(
     name="consumer", help="Consumers: readers whose place the daemon keeps.", no_args_is_help=True, rich_markup_mode=None
 )
-GROUPS = {"context": context_app, "consumer": consumer_app, "daemon": daemon_app}
+token_app = typer.Typer(name="token", help="Tokens: who may connect, and what they may do.", no_args_is_help=True, rich_markup_mode=None)
+GROUPS = {"context": context_app, "consumer": consumer_app, "daemon": daemon_app, "token": token_app}
 for group_app in GROUPS.values():
     app.add_typer(group_app)
 
@@ -88,7 +105,7 @@ def leaf(group: typer.Typer, name: str, *examples: tuple[str, str]) -> Callable[
         def call(**given: Any) -> None:
             picked = {option: given.pop(option) for option in SHARED}
             picked["agent"] = picked.pop("agent_name")
-            settings.verbose = picked.pop("verbose")
+            settings.verbose, settings.token_file = picked.pop("verbose"), picked.pop("token_file")
             command(Common(**picked), **given)
 
         call.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared)  # type: ignore[attr-defined]
@@ -1178,3 +1195,60 @@ def daemon_socket(common: Common) -> None:
     from .commands import daemon as command
 
     command.socket(common)
+
+
+TokenArg = Annotated[str, typer.Argument(metavar="NAME", help="The token's name, as list shows it.")]
+
+
+@leaf(
+    token_app,
+    "issue",
+    ("Let an agent do what agents do", "engram token issue builder > builder.token"),
+    ("Let one read some contexts, for a day", "engram token issue eve --may read --context 'a*' --expires 1d"),
+    ("Let one lock beneath a directory only", "engram token issue fixer --path /home/me/project/src"),
+)
+def token_issue(
+    common: Common,
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="The agent that it is for.")],
+    may: Annotated[
+        list[str] | None,
+        typer.Option("--may", metavar="RIGHT", help=f"What it allows: {', '.join(GRANTS)} [read, write and lock]. May be repeated."),
+    ] = None,
+    context: Annotated[
+        list[str] | None, typer.Option("--context", metavar="GLOB", help="Only contexts whose names fit (* and ?). May be repeated.")
+    ] = None,
+    path: Annotated[
+        list[str] | None,
+        typer.Option("--path", metavar="PATH", help="Only locks on this path, glob or @name, and beneath. May be repeated."),
+    ] = None,
+    expires: Annotated[str, typer.Option("--expires", metavar="T", help="How long it lasts, such as 12h or 30d; never.")] = "90d",
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What it is for, for the list.")] = None,
+) -> None:
+    """Issue a token and print it. It is shown this once; the daemon keeps a hash."""
+    from .commands import token as command
+
+    command.issue(common, agent, may or [], context or [], path or [], expires, note)
+
+
+@leaf(token_app, "list", ("See what was issued", "engram token list"))
+def token_list(common: Common) -> None:
+    """List the tokens, without their secrets."""
+    from .commands import token as command
+
+    command.list_(common)
+
+
+@leaf(token_app, "inspect", ("See what a token allows", "engram token inspect $(cut -c5-14 builder.token)"))
+def token_inspect(common: Common, token: TokenArg) -> None:
+    """Say what a token allows, and who uses it."""
+    from .commands import token as command
+
+    command.inspect(common, token)
+
+
+@leaf(token_app, "revoke", ("End a token", "engram token revoke $(cut -c5-14 builder.token)"))
+def token_revoke(common: Common, token: TokenArg) -> None:
+    """End a token. Connections that were made with it end at once."""
+    from .commands import token as command
+
+    command.revoke(common, token)

@@ -815,6 +815,43 @@ def names(kind: str, prefix: str = "", limit: int = 1000) -> Call[builtins.list[
     return Call("names", {"kind": kind, "prefix": prefix, "limit": limit}, lambda found: list(found["names"]))
 
 
+def token_issue(
+    agent: str,
+    permissions: Sequence[str] = ("read", "write", "lock"),
+    *,
+    contexts: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    expires: str | None = None,
+    note: str = "",
+) -> Call[dict[str, Any]]:
+    """Issue a token: a map with its text, `token`, which is told this once, and what it is, `info`.
+
+    Args:
+        permissions: of `read`, `write`, `lock`, `admin` and `act-as`.
+        contexts: globs over names of contexts that it is limited to; none means all.
+        paths: what it may lock, with all that is beneath; none means all.
+        expires: how long it lasts, such as `30d`; None: for ever.
+    """
+    given = {"contexts": [*contexts], "paths": normal(paths) if paths else [], "expires": expires, "note": note}
+    fields = {"agent": agent, "permissions": [*permissions], **{name: value for name, value in given.items() if value}}
+    return Call("token_issue", fields, dict)
+
+
+def token_list() -> Pages[dict[str, Any]]:
+    """Describe every token, by name, without its secret."""
+    return Pages("token_list", "tokens", {}, dict)
+
+
+def token_revoke(token: str) -> Call[int]:
+    """End a token, by name, and the connections that were made with it. Gives how many those were."""
+    return Call("token_revoke", {"token": token}, lambda answer: int(answer["connections"]))
+
+
+def token_inspect(token: str) -> Call[dict[str, Any]]:
+    """Describe a token, by name; `not_found` if there is none."""
+    return Call("token_inspect", {"token": token}, lambda answer: dict(answer["info"]))
+
+
 def status() -> Call[dict[str, Any]]:
     """The daemon's facts about itself."""
     return Call("status", {}, lambda answer: dict(answer["status"]))

@@ -16,15 +16,14 @@ from __future__ import annotations
 import builtins
 import itertools
 import math
-import os
 import select
 import socket as sockets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import GenericAlias, TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from engramd.protocol.address import socket_path
+from engramd.protocol.address import endpoint, is_network
 from engramd.protocol.connection import Answer, Id, Item
 from engramd.protocol.errors import EngramError
 from engramd.protocol.times import elapsed
@@ -49,6 +48,9 @@ from .core import (
     lost,
 )
 from .lease import Term
+
+if TYPE_CHECKING:
+    from .connect import TlsSocket
 
 __all__ = [
     "Change",
@@ -132,16 +134,19 @@ class Client:
     """A blocking connection to the daemon, made at first use.
 
     Args:
-        socket: path of the daemon's Unix socket; by default where every command looks for it.
-        agent: who acts; by default ENGRAM_AGENT, else the user's name.
+        socket: path of the daemon's Unix socket, or tcp://HOST:PORT or tls://HOST:PORT; by default where every command looks for it.
+        agent: who acts; by default ENGRAM_AGENT, else the holder of the token, else the user's name.
         autostart: whether to start a daemon when none runs. A connection that was lost is never a reason to start one.
         timeout: seconds that one operation may take; None means no limit. For a stream it bounds each reconnect. A wait for a lock has its
             own.
         opens_session: whether to open a session when ENGRAM_SESSION names none to join. It lasts as long as the client is connected, and
             goes on after a reconnect.
         presence: whether the agent counts as present while this client is connected.
+        token: what to greet with; by default ENGRAM_TOKEN, or the file of ENGRAM_TOKEN_FILE.
+        ca_file, cert_file, key_file: PEM files for TLS: whom to trust, and what to show; by default ENGRAM_CA_FILE and so on.
 
     Attributes:
+        agent: who acts; where only a token says it, that is known once connected.
         session: the session it is in, if any: leases may end with it, and a wait for another lease of the same session is a deadlock.
         owns_session: whether the client has opened it.
     """
@@ -155,15 +160,21 @@ class Client:
         timeout: float | None = None,
         opens_session: bool = True,
         presence: bool = False,
+        token: str | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
     ) -> None:
-        self.address = socket_path(socket or settings.socket())
-        self.agent = settings.agent() if agent is None else agent
+        self.address = endpoint(socket or settings.socket())
+        self._token = settings.token() if token is None else token
+        self.agent = core.named(agent, self._token) or ""
+        self._files = core.files(ca_file, cert_file, key_file)
         self.autostart = autostart
         self.timeout = timeout
         self.session, self.owns_session = core.session(opens_session)
         self.presence = presence
         self._ids = itertools.count(1)
-        self._socket: sockets.socket | None = None
+        self._socket: sockets.socket | TlsSocket | None = None
         self._conversation = Conversation(self._ids)
         self._arrived: builtins.list[Answer | Item] = []
         self._was_connected = False
@@ -235,7 +246,14 @@ class Client:
         assert self._socket is not None
         return self._socket.fileno()
 
-    def _open(self, start: bool) -> sockets.socket:
+    def _open(self, start: bool) -> sockets.socket | TlsSocket:
+        if is_network(self.address):
+            from .connect import open_socket
+
+            return open_socket(self.address, self._token, self._files)
+        return self._open_unix(start)
+
+    def _open_unix(self, start: bool) -> sockets.socket:
         deadline = time.monotonic() + ANSWER_SECONDS
         while True:
             opened = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
@@ -258,17 +276,18 @@ class Client:
                     raise core.deaf(self.address) from None
                 time.sleep(RETRY_SECONDS)
 
-    def _greet(self, opened: sockets.socket) -> None:
-        pid, uid = core.peer(opened)
-        if uid not in (None, os.getuid()):
+    def _greet(self, opened: sockets.socket | TlsSocket) -> None:
+        pid, uid = core.peer(opened) if isinstance(opened, sockets.socket) else (None, None)
+        if core.is_foreign(uid):
             opened.close()
             raise core.foreign(self.address, uid)
         self._socket = opened
         conversation = self._conversation = Conversation(self._ids)
         try:
-            box, data = conversation.greet(self.agent, self.session, self.owns_session, self.presence)
+            box, data = conversation.greet(self.agent, self.session, self.owns_session, self.presence, self._token)
             self._send(data)
-            conversation.server = self._wait(box, time.monotonic() + ANSWER_SECONDS)
+            conversation.server = self._wait(box, time.monotonic() + core.patience(self._token))
+            self.agent = conversation.server.get("agent", self.agent)
         except EngramError as error:
             self.close()
             if error.code != "timeout":
@@ -301,6 +320,9 @@ class Client:
                 result = attempts.failed(error, time.monotonic(), connected, self._starts)
                 if result is not None:
                     return result
+                if error.code == "busy":
+                    time.sleep(min(error.details["retry_after"], max(0.0, attempts.deadline - time.monotonic())))
+                    continue
                 if connected:
                     self._was_connected = not self.autostart
                 self.close()
@@ -452,6 +474,10 @@ class Client:
     consumer_delete = _asked(calls.consumer_delete)
     agents = _paged(calls.agents)
     names = _asked(calls.names)
+    token_issue = _asked(calls.token_issue)
+    token_list = _paged(calls.token_list)
+    token_revoke = _asked(calls.token_revoke)
+    token_inspect = _asked(calls.token_inspect)
     status = _asked(calls.status)
     metrics = _asked(calls.metrics)
     shutdown = _asked(calls.shutdown)

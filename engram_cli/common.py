@@ -11,6 +11,7 @@ from engramd.protocol.times import parse_duration
 
 from . import COMMAND_FOLLOWS, LITERAL_DASH, settings
 from .client import Client
+from .core import named
 from .output import Output
 
 COLORS = ("auto", "always", "never")
@@ -62,8 +63,13 @@ class Common:
 
     @property
     def name(self) -> str:
-        """Who acts."""
-        return settings.agent() if self.agent is None else self.agent
+        """Who acts. Where only a token says it, the daemon is asked."""
+        found = named(self.agent, settings.token())
+        if found is not None:
+            return found
+        with self.client() as client:
+            client.connect()
+            return client.agent
 
     @property
     def seconds(self) -> float | None:

@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from engramd import __version__
 from engramd.protocol.connection import Answer, ClientConnection, Id, Item
@@ -22,9 +22,10 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import DEFAULT_CREDIT, MAX_PAYLOAD, OPERATIONS, frame_limit
 from engramd.protocol.unit import Unit
 
-from . import LOST
+from . import LOST, settings
 
 ANSWER_SECONDS = 1.5  # a daemon that does not greet within this is reported
+CONNECT_SECONDS = 10.0  # the same over a network, or where it first looks at a token
 STARTING_SECONDS = 5.0  # how long a connection that is closed before the greeting is tried again: a daemon is being replaced
 RETRY_SECONDS = 0.05
 ACKS = 500  # entries in one request, and requests without an answer before answers are looked at
@@ -113,9 +114,15 @@ class Conversation:
         self._boxes: weakref.WeakValueDictionary[Id, Box] = weakref.WeakValueDictionary()
         self._left: dict[Id, str] = {}  # requests under way that nobody waits for, whose success has to be undone
 
-    def greet(self, agent: str, session: str | None = None, owner: bool = False, presence: bool = False) -> tuple[Box, bytes]:
-        """The box of the daemon's greeting, and the bytes that ask for it."""
-        hello: dict[str, Any] = {"agent": agent, "client": f"engram {__version__}"}
+    def greet(
+        self, agent: str, session: str | None = None, owner: bool = False, presence: bool = False, token: str | None = None
+    ) -> tuple[Box, bytes]:
+        """The box of the daemon's greeting, and the bytes that ask for it. With a token, an empty agent stands for its holder."""
+        hello: dict[str, Any] = {"client": f"engram {__version__}"}
+        if agent or token is None:
+            hello["agent"] = agent
+        if token is not None:
+            hello["token"] = token
         if presence:
             hello["presence"] = True
         if session is not None:
@@ -220,6 +227,31 @@ class Conversation:
         self._boxes.clear()
 
 
+class Files(NamedTuple):
+    """PEM files: the authority to trust (None: those of the system), and the certificate to show with its key."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+def files(ca: str | None, cert: str | None, key: str | None) -> Files:
+    """The files for TLS: those that are given, else those that are configured."""
+    return Files(*(given or configured for given, configured in zip((ca, cert, key), settings.files(), strict=True)))
+
+
+def named(agent: str | None, token: str | None) -> str | None:
+    """Who is said to act, if anybody is: with a token nobody need be."""
+    if agent is not None or token is None:
+        return settings.agent() if agent is None else agent
+    return settings.default("agent")
+
+
+def patience(token: str | None) -> float:
+    """Seconds in which a daemon must greet. It takes its time to say that a token is wrong, and so may a network."""
+    return ANSWER_SECONDS if token is None else CONNECT_SECONDS
+
+
 def session(opens: bool) -> tuple[str | None, bool]:
     """The session that a client is in, and whether it is its owner: the one of ENGRAM_SESSION, else if it `opens` one, one of its own."""
     joined = os.environ.get("ENGRAM_SESSION") or None
@@ -295,8 +327,8 @@ class Attempts:
             The result, if the failure tells that an attempt whose answer was lost has done what was asked: a lease was released.
 
         Args:
-            connected: the daemon itself gave the error. `unavailable` is then its last word before another takes over: nothing was
-                done, and asking again is safe.
+            connected: the daemon itself gave the error. `unavailable` is then its last word before another takes over, and `busy` says
+                that a limit was met: nothing was done, and asking again is safe.
             starts: a daemon would be started now, if none ran.
 
         Raises:
@@ -304,6 +336,9 @@ class Attempts:
         """
         if self._op == "unlock" and error.code == "stale" and self._unsure:
             return {"released": []}
+        if error.code == "busy" and connected and "retry_after" in error.details and now < self._until:
+            self._next(now)
+            return None
         is_away = self._again and not starts
         if error.code != "unavailable" or not (connected or is_away) or now > self._until:
             raise error
@@ -501,10 +536,15 @@ class Patience:
 
 def peer(connected: socket.socket) -> tuple[int | None, int | None]:
     """The pid and uid of who listens, where the kernel tells."""
-    if not hasattr(socket, "SO_PEERCRED"):
+    if connected.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return None, None
     pid, uid, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return pid, uid
+
+
+def is_foreign(uid: int | None) -> bool:
+    """Whether a daemon belongs to somebody whom nobody said to trust."""
+    return uid not in (None, os.getuid()) and uid != settings.trusted_uid()
 
 
 def absent(address: str) -> EngramError:
@@ -512,14 +552,24 @@ def absent(address: str) -> EngramError:
     return EngramError("unavailable", f"no daemon runs at {address}; start one with: engram daemon start")
 
 
+def _may_be_hung(pid: int | None) -> str:
+    """What to do with a daemon that says nothing."""
+    if pid is None:
+        return "look at it on its machine"
+    return (
+        f"it may be stopped (try: kill -CONT {pid}) or hung (try: kill -KILL {pid}; nothing acknowledged is lost, and the next command "
+        "starts a new one)"
+    )
+
+
 def deaf(address: str) -> EngramError:
     """Somebody listens and accepts nobody."""
     return EngramError("unavailable", f"the daemon at {address} does not accept connections: it is stopped or overloaded")
 
 
-def unreachable(address: str, error: OSError) -> EngramError:
+def unreachable(address: str, error: Exception) -> EngramError:
     """The socket cannot be connected to for another reason."""
-    return EngramError("unavailable", f"cannot connect to {address}: {error.strerror or error}")
+    return EngramError("unavailable", f"cannot connect to {address}: {getattr(error, 'strerror', None) or error or 'it takes too long'}")
 
 
 def abrupt(address: str) -> EngramError:
@@ -531,13 +581,11 @@ def silent(address: str, pid: int | None) -> EngramError:
     """Somebody accepts and says nothing."""
     return EngramError(
         "unavailable",
-        f"the daemon at {address} (pid {pid}) accepts connections but does not answer. It may be stopped "
-        f"(try: kill -CONT {pid}) or hung (try: kill -KILL {pid}; nothing acknowledged is lost, and the next command starts "
-        "a new one)",
+        f"the daemon at {address}{'' if pid is None else f' (pid {pid})'} accepts connections but does not answer: {_may_be_hung(pid)}",
         pid=pid,
     )
 
 
 def foreign(address: str, uid: int | None) -> EngramError:
     """The daemon belongs to another user."""
-    return EngramError("denied", f"the daemon at {address} belongs to uid {uid}, not to you")
+    return EngramError("denied", f"the daemon at {address} belongs to uid {uid}, not to you; to use it all the same: ENGRAM_DAEMON_USER")

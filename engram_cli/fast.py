@@ -13,7 +13,7 @@ import os
 import sys
 import time
 
-from engramd.protocol.address import socket_path
+from engramd.protocol.address import endpoint, is_network
 from engramd.protocol.resources import resource
 
 from . import LITERAL_DASH, LOST, WITH_COMMAND, settings
@@ -22,7 +22,9 @@ from .table import VERBS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, TypeVar
+
+    T = TypeVar("T")
 
 GREETING_SECONDS = 0.25  # a daemon that is slower is left to the full client, which waits longer and explains
 MAX_ANSWER = 256 * 1024 * 1024
@@ -94,7 +96,7 @@ def complete(arguments: list[str]) -> int:
     _signal.setitimer(_signal.ITIMER_REAL, COMPLETION_SECONDS)
     try:
         kind, prefix = arguments
-        connection = Connection({"agent_name": None, "socket": None}, None)
+        connection = Connection({"agent_name": None, "socket": None, "token_file": None}, None)
         found = connection.ask("names", {"kind": kind, "prefix": prefix, "limit": 1000})["names"]
         rest = memoryview("".join([f"{name}\n" for name in found if name.isprintable()]).encode())
         while rest:
@@ -250,7 +252,16 @@ class Connection:
     def __init__(self, values: dict[str, Any], patience: float | None = GREETING_SECONDS) -> None:
         if values["socket"] == "":
             raise GiveUp
-        hello = {"id": 0, "op": "hello", "version": [1, 0], "agent": _agent(values), "client": "engram"}
+        where = _setting(lambda: endpoint(values["socket"] or settings.socket()))
+        if is_network(where):
+            raise GiveUp
+        hello = {"id": 0, "op": "hello", "version": [1, 0], "client": "engram"}
+        settings.token_file = values["token_file"]
+        token: str | None = _setting(settings.token)
+        if token is not None:
+            hello["token"] = token
+        if (agent := _agent(values, token)) is not None:
+            hello["agent"] = agent
         if values.get("follow"):  # it is there as long as it reads
             hello["presence"] = True
         if session := os.environ.get("ENGRAM_SESSION"):
@@ -260,7 +271,7 @@ class Connection:
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self._socket.settimeout(patience)
         try:
-            self._socket.connect(_setting(lambda: socket_path(values["socket"] or settings.socket())))
+            self._socket.connect(where)
             if hasattr(_socket, "SO_PEERCRED"):
                 credentials = self._socket.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
                 if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
@@ -290,7 +301,8 @@ class Connection:
                 raise GiveUp from error
             raise Failed({"code": "outcome_unknown", "message": LOST.format(op=op)}) from error
         if not answer["ok"]:
-            if answer["error"]["code"] == "unavailable":
+            code, details = answer["error"]["code"], answer["error"]["details"]
+            if code == "unavailable" or (code == "busy" and "retry_after" in details):  # nothing was done: it is tried again
                 raise GiveUp
             raise Failed(answer["error"])
         result: dict[str, Any] = answer["result"]
@@ -602,12 +614,24 @@ def _named(name: str) -> str:
     return _setting(lambda: settings.context("-" if name == LITERAL_DASH else name))
 
 
-def _agent(values: dict[str, Any]) -> str:
+def _agent(values: dict[str, Any], token: str | None = None) -> str | None:
+    """Who acts, if that is said anywhere: with a token nobody need say it."""
     agent: str | None = values["agent_name"]
-    return _setting(settings.agent) if agent is None else agent
+    if agent is None:
+        agent = _setting(settings.agent if token is None else lambda: settings.default("agent"))
+    return agent
 
 
-def _setting(look_up: Callable[[], str]) -> str:
+def _me(values: dict[str, Any]) -> str:
+    """Who acts. What only a token says, the full client asks the daemon for."""
+    settings.token_file = values["token_file"]
+    agent = _agent(values, _setting(settings.token))
+    if agent is None:
+        raise GiveUp
+    return agent
+
+
+def _setting(look_up: Callable[[], T]) -> T:
     """A setting; what is wrong with one is for the full program to say."""
     try:
         return look_up()
@@ -639,7 +663,7 @@ def _filters(values: dict[str, Any]) -> dict[str, Any]:
     if values["to"] is not None:
         if "to" in found.get("meta", {}):
             raise GiveUp
-        found["meta"] = {**found.get("meta", {}), "to": _agent(values) if values["to"] == "me" else values["to"]}
+        found["meta"] = {**found.get("meta", {}), "to": _me(values) if values["to"] == "me" else values["to"]}
     return found
 
 

@@ -232,7 +232,9 @@ class Output:
         return line
 
 
-_TIMES = frozenset({"created_at", "updated_at", "first_seen", "last_seen", "since", "started_at", "parked_at", "present_since"})
+_TIMES = frozenset(
+    {"created_at", "updated_at", "first_seen", "last_seen", "since", "started_at", "parked_at", "present_since", "issued_at"}
+)
 
 
 def when(ts: int) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-CLIENT = ("context", "agent")  # the options of the file's [client] table
+CLIENT = ("context", "agent", "token_file", "ca_file", "cert_file", "key_file", "daemon_user")  # the options of the file's [client] table
 
 verbose = False  # set by --verbose: say more about an error
+token_file: str | None = None  # set by --token-file
 resumed = False  # set by the quick way when it leaves the rest of a command whose connection was lost
 
 TYPE_CHECKING = False
@@ -27,6 +28,51 @@ def agent() -> str:
 def socket() -> str | None:
     """The configured socket; None means the usual place."""
     return os.environ.get("ENGRAM_SOCKET") or _from_file("socket")
+
+
+def token() -> str | None:
+    """The token to greet with, if there is one: from the file of --token-file, ENGRAM_TOKEN, or the file that ENGRAM_TOKEN_FILE or the
+    configuration names. It is no argument: those can be seen by everybody who lists the processes.
+
+    Raises:
+        EngramError: `invalid` when the file cannot be read.
+    """
+    if token_file is None and (found := os.environ.get("ENGRAM_TOKEN", "").strip()):
+        return found
+    path = token_file or default("token_file")
+    if path is None:
+        return None
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            found = file.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _invalid(f"the token file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not found:
+        raise _invalid(f"the token file {path} is empty")
+    return found
+
+
+def files() -> tuple[str | None, ...]:
+    """The PEM files for TLS that are configured: the authority to trust, and the certificate to show with its key."""
+    named = [default(name) for name in ("ca_file", "cert_file", "key_file")]
+    return tuple(None if path is None else os.path.expanduser(path) for path in named)
+
+
+def trusted_uid() -> int:
+    """Whose daemon may be talked to on a Unix socket: that of the user whom ENGRAM_DAEMON_USER or the file names, else one's own.
+
+    Raises:
+        EngramError: `invalid` when there is no such user.
+    """
+    name = default("daemon_user")
+    if name is None:
+        return os.getuid()
+    import pwd
+
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise _invalid(f"there is no user {name!r}, as daemon_user names") from None
 
 
 def context(given: str) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import socket as sockets
 from collections import deque
@@ -28,7 +27,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import trio
 
-from engramd.protocol.address import socket_path
+from engramd.protocol.address import endpoint, is_network
 from engramd.protocol.connection import Id, Item
 from engramd.protocol.errors import EngramError
 from engramd.protocol.times import elapsed
@@ -36,6 +35,7 @@ from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
 from .calls import Call, Change, Found, Hit, Pack, Pages, PutResult, Redacted, Related, Relations
+from .connect import check, tls_context, untrusted
 from .core import (
     ANSWER_SECONDS,
     RETRY_SECONDS,
@@ -180,9 +180,9 @@ class _Link:
         self.is_over = True
         self._scope.cancel()
 
-    def greet(self, agent: str, session: str | None, owner: bool, presence: bool) -> Box:
+    def greet(self, agent: str, session: str | None, owner: bool, presence: bool, token: str | None) -> Box:
         """Send the greeting."""
-        box, data = self.conversation.greet(agent, session, owner, presence)
+        box, data = self.conversation.greet(agent, session, owner, presence, token)
         self._send(data)
         return box
 
@@ -255,16 +255,19 @@ class Client:
     """A connection to the daemon, made at first use, for any number of tasks. It works inside `async with` only.
 
     Args:
-        socket: path of the daemon's Unix socket; by default where every command looks for it.
-        agent: who acts; by default ENGRAM_AGENT, else the user's name.
+        socket: path of the daemon's Unix socket, or tcp://HOST:PORT or tls://HOST:PORT; by default where every command looks for it.
+        agent: who acts; by default ENGRAM_AGENT, else the holder of the token, else the user's name.
         autostart: whether to start a daemon when none runs. A connection that was lost is never a reason to start one.
         timeout: seconds that one operation may take; None means no limit. For a stream it bounds each reconnect. A wait for a lock has its
             own.
         opens_session: whether to open a session when ENGRAM_SESSION names none to join. It lasts as long as the client is connected, and
             goes on after a reconnect.
         presence: whether the agent counts as present while this client is connected.
+        token: what to greet with; by default ENGRAM_TOKEN, or the file of ENGRAM_TOKEN_FILE.
+        ca_file, cert_file, key_file: PEM files for TLS: whom to trust, and what to show; by default ENGRAM_CA_FILE and so on.
 
     Attributes:
+        agent: who acts; where only a token says it, that is known once connected.
         session: the session it is in, if any: leases may end with it, and a wait for another lease of the same session is a deadlock.
         owns_session: whether the client has opened it.
     """
@@ -278,9 +281,15 @@ class Client:
         timeout: float | None = None,
         opens_session: bool = True,
         presence: bool = False,
+        token: str | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
     ) -> None:
-        self.address = socket_path(socket or settings.socket())
-        self.agent = settings.agent() if agent is None else agent
+        self.address = endpoint(socket or settings.socket())
+        self._token = settings.token() if token is None else token
+        self.agent = core.named(agent, self._token) or ""
+        self._files = core.files(ca_file, cert_file, key_file)
         self.autostart = autostart
         self.timeout = timeout
         self.session, self.owns_session = core.session(opens_session)
@@ -345,6 +354,8 @@ class Client:
 
     async def _open(self, start: bool) -> tuple[trio.abc.Stream, int | None]:
         """A stream to the daemon, and the daemon's pid."""
+        if is_network(self.address):
+            return await self._open_network(), None
         deadline = trio.current_time() + ANSWER_SECONDS
         while True:
             opened = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
@@ -352,7 +363,7 @@ class Client:
                 opened.setblocking(False)
                 opened.connect(self.address)  # at once, or not at all: it is a Unix socket
                 pid, uid = core.peer(opened)
-                if uid not in (None, os.getuid()):
+                if core.is_foreign(uid):
                     raise core.foreign(self.address, uid)
                 return trio.SocketStream(trio.socket.from_stdlib_socket(opened)), pid
             except (FileNotFoundError, ConnectionRefusedError):
@@ -374,13 +385,35 @@ class Client:
                 opened.close()
                 raise
 
+    async def _open_network(self) -> trio.abc.Stream:
+        scheme, host, port = check(self.address, self._token)
+        context = tls_context(self._files) if scheme == "tls" else None
+        try:
+            with trio.fail_after(core.CONNECT_SECONDS):
+                plain = await trio.open_tcp_stream(host, port)
+                if context is None:
+                    return plain
+                secured = trio.SSLStream(plain, context, server_hostname=host)
+                try:
+                    await secured.do_handshake()
+                    return secured
+                except BaseException:
+                    await trio.aclose_forcefully(plain)
+                    raise
+        except trio.BrokenResourceError as error:
+            raise untrusted(self.address, error.__cause__ or error) from error
+        except (OSError, trio.TooSlowError) as error:
+            raise core.unreachable(self.address, error) from error
+
     async def _greet(self, stream: trio.abc.Stream, pid: int | None) -> _Link:
         assert self._tasks is not None
         link = _Link(stream, self._ids)
         self._tasks[1].start_soon(link.run)
         try:
-            with trio.move_on_after(ANSWER_SECONDS):
-                link.conversation.server = await link.wait(link.greet(self.agent, self.session, self.owns_session, self.presence))
+            with trio.move_on_after(core.patience(self._token)):
+                greeting = link.greet(self.agent, self.session, self.owns_session, self.presence, self._token)
+                link.conversation.server = await link.wait(greeting)
+                self.agent = link.conversation.server.get("agent", self.agent)
                 self._was_connected = True
                 return link
         finally:
@@ -420,6 +453,9 @@ class Client:
                     result = attempts.failed(error, trio.current_time(), link is not None, self._starts)
                     if result is not None:
                         return result
+                    if error.code == "busy":
+                        await trio.sleep(error.details["retry_after"])
+                        continue
                     if link is not None:
                         self._was_connected = not self.autostart
                     self._retire(link)
@@ -465,6 +501,10 @@ class Client:
     consumer_delete = _asked(calls.consumer_delete)
     agents = _paged(calls.agents)
     names = _asked(calls.names)
+    token_issue = _asked(calls.token_issue)
+    token_list = _paged(calls.token_list)
+    token_revoke = _asked(calls.token_revoke)
+    token_inspect = _asked(calls.token_inspect)
     status = _asked(calls.status)
     metrics = _asked(calls.metrics)
     shutdown = _asked(calls.shutdown)

@@ -9,13 +9,14 @@ import argparse
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .protocol import address
 from .protocol.errors import EngramError
+from .protocol.limits import Limits
 from .protocol.messages import MAX_PAYLOAD, MIB
 from .protocol.sizes import parse_size
 from .protocol.times import parse_duration
@@ -56,6 +57,36 @@ def _within(parse: Callable[[object], Any], least: float, most: float) -> Callab
     return check
 
 
+def _flag(value: object) -> bool:
+    if value in (True, "true", "yes", "on", "1"):
+        return True
+    if value in (False, "false", "no", "off", "0"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """A list, or a text with commas."""
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(word, str) and word.strip() for word in found):
+        raise ValueError("must be a list of texts")
+    return tuple(word.strip() for word in found)
+
+
+def _addresses(value: object) -> tuple[str, ...] | str:
+    """Where to listen: `auto`, `off`, or addresses. Beyond this machine only with TLS."""
+    if value in ("auto", "off"):
+        return str(value)
+    found = _words(value)
+    for url in found:
+        scheme, host, _ = address.split(url)
+        if scheme == "tcp" and not address.is_loopback(host):
+            raise ValueError(
+                f"{url} is reached from other machines, where anybody could listen in: write tls:// and set tls.cert and tls.key"
+            )
+    return found
+
+
 def _one_of(*options: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         if value not in options:
@@ -65,8 +96,16 @@ def _one_of(*options: str) -> Callable[[object], str]:
     return check
 
 
-def _option(parse: Callable[[object], Any], doc: str, example: str, default: Any = None, *, flag_only: bool = False) -> Any:
-    return field(default=default, metadata={"parse": parse, "doc": doc, "example": example, "flag_only": flag_only})
+def _option(
+    parse: Callable[[object], Any], doc: str, example: str, default: Any = None, *, flag_only: bool = False, table: str = ""
+) -> Any:
+    return field(default=default, metadata={"parse": parse, "doc": doc, "example": example, "flag_only": flag_only, "table": table})
+
+
+def _key(option: Field[Any]) -> str:
+    """The key of an option in the file: that of a table has a dot."""
+    table: str = option.metadata["table"]
+    return f"{table}.{option.name.removeprefix(table + '_')}" if table else option.name
 
 
 @dataclass(frozen=True)
@@ -91,6 +130,42 @@ class Config:
         32 * MIB,
     )
     max_connections: int = _option(_within(_whole, 1, 65536), "How many clients may be connected at once.", "1024", 1024)
+    listen: tuple[str, ...] | str = _option(
+        _addresses,
+        "Where to listen besides: tcp://HOST:PORT on this machine, tls://HOST:PORT anywhere; off; or auto: tcp://127.0.0.1:7411 and "
+        "tcp://[::1]:7411, where those are free.",
+        '["tcp://127.0.0.1:7411", "tls://[::]:7412"]',
+        "auto",
+    )
+    tls_cert: str | None = _option(
+        _text, "PEM file of the certificate, and of those that vouch for it.", '"/etc/engram/cert.pem"', table="tls"
+    )
+    tls_key: str | None = _option(_text, "PEM file of its key.", '"/etc/engram/key.pem"', table="tls")
+    tls_client_ca: str | None = _option(
+        _text,
+        "PEM file of authorities: clients over TLS must show a certificate of one of them, besides a token.",
+        '"/etc/engram/ca.pem"',
+        table="tls",
+    )
+    auth_require_token: bool = _option(_flag, "Ask for a token on the Unix socket, too.", "true", False, table="auth")
+    auth_users: tuple[str, ...] = _option(
+        _words, "Other users who may use the Unix socket, each as the agent of their name, without admin.", '["alice"]', (), table="auth"
+    )
+    limits_connections: int = _option(
+        _within(_whole, 1, 65536), "Connections of one agent, or of one token.", "512", Limits.connections, table="limits"
+    )
+    limits_requests: int = _option(
+        _within(_whole, 1, 10**7), "Requests of one agent without an answer.", "16384", Limits.requests, table="limits"
+    )
+    limits_streams: int = _option(_within(_whole, 1, 10**6), "Streams of one agent.", "1024", Limits.streams, table="limits")
+    limits_waits: int = _option(_within(_whole, 1, 1024), "Waits of one agent for locks.", "256", Limits.waits, table="limits")
+    limits_bytes_per_second: int = _option(
+        _within(_size, 0, 2**40),
+        "Bytes of requests of one agent in a second, or with a suffix; 0: no limit.",
+        '"64MiB"',
+        Limits.bytes_per_second,
+        table="limits",
+    )
     log_level: str = _option(
         _one_of("debug", "info", "warning", "error"), "The least severe messages to log: debug, info, warning or error.", '"info"', "info"
     )
@@ -142,6 +217,10 @@ class Config:
         """Where the log is."""
         return address.data_dir(self.data_dir)
 
+    def limits(self) -> Limits:
+        """Of each agent."""
+        return Limits(**{limit.name: getattr(self, f"limits_{limit.name}") for limit in fields(Limits)})
+
     def log_path(self) -> Path | None:
         """Where log messages go; None means stderr."""
         if self.log_file == "auto":
@@ -188,9 +267,11 @@ def load(arguments: Sequence[str] | None = None, env: Mapping[str, str] = os.env
     flags = parser().parse_args(arguments)
     path, in_file = _read_file(flags.config, env)
     known = {option.name: option for option in fields(Config)}
-    for name in in_file:
-        if name not in known or known[name].metadata["flag_only"]:
-            raise EngramError("invalid", f"{path}: unknown option {name!r}; known are {', '.join(n for n in known if n != 'ready_fd')}")
+    keys = {_key(option): option.name for option in known.values() if not option.metadata["flag_only"]}
+    for key in in_file:
+        if key not in keys:
+            raise EngramError("invalid", f"{path}: unknown option {key!r}; known are {', '.join(keys)}")
+    in_file = {keys[key]: value for key, value in in_file.items()}
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name, option in known.items():
@@ -234,7 +315,10 @@ def _read_file(flag: str | None, env: Mapping[str, str]) -> tuple[Path | None, d
     except tomllib.TOMLDecodeError as error:
         raise EngramError("invalid", f"{path}: not valid TOML: {error}") from None
     tables.pop("client", None)  # the command line's own table
-    return path, tables
+    flat: dict[str, Any] = {}
+    for name, value in tables.items():
+        flat.update({f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value})
+    return path, flat
 
 
 def config_path(env: Mapping[str, str]) -> Path:
@@ -250,12 +334,17 @@ def example() -> str:
     for option in fields(Config):
         if not option.metadata["flag_only"]:
             lines += [f"# {option.metadata['doc']}", f"# Flag --{option.name.replace('_', '-')}, environment {_env_name(option.name)}."]
-            lines += [f"#{option.name} = {option.metadata['example']}", ""]
+            lines += [f"#{_key(option)} = {option.metadata['example']}", ""]
     lines += [
-        "# Defaults of the command line; flags and ENGRAM_CONTEXT, ENGRAM_AGENT win.",
+        "# Defaults of the command line; flags and ENGRAM_CONTEXT, ENGRAM_AGENT, ENGRAM_TOKEN_FILE, ENGRAM_CA_FILE, ... win.",
         "#[client]",
         '#context = "build"',
         '#agent = "me"',
+        '#token_file = "/home/me/.config/engram/token"',
+        '#ca_file = "/etc/engram/ca.pem"',
+        '#cert_file = "/home/me/.config/engram/cert.pem"',
+        '#key_file = "/home/me/.config/engram/key.pem"',
+        '#daemon_user = "alice"',
         "",
     ]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import trio
 
 from . import __version__
 from .config import Config
-from .protocol.address import private_dir
+from .protocol.address import DEFAULT_PORT, private_dir
 from .protocol.errors import EngramError
 from .ready import Ready
 from .service.engine import Engine
@@ -25,14 +26,15 @@ from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
 from .storage.log import Log
 from .supervisor import Supervisor
-from .transport.listeners import LOOK, UnixListener, answers
+from .transport.listeners import LOOK, Crowd, NetworkListener, UnixListener, answers, server_tls
 
 if TYPE_CHECKING:
     from .transport.http import HttpListener
 
 logger = logging.getLogger("engramd")
 
-SPARE_FILES = 64  # for all but clients and the store
+LOOPBACK = (f"tcp://127.0.0.1:{DEFAULT_PORT}", f"tcp://[::1]:{DEFAULT_PORT}")
+SPARE_FILES = 128  # for all but clients and the store
 
 
 def serve(config: Config, ready: Ready, supervisor: Supervisor) -> None:
@@ -52,13 +54,17 @@ def serve(config: Config, ready: Ready, supervisor: Supervisor) -> None:
     try:
         log = Log(directory / "log")
         try:
-            with ExitStack() as listeners:
-                listener = _listen(config, supervisor)
-                listeners.callback(listener.close)
+            with ExitStack() as listening:
+                unix = _listen(config, supervisor)
+                listening.callback(unix.close)
+                network, missed = _listen_on_network(config)
+                for listener in network:
+                    listening.callback(listener.close)
                 http = _http(config.metrics_listen)
                 if http is not None:
-                    listeners.callback(http.close)
-                trio.run(_run, config, log, listener, http, ready, lock, supervisor)
+                    listening.callback(http.close)
+                listeners: list[UnixListener | NetworkListener] = [unix, *network]
+                trio.run(_run, config, log, listeners, missed, http, ready, lock, supervisor)
         finally:
             log.close()
     finally:
@@ -76,12 +82,38 @@ def _http(address: str | None) -> HttpListener | None:
 
 def _listen(config: Config, supervisor: Supervisor) -> UnixListener:
     """The Unix socket: an inherited one, else our own."""
-    inherited = supervisor.sockets()
+    inherited, shared = supervisor.sockets(), bool(config.auth_users)
     if not inherited:
-        return UnixListener(config.socket_path())
+        return UnixListener(config.socket_path(), shared=shared)
     if len(inherited) > 1 or inherited[0].family != socket.AF_UNIX:
         raise EngramError("invalid", "one Unix socket can be inherited, and nothing else: one ListenStream= with a path")
     return UnixListener(inherited[0].getsockname(), inherited[0])
+
+
+def _listen_on_network(config: Config) -> tuple[list[NetworkListener], dict[str, str]]:
+    """Listen on the network; also where that was not asked for by name, and why it could not be done there."""
+    if config.listen in ("auto", "off"):
+        found, missed = [], {}
+        for url in LOOPBACK if config.listen == "auto" else ():
+            try:
+                found.append(NetworkListener(url, None))
+            except EngramError as error:
+                missed[url] = error.message
+                logger.info("%s", error.message)
+        return found, missed
+    urls = [url for url in config.listen if url.startswith("tls://")]
+    tls = None
+    if urls:
+        if config.tls_cert is None or config.tls_key is None:
+            raise EngramError("invalid", f"to listen at {urls[0]}, the daemon needs a certificate: set tls.cert and tls.key")
+        tls = server_tls(config.tls_cert, config.tls_key, config.tls_client_ca)
+    with ExitStack() as undo:
+        found = []
+        for url in config.listen:
+            found.append(NetworkListener(url, tls))
+            undo.callback(found[-1].close)
+        undo.pop_all()
+    return found, {}
 
 
 def _is_served(path: str) -> bool:
@@ -115,20 +147,26 @@ async def _lock(directory: Path, wait: float) -> DataLock:
 async def _run(
     config: Config,
     log: Log,
-    listener: UnixListener,
+    listeners: Sequence[UnixListener | NetworkListener],
+    missed: Mapping[str, str],
     http: HttpListener | None,
     ready: Ready,
     lock: DataLock,
     supervisor: Supervisor,
 ) -> None:
-    max_connections = _room_for(config.max_connections)
+    crowd = Crowd(_room_for(config.max_connections))
+    unix, *network = (listener.address for listener in listeners)
+    told = {"socket": unix, "listening": network, "not_listening": missed, "data_dir": str(config.data_path())}
     engine = Engine(
         log,
         config.max_payload,
-        {"socket": listener.address, "data_dir": str(config.data_path()), **({"metrics": http.address} if http else {})},
+        {**told, **({"metrics": http.address} if http else {})},
         search_settings=Settings(config.data_path() / "search", config.embedder, config.tokenizer),
         min_free=config.min_free,
         keep_events=None if config.keep_events is None else round(config.keep_events * 1e6),
+        limits=config.limits(),
+        require_token=config.auth_require_token,
+        users=config.auth_users,
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -140,17 +178,18 @@ async def _run(
                 nursery.start_soon(http.serve, engine)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
-                    accepting.start_soon(listener.serve, engine, max_connections, sessions)
-                    logger.info(
-                        "engramd %s (pid %d) listens at %s, log at seq %d", __version__, os.getpid(), listener.address, log.last_seq
-                    )
+                    for listener in listeners:
+                        accepting.start_soon(listener.serve, engine, crowd, sessions)
+                    where = ", ".join([unix, *network])
+                    logger.info("engramd %s (pid %d) listens at %s, log at seq %d", __version__, os.getpid(), where, log.last_seq)
                     ready.say("ready")
-                    supervisor.tell("READY=1", f"STATUS=at {listener.address}, log at seq {log.last_seq}")
+                    supervisor.tell("READY=1", f"STATUS=at {unix}, log at seq {log.last_seq}")
                     await engine.stopping.wait()
                     supervisor.tell("STOPPING=1")
                     lock.stopping()
                     accepting.cancel_scope.cancel()
-                listener.close()
+                for listener in listeners:
+                    listener.close()
                 await engine.finish()
                 sessions.cancel_scope.cancel()
             nursery.cancel_scope.cancel()

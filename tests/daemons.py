@@ -57,7 +57,7 @@ class Daemon:
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 pass_fds=(writing,),
-                env={**kept, "XDG_CONFIG_HOME": str(self.data_dir.parent), **(env or {})},
+                env={**kept, "ENGRAM_LISTEN": "off", "XDG_CONFIG_HOME": str(self.data_dir.parent), **(env or {})},  # many run at once
             )
         os.close(writing)
         try:

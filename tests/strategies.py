@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
-from engramd.state import consumers, contexts, locks, presence, redaction, restored, retention
+from engramd.state import consumers, contexts, locks, presence, redaction, restored, retention, tokens
 from engramd.state import view as state_view
 from engramd.state.machine import Event
 from engramd.state.units import Edge, UnitPut
@@ -95,4 +95,8 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     redaction.UnitRedacted: st.builds(redaction.UnitRedacted, NAMES, NAMES, SEQS, IDS, TEXTS),
     redaction.ErasuresFinished: st.builds(redaction.ErasuresFinished, SOME_SEQS),
     restored.LogRestored: st.builds(restored.LogRestored, TEXTS, SEQS, SPANS),
+    tokens.TokenIssued: st.builds(
+        tokens.TokenIssued, NAMES, NAMES, NAMES, st.binary(max_size=32), *[st.lists(NAMES).map(tuple)] * 3, st.none() | TIMES, TEXTS
+    ),
+    tokens.TokenRevoked: st.builds(tokens.TokenRevoked, NAMES, NAMES),
 }

@@ -18,9 +18,11 @@ from engramd.protocol.framing import LENGTH
 from engramd.protocol.messages import MIB, frame_limit
 from engramd.service.committer import write_inline
 from engramd.service.engine import Engine
+from engramd.service.peer import Origin
 from engramd.storage.log import Batch, Log
-from engramd.transport.session import Session
+from engramd.transport.session import OWN, Session
 
+NETWORK = Origin(host="192.0.2.7")
 EPOCH = 1_700_000_000_000_000  # microseconds: what the wall clock says when a test's server starts
 Write = Callable[[Batch], Awaitable[None]]
 Event = dict[str, Any]
@@ -47,9 +49,9 @@ class Client:
         self.order: list[Id] = []
         self.fatal: EngramError | None = None
 
-    async def hello(self, agent: str = "tester", **said: Any) -> dict[str, Any]:
+    async def hello(self, agent: str | None = "tester", **said: Any) -> dict[str, Any]:
         """Greet, and give what the server says of itself."""
-        await self.stream.send_all(self.connection.hello({"agent": agent, **said}))
+        await self.stream.send_all(self.connection.hello(said if agent is None else {"agent": agent, **said}))
         return await self.answer(0)
 
     def frame(self, op: str, **fields: Any) -> tuple[Id, bytes]:
@@ -203,6 +205,7 @@ class Server:
         gate: Gate | None = None,
         max_payload: int = MIB,
         keep_events: int | None = None,
+        **options: Any,
     ) -> None:
         assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "a test with a server takes the fixture autojump_clock"
         self.nursery = nursery
@@ -219,6 +222,7 @@ class Server:
             elapsed=trio.current_time,
             keep_events=keep_events,
             offload=_inline,
+            **options,
         )
         self.sessions: list[Session] = []
         self.failed: EngramError | None = None
@@ -243,15 +247,17 @@ class Server:
                 nursery.start_soon(self.engine.presence.run)
                 nursery.start_soon(self.engine.retention.run)
                 nursery.start_soon(self.engine.erasures.run)
+                nursery.start_soon(self.engine.tokens.run)
 
-    def open(self, lockstep: bool = False) -> Client:
+    def open(self, lockstep: bool = False, origin: Origin = OWN) -> Client:
         """A connection on which nothing was said yet.
 
         Args:
+            origin: where it comes from.
             lockstep: a stream that holds nothing: who sends waits until the other side has read everything.
         """
         ours, theirs = trio.testing.lockstep_stream_pair() if lockstep else trio.testing.memory_stream_pair()
-        session = Session(self.engine, theirs)
+        session = Session(self.engine, theirs, None, origin)
         self.sessions.append(session)
         self.nursery.start_soon(session.run)
         return Client(ours, self.engine.max_frame)
@@ -260,6 +266,18 @@ class Server:
         """A connection that has greeted."""
         client = self.open(lockstep)
         await client.hello(agent, **hello)
+        return client
+
+    async def issue(self, agent: str, *permissions: str, **limits: Any) -> str:
+        """A new token."""
+        owner = await self.connect("owner")
+        issued = await owner.ask("token_issue", agent=agent, permissions=list(permissions), **limits)
+        return str(issued["token"])
+
+    async def bearer(self, agent: str, *permissions: str, **limits: Any) -> Client:
+        """A connection over a network that has greeted with a new token."""
+        client = self.open(origin=NETWORK)
+        await client.hello(None, token=await self.issue(agent, *permissions, **limits))
         return client
 
 

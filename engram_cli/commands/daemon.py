@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.02
 
 
 def path(common: Common) -> str:
-    """The socket's path."""
+    """The socket's path, of a daemon on this machine."""
     return socket_path(common.socket or settings.socket())
 
 
@@ -88,10 +88,11 @@ def status(common: Common) -> None:
         facts = client.status()
     out = common.output()
     if out.json:
-        out.object({name: facts[name] for name in ("pid", "server", "socket", "data_dir", "started_at", "uptime", "last_seq")})
+        told = ("pid", "server", "socket", "listening", "data_dir", "started_at", "uptime", "last_seq")
+        out.object({name: facts[name] for name in told if name in facts})
     else:
         out.line(
-            f"{facts['server']} (pid {facts['pid']}) runs at {facts['socket']}, up {facts['uptime']:.0f} s, log at seq {facts['last_seq']}"
+            f"{facts['server']} (pid {facts['pid']}) runs at {client.address}, up {facts['uptime']:.0f} s, log at seq {facts['last_seq']}"
         )
 
 

@@ -39,7 +39,7 @@ class Demo:
     def __init__(self, slowly: bool) -> None:
         self._pause = _PAUSE if slowly else 0.0
         self._directory = tempfile.mkdtemp(prefix="engram-demo-")
-        settings = {"ENGRAM_SOCKET": f"{self._directory}/socket", "ENGRAM_DATA_DIR": f"{self._directory}/data"}
+        settings = {"ENGRAM_SOCKET": f"{self._directory}/socket", "ENGRAM_DATA_DIR": f"{self._directory}/data", "ENGRAM_LISTEN": "off"}
         self._env = {**os.environ, **settings, "ENGRAM_CONFIG": os.devnull, "ENGRAM_CONTEXT": CONTEXT, "NO_COLOR": "1"}
         self._readers: list[Reader] = []
 

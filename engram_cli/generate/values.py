@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engramd.protocol.messages import COUNTERS, DIRECTIONS, KINDS, NAMED, POLICIES, SEARCH_MODES, UNITS_OF_SIZE
+from engramd.protocol.messages import COUNTERS, DIRECTIONS, GRANTS, KINDS, NAMED, POLICIES, SEARCH_MODES, UNITS_OF_SIZE
 from engramd.protocol.packs import FORMATS
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
@@ -33,6 +33,9 @@ SOURCES = {
     "DIR": "files",
     "OUT": "files",
     "CODING": "codings",
+    "WHERE": "files",
+    "GLOB": "contexts",
+    "RIGHT": "grants",
     "TOKEN": "locks",
     "SHELL": "shells",
     "VERB": "verbs",
@@ -63,6 +66,7 @@ FREE = frozenset(
         "-- OPTION",
         "-- COMMAND",
         "BYTES",
+        "NAME",
     }
 )
 
@@ -83,6 +87,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "formats": FORMATS,
     "policies": POLICIES,
     "codings": CODINGS,
+    "grants": GRANTS,
 }
 NAMES = NAMED  # what `engram __complete` is asked for
 ANYTHING = "-"

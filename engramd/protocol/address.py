@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from .errors import EngramError
 
+DEFAULT_PORT = 7411
+NETWORK = ("tcp://", "tls://")
 MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path less its NUL (unix(7))
 
 
@@ -22,6 +24,8 @@ def socket_path(flag: str | None = None, env: Mapping[str, str] = os.environ) ->
         EngramError: `invalid` when the path is longer than a socket's may be (107 bytes).
     """
     chosen = flag or env.get("ENGRAM_SOCKET") or os.path.join(_runtime_dir(env), "engramd.sock")
+    if chosen.startswith(NETWORK):
+        raise _error("invalid", f"{chosen} is no path of a Unix socket; a daemon listens elsewhere with its option listen")
     path = os.path.abspath(chosen)
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise _error(
@@ -30,6 +34,49 @@ def socket_path(flag: str | None = None, env: Mapping[str, str] = os.environ) ->
             "--socket or ENGRAM_SOCKET",
         )
     return path
+
+
+def endpoint(flag: str | None = None, env: Mapping[str, str] = os.environ) -> str:
+    """Where a client finds the daemon: `tcp://HOST:PORT` or `tls://HOST:PORT`, in full, if that is what it is told; else the socket's path.
+
+    Raises:
+        EngramError: `invalid` for what is neither.
+    """
+    chosen = flag or env.get("ENGRAM_SOCKET") or ""
+    if not chosen.startswith(NETWORK):
+        return socket_path(flag, env)
+    scheme, host, port = split(chosen)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_network(address: str) -> bool:
+    """Whether an address is that of a network, and not a path."""
+    return address.startswith(NETWORK)
+
+
+def split(url: str) -> tuple[str, str, int]:
+    """`tcp://HOST:PORT` in parts: scheme, host and port (7411 if none is said). An IPv6 address stands in brackets.
+
+    Raises:
+        EngramError: `invalid`.
+    """
+    scheme, _, rest = url.partition("://")
+    if rest.startswith("["):
+        host, closed, port = rest[1:].partition("]")
+    else:
+        host, closed, port = rest.partition(":")
+        port = closed + port
+    number = port[1:] or str(DEFAULT_PORT)
+    is_port = port[:1] in ("", ":") and number.isascii() and number.isdigit() and int(number) < 65536
+    is_host = host and host.isprintable() and not {*" /@"} & {*host} and (closed or rest[:1] != "[")
+    if f"{scheme}://" not in NETWORK or not is_port or not is_host:
+        raise _error("invalid", f"{url!r} is no address; one is tcp://HOST:PORT or tls://HOST:PORT, an IPv6 address in brackets")
+    return scheme, host, int(number)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, and nobody else hears what is said to it."""
+    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit() and host.count(".") == 3)
 
 
 def _runtime_dir(env: Mapping[str, str]) -> str:

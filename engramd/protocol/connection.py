@@ -6,12 +6,13 @@ A peer is in one of three states. What it may receive in each, and where that le
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import EngramError
 from .framing import FrameDecoder, decode, encode, frame
 from .messages import HELLO, NOTICES, OPERATIONS, VERSION
+from .schema import invalid
 
 State = Literal["greeting", "open", "closed"]
 
@@ -48,11 +49,12 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A validated request for an operation of `OPERATIONS`."""
+    """A validated request for an operation of `OPERATIONS`; `size` is its frame's body, in bytes."""
 
     id: Id
     op: str
     fields: dict[str, Any]
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ class ServerConnection(_Connection):
         if type(op) is str and op in NOTICES:
             return self._notice(request_id, op, message)
         self._step("request")
-        return self._request(request_id, op, message)
+        return self._request(request_id, op, message, len(body))
 
     def _hello(self, request_id: Id, message: dict[str, Any]) -> Hello:
         self._step("hello")
@@ -162,6 +164,8 @@ class ServerConnection(_Connection):
         # A newer client of the same major version may say more about itself; that is no reason to refuse it.
         known = {key: value for key, value in message.items() if key in HELLO.fields}
         HELLO.check(known)
+        if "agent" not in known and "token" not in known:
+            raise invalid("agent", "is required, unless a token says who acts")
         self._frames.max_frame = self._max_frame
         return Hello(request_id, known)
 
@@ -171,7 +175,7 @@ class ServerConnection(_Connection):
         NOTICES[op].check(message, op)
         return Notice(request_id, op, message)
 
-    def _request(self, request_id: Id, op: object, message: dict[str, Any]) -> Request | Rejected:
+    def _request(self, request_id: Id, op: object, message: dict[str, Any], size: int) -> Request | Rejected:
         if request_id in self.in_flight:
             raise EngramError("protocol", f"the id {request_id!r} is in use by a request under way")
         operation = OPERATIONS.get(op) if type(op) is str else None
@@ -183,7 +187,7 @@ class ServerConnection(_Connection):
         lasts = operation.lasts(message)
         if lasts and len(self.streams) >= MAX_STREAMS:
             busy = f"this connection has {MAX_STREAMS} streams and waits already; end one, or open another connection"
-            return Rejected(request_id, EngramError("busy", busy, limit=MAX_STREAMS))
+            return Rejected(request_id, EngramError("busy", busy, limit=MAX_STREAMS, retry_after=1.0))
         try:
             operation.request.check(message)
         except EngramError as error:
@@ -191,7 +195,7 @@ class ServerConnection(_Connection):
         self.in_flight.add(request_id)
         if lasts:
             self.streams.add(request_id)
-        return Request(request_id, op, message)
+        return Request(request_id, op, message, size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ test holds the permission table to it. `tail` is a stream: items carry its id un
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .packs import FORMATS
@@ -56,10 +56,12 @@ DEFAULT_CREDIT = MIB
 MAX_QUERY = 4096  # bytes of a search's query
 MAX_WAIT = 3_600_000  # milliseconds
 PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
+MAX_TOKEN_GLOBS = 64  # contexts, and paths, of one token
 MAX_DISTANCE = 1000  # edges between a unit and those that are related to it
 MAX_BUDGET = 1_000_000  # of a pack, in its unit
 
 PERMISSIONS = ("read", "write", "lock", "admin")
+GRANTS = (*PERMISSIONS, "act-as")  # what a token may have; the last lets its bearer act under any name
 
 
 def frame_limit(max_payload: int) -> int:
@@ -74,6 +76,7 @@ class Operation:
     Attributes:
         stream: whether items precede the answer.
         waits: the member that makes the request wait for others, as long as they take.
+        also: a further permission that a member needs, if it is there and not false; under no name, one that is always needed.
     """
 
     permission: str
@@ -82,6 +85,11 @@ class Operation:
     result: Record
     stream: bool = False
     waits: str = ""
+    also: Mapping[str, str] = field(default_factory=dict)
+
+    def needs(self, request: Mapping[str, Any]) -> list[str]:
+        """The permissions that a request needs."""
+        return [self.permission, *(further for member, further in self.also.items() if not member or request.get(member))]
 
     def lasts(self, request: Mapping[str, Any]) -> bool:
         """Whether the request is under way until someone ends it; `cancel` does. A connection may have fewer of these."""
@@ -166,6 +174,8 @@ KINDS = (  # of events, in the order of their codes
     "consumer_deleted",
     "agent_present",
     "agents_gone",
+    "token_issued",
+    "token_revoked",
     "retention_set",
     "units_trimmed",
     "events_trimmed",
@@ -186,17 +196,19 @@ CHANGED = Record({"changed": Field(Bool(), "false if it was so already", require
 NOTHING = Record({})
 CONSUMER = {"consumer": Field(NAME, "the consumer", required=True)}
 CONSUMER_INFO = Any_("consumer-info")
+TOKEN_INFO = Any_("token-info")
+TOKEN_NAME = {"token": Field(NAME, "its name, as token_list shows it", required=True)}
 PLACE = OneOf(((str, Text(64, least=1)), (int, Int(0))))  # in the log
 ENTRIES = Field(ListOf(CURSOR, MAX_UNITS), "cursors or seqs of entries")
 
 HELLO = Record(
     {
         "version": Field(ListOf(Int(0, 2**16), 2, least=2), "major and minor version of the protocol", required=True),
-        "agent": Field(NAME, "who acts on this connection", required=True),
+        "agent": Field(NAME, "who acts on this connection; with a token, its holder unless said otherwise"),
         "session": Field(NAME, "the session it belongs to"),
         "owner": Field(Bool(), "the session lasts as long as this connection, or another owner's"),
         "presence": Field(Bool(), "the agent counts as present while this connection lasts"),
-        "token": Field(Text(1024, least=1), "proof of identity, where the daemon asks for one"),
+        "token": Field(Text(1024, least=1), "proof of identity; needed but on the owner's Unix socket, and counts there too"),
         "client": Field(Text(MAX_NAME), "name and version of the program, for logs"),
     }
 )
@@ -207,6 +219,7 @@ HELLO_RESULT = Record(
         "history": Field(Text(64), "the id of the log's history", required=True),
         "limits": Field(MapOf(Text(64), Int(), 64), "the daemon's limits: bytes, or counts", required=True),
         "pid": Field(Int(), "the daemon's process id", required=True),
+        "agent": Field(NAME, "who acts on this connection, where hello did not say"),
     }
 )
 NOTICES: Mapping[str, Record] = {
@@ -292,6 +305,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 "fresh": Field(Int(), "with ids: how many units were not there yet"),
             }
         ),
+        also={"release": "lock"},
     ),
     "get": Operation(
         "read",
@@ -455,6 +469,7 @@ OPERATIONS: Mapping[str, Operation] = {
         ),
         Record({"cursor": Field(Text(64), "up to where the consumer is done", required=True)}),
         stream=True,
+        also={"": "read"},
     ),
     "ack": Operation(
         "write",
@@ -596,6 +611,7 @@ OPERATIONS: Mapping[str, Operation] = {
             }
         ),
         Record({"released": Field(ListOf(Int(1), 100_000), "the tokens of the leases that ended", required=True)}),
+        also={"force": "admin"},
     ),
     "locks": Operation(
         "read",
@@ -652,6 +668,41 @@ OPERATIONS: Mapping[str, Operation] = {
                 "text": Field(Text(MIB), "with the form"),
             }
         ),
+    ),
+    "token_issue": Operation(
+        "admin",
+        "Issue a token. Its text is in this answer and nowhere else.",
+        Record(
+            {
+                "agent": Field(NAME, "the agent that it is for", required=True),
+                "permissions": Field(ListOf(Choice(GRANTS), len(GRANTS), least=1), "what it allows", required=True),
+                "contexts": Field(ListOf(NAME, MAX_TOKEN_GLOBS), "globs (* and ?) over names of contexts that it is limited to"),
+                "paths": Field(ListOf(Resource(), MAX_TOKEN_GLOBS), "resources that cover what it may lock"),
+                "expires": Field(DURATION, "how long it lasts, as text such as 30d or in microseconds; for ever if nothing is said"),
+                "note": Field(Text(MAX_NAME, plain=True), "what it is for"),
+            }
+        ),
+        Record({"token": Field(Text(1024), "the token", required=True), "info": Field(TOKEN_INFO, "what it is", required=True)}),
+    ),
+    "token_list": Operation(
+        "admin",
+        "List a page of the tokens, by name. None shows its secret.",
+        Record({"after": Field(NAME, "tokens whose name sorts after this")}),
+        Record(
+            {
+                "tokens": Field(Any_("[* token-info]"), "the tokens", required=True),
+                "next": Field(OneOf(((str, Text(MAX_NAME)), (type(None), Null()))), "where the next page goes on", required=True),
+            }
+        ),
+    ),
+    "token_revoke": Operation(
+        "admin",
+        "End a token, and the connections that greeted with it.",
+        Record(TOKEN_NAME),
+        Record({"connections": Field(Int(), "how many ended", required=True)}),
+    ),
+    "token_inspect": Operation(
+        "admin", "Describe a token.", Record(TOKEN_NAME), Record({"info": Field(TOKEN_INFO, "what it is", required=True)})
     ),
     "shutdown": Operation("admin", "Stop the daemon after what is in flight.", NOTHING, NOTHING),
     "backup": Operation(
@@ -855,6 +906,16 @@ SHAPES: tuple[tuple[str, Mapping[str, Record]], ...] = (
                     "unit": _must(Any_("unit / nil")),
                 }
             ),
+            "token-info": Record(
+                {
+                    "token": _must(TEXT, "its name"),
+                    **{"agent": _must(TEXT), "permissions": _must(_all(Choice(GRANTS)))},
+                    "contexts": _must(_all(TEXT), "globs; none: all contexts"),
+                    "paths": _must(_all(TEXT), "none: all resources"),
+                    **{"issued_at": _must(TS), "expires_at": _must(_or_null(TS), "null: never"), "expired": _must(Bool())},
+                    **{"note": _must(TEXT), "connections": _must(COUNT)},
+                }
+            ),
             "agent-info": Record(
                 {
                     **{"id": _must(TEXT), "units": _must(COUNT)},
@@ -956,10 +1017,15 @@ def cddl() -> str:
         lines.append(f'{name} = {{ {", ".join(["id: id", f"""op: "{name}" """.strip(), *record.members()])} }}')
     lines.append(_rule("hello-result", "", HELLO_RESULT, []))
     for name, operation in OPERATIONS.items():
-        lines.append(f"\n; {operation.doc} (permission: {operation.permission})")
+        lines.append(f"\n; {operation.doc} (permission: {_permissions(operation)})")
         lines.append(_rule(f"{rules[name]}-request", "", operation.request, ["  id: id,", f'  op: "{name}",']))
         lines.append(_rule(f"{rules[name]}-result", "", operation.result, []))
     return "\n".join(lines) + "\n"
+
+
+def _permissions(operation: Operation) -> str:
+    further = [f"; with {member}, {right}" if member else f" and {right}" for member, right in operation.also.items()]
+    return operation.permission + "".join(further)
 
 
 def _rule(name: str, indent: str, record: Record, first: list[str]) -> str:

@@ -17,6 +17,7 @@ TIMES = frozenset(  # members that are instants: microseconds on the wire, RFC 3
         "first_seen",
         "last_seen",
         "granted_at",
+        "issued_at",
         "since",
         "started_at",
         "expires_at",

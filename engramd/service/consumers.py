@@ -11,6 +11,7 @@ from ..protocol.errors import EngramError
 from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import MAX_META_KEY, PAGE_BYTES
 from ..protocol.times import parse_duration, parse_instant
+from ..state.access import Access
 from ..state.consumers import (
     Acknowledge,
     ConsumerRetried,
@@ -24,6 +25,7 @@ from ..state.filters import EVERYTHING
 from ..state.outcome import Refused
 from ..state.view import CONSUMERS, PARKED, PROGRESS, Consumer, Progress
 from ..storage.query import entry_of
+from .access import Sight, sees_consumer
 from .filters import read_filter
 from .groups import Group, Member, error_of
 from .peer import Peer
@@ -40,7 +42,7 @@ PAGE = 100
 def consume(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Start a member's stream; it runs as a task of its connection."""
     start = find_place(engine, fields.get("from", "start"), "from")
-    member = Member(engine, peer, request_id, fields, read_settings(engine, fields), start)
+    member = Member(engine, peer, request_id, fields, read_settings(engine, peer, fields), start)
     peer.streams[request_id] = member
     engine.spawn(peer, request_id, member.run)
 
@@ -67,10 +69,10 @@ class Consumers:
         """The group of a consumer that has one."""
         return self._groups.get(name)
 
-    def open(self, name: str) -> Group:
-        """The group of a consumer. Raises EngramError("not_found")."""
+    def open(self, name: str, access: Access) -> Group:
+        """The group of a consumer. Raises EngramError("not_found"), also where it may not be seen."""
         settings, progress = self._engine.log.pending.get(CONSUMERS, name), self._engine.log.pending.get(PROGRESS, name)
-        if settings is None or progress is None:
+        if settings is None or progress is None or not sees_consumer(access, settings):
             raise error_of(absent(name))
         group = self._groups.get(name)
         if group is None:
@@ -93,7 +95,7 @@ class Consumers:
 # Reading requests
 
 
-def read_settings(engine: Engine, fields: dict[str, Any]) -> dict[str, Any]:
+def read_settings(engine: Engine, peer: Peer, fields: dict[str, Any]) -> dict[str, Any]:
     """The settings of a consumer that a request asks for, as the row has them.
 
     Raises:
@@ -102,7 +104,7 @@ def read_settings(engine: Engine, fields: dict[str, Any]) -> dict[str, Any]:
     asked: dict[str, Any] = {name: fields[name] for name in ("key", "deliveries") if name in fields}
     if "contexts" in fields:
         asked["contexts"] = tuple(sorted(set(fields["contexts"])))
-    if found := read_filter(engine, fields).to_map():
+    if found := read_filter(Sight(engine.log, peer.access), fields).to_map():
         asked["filter"] = found
     if "visibility" in fields:
         asked["visibility"] = _duration(fields["visibility"])
@@ -163,7 +165,7 @@ def _entries(engine: Engine, fields: dict[str, Any]) -> tuple[int, ...]:
 
 def create(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Create a consumer, or see that it is as asked."""
-    start, asked = find_place(engine, fields.get("from", "start"), "from"), read_settings(engine, fields)
+    start, asked = find_place(engine, fields.get("from", "start"), "from"), read_settings(engine, peer, fields)
     command = engine.consumers.create(fields["consumer"], peer.agent, asked, start)
     engine.submit(peer, request_id, command, engine.committer.now(), lambda result: peer.answer(request_id, {"changed": bool(result)}))
 
@@ -246,6 +248,8 @@ def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
         if len(found) == PAGE or size > PAGE_BYTES:
             peer.answer_encoded(request_id, encode_map({"consumers": encode_array(found), "next": encode(name)}))
             return
+        if not sees_consumer(peer.access, row):
+            continue
         name = key.decode()
         found.append(encode(_describe(engine, name, row)))
         size += len(found[-1])

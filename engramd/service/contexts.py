@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ from ..protocol.connection import Id
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import PAGE_BYTES
+from ..state.access import Access
 from ..state.contexts import CreateContext, SetContext, SetMember, SetPins, SetPlaces
 from ..state.machine import Command
 from ..state.retention import NO_LIMIT
 from ..state.view import AGENTS, CONSUMERS, CONTEXTS, LEASES, MEMBERS, PINS, PRESENCE, RETENTION, Agent, Context, Table
 from ..storage import keys
+from .access import Sight, sees_consumer
 from .peer import Peer
 from .refs import unit_id
 
@@ -58,7 +60,7 @@ def pins(pinned: bool) -> Callable[[Engine, Peer, Id, dict[str, Any]], None]:
     """`context_pin` or `context_unpin`."""
 
     def handle(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
-        units = tuple(unit_id(engine.log, ref) for ref in fields["ids"])
+        units = _units(engine, peer, fields)
         _submit(engine, peer, request_id, SetPins(fields["context"], peer.agent, units, pinned), lambda changed: {"changed": changed})
 
     return handle
@@ -68,11 +70,16 @@ def places(present: bool) -> Callable[[Engine, Peer, Id, dict[str, Any]], None]:
     """`context_add` or `context_remove`."""
 
     def handle(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
-        units = tuple(unit_id(engine.log, ref) for ref in fields["ids"])
+        units = _units(engine, peer, fields)
         command = SetPlaces(fields["context"], peer.agent, units, present)
         _submit(engine, peer, request_id, command, lambda changed: {"changed": changed})
 
     return handle
+
+
+def _units(engine: Engine, peer: Peer, fields: dict[str, Any]) -> tuple[bytes, ...]:
+    sight = Sight(engine.log, peer.access)
+    return tuple(unit_id(sight, ref) for ref in fields["ids"])
 
 
 def _submit(engine: Engine, peer: Peer, request_id: Id, command: Command, answer: Callable[[bool], dict[str, Any]]) -> None:
@@ -96,6 +103,8 @@ def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
         if len(found) == limit or size > PAGE_BYTES:
             peer.answer_encoded(request_id, encode_map({"contexts": encode_array(found), "next": encode(name)}))
             return
+        if not peer.access.sees(key.decode()):
+            continue
         name = key.decode()
         found.append(encode(_describe(engine, name, row)))
         size += len(found[-1])
@@ -152,22 +161,28 @@ def agents(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
         if len(found) == PAGE:
             peer.answer(request_id, {"agents": found, "next": found[-1]["id"]})
             return
-        found.append(_agent(engine, key.decode(), row, joined))
+        found.append(_agent(engine, peer.access, key.decode(), row, joined))
     peer.answer(request_id, {"agents": found, "next": None})
 
 
 def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """List the names of a kind, or the tokens of leases, that start with a prefix."""
-    prefix, limit = fields.get("prefix", ""), fields.get("limit", PAGE)
+    prefix, limit, access = fields.get("prefix", ""), fields.get("limit", PAGE), peer.access
     if fields["kind"] == "locks":
-        tokens = (name for token in engine.log.pending.held.leases if (name := str(token)).startswith(prefix))
+        held = engine.log.pending.held.leases.items()
+        tokens = (name for token, lease in held if (name := str(token)).startswith(prefix) and access.touches(lease.claim.resources))
         peer.answer(request_id, {"names": list(islice(tokens, limit))})
         return
-    found = engine.log.durable.keys(_NAMED[fields["kind"]], prefix.encode())
-    peer.answer(request_id, {"names": [name.decode() for name in islice(found, limit)]})
+    rows, kind = engine.log.durable, fields["kind"]
+    found: Iterator[str] = (key.decode() for key in rows.keys(_NAMED[kind], prefix.encode()))
+    if kind == "contexts":
+        found = filter(access.sees, found)
+    elif kind == "consumers" and access.contexts:
+        found = (name for name in found if (row := rows.get(CONSUMERS, name)) is not None and sees_consumer(access, row))
+    peer.answer(request_id, {"names": list(islice(found, limit))})
 
 
-def _agent(engine: Engine, name: str, row: Agent | None, joined_at: int | None) -> dict[str, Any]:
+def _agent(engine: Engine, access: Access, name: str, row: Agent | None, joined_at: int | None) -> dict[str, Any]:
     present = engine.log.durable.get(PRESENCE, name)
     shown: dict[str, Any] = {
         "id": name,
@@ -175,13 +190,13 @@ def _agent(engine: Engine, name: str, row: Agent | None, joined_at: int | None) 
         "first_seen": row.first_seen if row else None,
         "last_seen": row.last_seen if row else None,
         "present_since": present.since if present else None,
-        "holds": _holds(engine, name),
+        "holds": _holds(engine, access, name),
     }
     return shown if joined_at is None else {**shown, "since": joined_at}
 
 
-def _holds(engine: Engine, name: str) -> list[str]:
+def _holds(engine: Engine, access: Access, name: str) -> list[str]:
     """The resources that an agent has locked, the first of very many."""
     rows = engine.log.pending
     leases = (rows.get(LEASES, token) for token in islice(rows.held.holders.get(name, ()), HELD))
-    return list(islice((resource for lease in leases if lease for resource in lease.claim.resources), HELD))
+    return list(islice((resource for lease in leases if lease for resource in access.touches(lease.claim.resources)), HELD))

@@ -14,6 +14,7 @@ import trio
 from .. import __version__
 from ..protocol.connection import Id, Request
 from ..protocol.errors import EngramError
+from ..protocol.limits import Limits
 from ..protocol.messages import MAX_UNITS, VERSION, frame_limit
 from ..protocol.times import elapsed
 from ..state.machine import Command
@@ -34,12 +35,15 @@ from . import (
     search,
     status,
     subscriptions,
+    tokens,
     units,
 )
+from .access import guard
 from .committer import Committer, Done, Result, wall_clock
 from .counters import Counters
 from .fanout import Fanout
 from .leases import Leases
+from .limits import Accounts
 from .manager import LockManager
 from .peer import Flusher, Peer
 from .presence import Presence
@@ -92,6 +96,10 @@ _HANDLERS: Mapping[str, Handler] = {
     "shutdown": status.shutdown,
     "backup": backup.backup,
     "check": check.check,
+    "token_issue": tokens.issue,
+    "token_list": tokens.list_,
+    "token_revoke": tokens.revoke,
+    "token_inspect": tokens.inspect,
 }
 
 
@@ -108,6 +116,8 @@ class Engine:
         min_free: bytes of the disk that puts leave free.
         keep_events: microseconds that events which are no entries stay; None means for ever.
         offload: runs what blocks for long beside the loop. Not cancellable.
+        limits: of each agent.
+        require_token, users: see `Tokens`.
 
     Attributes:
         peers: who is connected.
@@ -128,6 +138,9 @@ class Engine:
         elapsed: Callable[[], float] = elapsed,
         keep_events: int | None = None,
         offload: Callable[[Callable[[], None]], Awaitable[None]] = trio.to_thread.run_sync,
+        limits: Limits | None = None,
+        require_token: bool = False,
+        users: Sequence[str] = (),
     ) -> None:
         self.log = log
         self.max_payload = max_payload
@@ -145,6 +158,8 @@ class Engine:
         self.offload = offload
         self.retention = retention.Retainer(self, keep_events)
         self.erasures = redaction.Erasures(self)
+        self.accounts = Accounts(limits or Limits())
+        self.tokens = tokens.Tokens(self, require_token, users)
         self.search = search.Search(log, search_settings)
         self.written = packs.Memory()
         self.peers: set[Peer] = set()
@@ -156,7 +171,15 @@ class Engine:
     async def run(self) -> None:
         """Do what goes on beside the requests, until cancelled. A disk that refuses a write sets `stopping`."""
         async with trio.open_nursery() as nursery:
-            tasks = (self._commit, self.search.run, self.leases.run, self.presence.run, self.retention.run, self.erasures.run)
+            tasks = (
+                self._commit,
+                self.search.run,
+                self.leases.run,
+                self.presence.run,
+                self.tokens.run,
+                self.retention.run,
+                self.erasures.run,
+            )
             for task in tasks:
                 nursery.start_soon(task)
 
@@ -182,6 +205,7 @@ class Engine:
 
     def _publish(self, events: Sequence[Appended]) -> None:
         self.fanout.publish(events)
+        self.tokens.follow(events)
         self.search.notice()
 
     def greeting(self) -> dict[str, Any]:
@@ -200,7 +224,13 @@ class Engine:
         if self.stopping.is_set():
             peer.fail(request.id, EngramError("unavailable", "the daemon is stopping; nothing was done"))
             return
-        self.answer(peer, request.id, lambda: _HANDLERS[request.op](self, peer, request.id, request.fields))
+        self.answer(peer, request.id, lambda: self._begin(peer, request))
+
+    def _begin(self, peer: Peer, request: Request) -> None:
+        """Carry out a request, if its agent may, and is within its limits."""
+        assert peer.account is not None, "a peer is welcomed first"
+        peer.takes(request.id, self.accounts.admit(peer.account, peer.account_name, request))
+        _HANDLERS[request.op](self, peer, request.id, guard(self, peer, request.op, request.fields))
 
     def answer(self, peer: Peer, request_id: Id, work: Callable[[], None]) -> None:
         """Do work that ends in an answer; what it raises becomes the answer."""
@@ -212,8 +242,10 @@ class Engine:
             self._bug(peer, request_id)
 
     def welcome(self, peer: Peer) -> None:
-        """A connection was greeted."""
+        """A connection was greeted. Raises EngramError("busy") when its agent has too many."""
+        peer.account = self.accounts.open(peer.account_name)
         self.peers.add(peer)
+        self.tokens.arrived(peer)
         self.leases.arrived(peer)
         if peer.presence:
             self.presence.arrive(peer.agent)
@@ -222,6 +254,9 @@ class Engine:
         """A connection has ended."""
         peer.gone = True
         self.peers.discard(peer)
+        peer.release()
+        self.accounts.close(peer.account_name)
+        self.tokens.left(peer)
         self.leases.left(peer)
         if peer.presence:
             self.presence.leave(peer.agent)

@@ -10,13 +10,14 @@ from ..protocol.cursor import parse_cursor
 from ..protocol.errors import EngramError
 from ..protocol.times import parse_instant
 from ..state.filters import Filter
+from .access import Sight
 from .refs import find_unit
 
 if TYPE_CHECKING:
     from .engine import Engine
 
 
-def read_filter(engine: Engine, fields: dict[str, Any]) -> Filter:
+def read_filter(sight: Sight, fields: dict[str, Any]) -> Filter:
     """The filter that a request's members ask for.
 
     Raises:
@@ -27,7 +28,7 @@ def read_filter(engine: Engine, fields: dict[str, Any]) -> Filter:
         agents=one_or_more(fields.get("agent")),
         types=one_or_more(fields.get("type")),
         meta=tuple(fields.get("meta", {}).items()),
-        related_to=None if related is None else cbor2.loads(find_unit(engine.log, related))["id"],
+        related_to=None if related is None else cbor2.loads(find_unit(sight, related))["id"],
     )
 
 

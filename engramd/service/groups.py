@@ -396,7 +396,7 @@ class Member:
         """Deliver until there is no more, or no reason to; answer with the consumer's cursor."""
         try:
             await self._engine.committer.carry_out(self._engine.consumers.create(self._name, self.agent, self._asked, self._start))
-            group = self._engine.consumers.open(self._name)
+            group = self._engine.consumers.open(self._name, self._peer.access)
             number = group.join(self)
             try:
                 await self._serve(group, number)

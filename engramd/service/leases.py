@@ -193,7 +193,7 @@ class Leases:
         if self._engine.committer.failed is not None:
             raise self._engine.committer.failed
         if len(self._waiters) >= MAX_WAITERS:
-            raise EngramError("busy", f"{MAX_WAITERS} requests wait already; try again later", limit=MAX_WAITERS)
+            raise self._engine.accounts.busy("waits", f"{MAX_WAITERS} requests wait already", limit=MAX_WAITERS)
         waiter = Waiter(command.claim, command.agent, command.session)
         cycle = self._waiters.cycle(self._view, waiter)
         if cycle:

@@ -14,6 +14,7 @@ from ..protocol.messages import PAGE_BYTES
 from ..protocol.resources import MAX_GLOBS
 from ..protocol.schema import bound, invalid, require_one
 from ..protocol.times import format_duration, parse_duration
+from ..state.access import ACT_AS, Access
 from ..state.filters import Filter
 from ..state.locks import Acquire, Release, Renew, Steal, bears, holders
 from ..state.resources import parse
@@ -107,9 +108,9 @@ def locks(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     wanted, explain = _resources(fields) or None, fields.get("explain", False)
     if explain and wanted is None:
         raise invalid("explain", "needs resources")
-    held, following = _page(engine.log.pending, wanted, fields.get("after", 0), min(fields.get("limit", PAGE), PAGE))
-    leases = [_lease_info(engine, token, lease) for token, lease in held]
-    waiters = _waiters(engine, wanted) if following is None else []
+    held, following = _page(engine.log.pending, peer.access, wanted, fields.get("after", 0), min(fields.get("limit", PAGE), PAGE))
+    leases = [_lease_info(engine, peer, token, lease) for token, lease in held]
+    waiters = _waiters(engine, peer, wanted) if following is None else []
 
     def answer() -> None:
         if explain:
@@ -120,7 +121,7 @@ def locks(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     async def go_on() -> None:
         explained, room = [], PAGE_BYTES
         for info, (_, lease) in zip(leases, held, strict=True):
-            units = await _explanation(engine, lease) if room > 0 else []
+            units = await _explanation(engine, peer.access, lease) if room > 0 else []
             room -= sum(map(len, units))
             explained.append(encode_map({**{name: encode(value) for name, value in info.items()}, "units": encode_array(units)}))
         shown = {"locks": encode_array(explained), "waiters": encode(waiters), "next": encode(following)}
@@ -129,13 +130,13 @@ def locks(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     engine.settled(peer, request_id, answer)
 
 
-def _page(view: View, wanted: tuple[str, ...] | None, after: int, limit: int) -> tuple[list[tuple[int, Lease]], int | None]:
+def _page(view: View, access: Access, wanted: tuple[str, ...] | None, after: int, limit: int) -> tuple[list[tuple[int, Lease]], int | None]:
     """Leases beyond a token, as many as a page may have; and the token where the next page goes on."""
     leases = view.held.leases if wanted is None else dict(sorted(holders(view, wanted)))
     page: list[tuple[int, Lease]] = []
     size = 0
     for token, lease in leases.items():
-        if token <= after:
+        if token <= after or not access.touches(lease.claim.resources):
             continue
         if len(page) == limit or size > PAGE_BYTES:
             return page, page[-1][0]
@@ -144,11 +145,11 @@ def _page(view: View, wanted: tuple[str, ...] | None, after: int, limit: int) ->
     return page, None
 
 
-def _lease_info(engine: Engine, token: int, lease: Lease) -> dict[str, Any]:
+def _lease_info(engine: Engine, peer: Peer, token: int, lease: Lease) -> dict[str, Any]:
     remaining, renewals = engine.leases.term(token)
     return {
         "token": token,
-        **_claim_info(lease.claim, lease.session),
+        **_claim_info(peer, lease.claim, lease.holder, lease.session),
         "holder": lease.holder,
         "reason": lease.reason,
         "ttl": lease.ttl,
@@ -159,20 +160,23 @@ def _lease_info(engine: Engine, token: int, lease: Lease) -> dict[str, Any]:
     }
 
 
-def _claim_info(claim: Claim, session: str | None) -> dict[str, Any]:
-    shown: dict[str, Any] = {"resources": list(claim.resources), "mode": claim.mode}
+def _claim_info(peer: Peer, claim: Claim, agent: str, session: str | None) -> dict[str, Any]:
+    """A claim, as far as the peer may see it. A session is for its own agent to know: who knows it can act in it."""
+    shown: dict[str, Any] = {"resources": list(peer.access.touches(claim.resources)), "mode": claim.mode}
     if claim.slots:
         shown["slots"] = claim.slots
-    return shown if session is None else {**shown, "session": session}
+    return {**shown, "session": session} if session is not None and (agent == peer.agent or peer.access.may(ACT_AS)) else shown
 
 
-def _waiters(engine: Engine, wanted: tuple[str, ...] | None) -> list[dict[str, Any]]:
+def _waiters(engine: Engine, peer: Peer, wanted: tuple[str, ...] | None) -> list[dict[str, Any]]:
     """The first of those who wait, as many as a page may have."""
     now, found, size = trio.current_time(), list[dict[str, Any]](), 0
     for waiting in engine.leases.queue(wanted):
         if len(found) == PAGE or size > PAGE_BYTES:
             break
         claim = waiting.command.claim
+        if not peer.access.touches(claim.resources):
+            continue
         size += sum(map(len, claim.resources))
         behind = (
             token for token, lease in holders(engine.log.pending, claim.resources) if claim.mode == "slots" or not bears(claim, lease.claim)
@@ -180,7 +184,7 @@ def _waiters(engine: Engine, wanted: tuple[str, ...] | None) -> list[dict[str, A
         found.append(
             {
                 "number": waiting.number,
-                **_claim_info(claim, waiting.command.session),
+                **_claim_info(peer, claim, waiting.command.agent, waiting.command.session),
                 "agent": waiting.command.agent,
                 "reason": waiting.command.reason,
                 "waited": round((now - waiting.since) * 1e6),
@@ -190,10 +194,10 @@ def _waiters(engine: Engine, wanted: tuple[str, ...] | None) -> list[dict[str, A
     return found
 
 
-async def _explanation(engine: Engine, lease: Lease) -> list[bytes]:
+async def _explanation(engine: Engine, access: Access, lease: Lease) -> list[bytes]:
     """The holder's newest units, the oldest of them first; those further back than a bounded look are left out."""
     found: list[bytes] = []
-    wanted = Range(None, Filter(agents=frozenset((lease.holder,))), 1, engine.log.last_seq, reverse=True)
+    wanted = Range(None, Filter(agents=frozenset((lease.holder,))), 1, engine.log.last_seq, reverse=True, sees=access.sees)
     for _ in range(EXPLAIN_STEPS):
         seen = step(engine.log, wanted, limit=EXPLAINED - len(found))
         found += [entry.unit for entry in seen.entries]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import trio
@@ -11,7 +12,9 @@ import trio
 from ..protocol.connection import Id, ServerConnection, answer_frame, failure_frame
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode
+from ..state.access import NOTHING, OWNER, Access
 from .counters import Counters
+from .limits import Account
 
 
 class Outbox(Protocol):
@@ -32,6 +35,26 @@ class Outbox(Protocol):
 
     async def drained(self) -> None:
         """Wait until nothing is pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a connection comes from.
+
+    Attributes:
+        uid: of the process at its other end, where the kernel tells: on a Unix socket.
+        host: of a connection over a network, else nothing.
+        is_owner: it is the daemon's own user's, on a Unix socket.
+    """
+
+    uid: int | None = None
+    host: str = ""
+    is_owner: bool = False
+
+    @property
+    def is_network(self) -> bool:
+        """Whether nobody but a token tells who it is."""
+        return bool(self.host)
 
 
 class Flusher:
@@ -73,6 +96,12 @@ class Peer:
         outbox: where frames go.
         spawn: starts a task that lives at most as long as the connection.
         counters: told of every answer.
+        access: what it may do.
+        hang_up: ends the connection, with the reason as its last word.
+
+    Attributes:
+        token: the name of the token that it greeted with, if any.
+        account: what its agent uses, from `Engine.welcome` on.
     """
 
     def __init__(
@@ -85,8 +114,15 @@ class Peer:
         session: str | None = None,
         owns_session: bool = False,
         presence: bool = False,
+        access: Access = OWNER,
+        hang_up: Callable[[EngramError], None] = lambda because: None,
     ) -> None:
         self.agent = agent
+        self.access = access
+        self.token = access.token
+        self.account: Account | None = None
+        self._hang_up = hang_up
+        self._takes: dict[Id, tuple[str, ...]] = {}
         self.session = session
         self.owns_session = owns_session
         self.presence = presence
@@ -137,8 +173,33 @@ class Peer:
             stream.cancel(because)
         await self.settled(0)
 
+    @property
+    def account_name(self) -> str:
+        """Under what name it is accounted for."""
+        return f"agent {self.agent}" if self.token is None else f"token {self.token}"
+
+    def takes(self, request_id: Id, what: tuple[str, ...]) -> None:
+        """A request takes up what is limited, as long as it has no answer."""
+        self._takes[request_id] = what
+
+    def release(self) -> None:
+        """The connection has ended: nothing of it takes up anything."""
+        for request_id in list(self._takes):
+            self._give_back(request_id)
+
+    def _give_back(self, request_id: Id) -> None:
+        for kind in self._takes.pop(request_id, ()):
+            assert self.account is not None, "only the admitted take up anything"
+            self.account.used[kind] -= 1
+
+    def dismiss(self, because: EngramError) -> None:
+        """It may do nothing any more: its streams end, what is under way is answered, and then the connection ends."""
+        self.access = NOTHING
+        self._hang_up(because)
+
     def _finish(self, request_id: Id, error: EngramError | None = None) -> None:
         self._connection.finish(request_id)
+        self._give_back(request_id)
         op, began = self._under_way.pop(request_id)
         self._counters.answered(op, None if began is None else time.monotonic() - began, error)
         if self.in_flight <= self._most:

@@ -19,6 +19,7 @@ from ..protocol.errors import EngramError
 from ..state.redaction import FinishErasures, Redact, UnitRedacted
 from ..state.view import ERASURES, UNITS, Erasure
 from ..storage import keys
+from .access import Sight
 from .peer import Peer
 from .refs import unit_id
 
@@ -35,7 +36,8 @@ def redact(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
     """Redact units; answered when their bytes are in no file any more, or that takes too long."""
 
     async def work() -> None:
-        units = tuple(dict.fromkeys(unit_id(engine.log, ref) for ref in fields["ids"]))
+        sight = Sight(engine.log, peer.access)
+        units = tuple(dict.fromkeys(unit_id(sight, ref) for ref in fields["ids"]))
         command = Redact(peer.agent, units, fields["reason"])
         done = await engine.erasures.redact(command)
         with trio.move_on_after(PATIENCE):

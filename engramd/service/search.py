@@ -29,6 +29,7 @@ from ..state.view import TRIMMED
 from ..storage.log import Log
 from ..storage.query import present_entry
 from ..storage.records import ENTRIES, UNIT_ADDED, UNIT_PUT, UNIT_REDACTED, UNIT_REMOVED, UNITS_TRIMMED, Record, is_trimmed
+from .access import Sight
 from .filters import read_filter, read_instant
 from .peer import Peer
 from .status import memory
@@ -363,7 +364,7 @@ def _cut(body: bytes) -> bytes:
 
 def search(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Answer with a page of hits."""
-    asked, asked_at = _read(engine, fields), engine.log.last_seq
+    asked, asked_at = _read(engine, Sight(engine.log, peer.access), fields), engine.log.last_seq
 
     async def find() -> None:
         found = await engine.search.ask(asked, fields.get("wait", WAIT_MILLISECONDS) / 1000)
@@ -399,10 +400,10 @@ def _answer(log: Log, page: list[Any], upto: int, behind: int) -> bytes:
     return encode_map({"hits": encode_array(encoded), "next": encode(following), "behind": encode(behind)})
 
 
-def _read(engine: Engine, fields: dict[str, Any]) -> dict[str, Any]:
+def _read(engine: Engine, sight: Sight, fields: dict[str, Any]) -> dict[str, Any]:
     """A request as the worker is asked."""
     log = engine.log
-    want = read_filter(engine, fields)
+    want = read_filter(sight, fields)
     wanted: dict[str, Any] = {
         "contexts": fields.get("contexts", []),
         "agents": list(want.agents),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..protocol.connection import Id
+from ..state.access import ADMIN
 from .peer import Peer
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ SUBSCRIBERS = 100  # those that are farthest behind are described
 
 
 def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
-    """Describe the daemon: what it is, what it holds, who is connected."""
+    """Describe the daemon: what it is, what it holds, who is connected. Where things are and who reads what is for admins."""
+    everything = peer.access.may(ADMIN)
     subscribers = sorted(engine.fanout.subscribers(), key=lambda subscriber: -subscriber.lag)
     facts = {
         "server": f"engramd {__version__}",
         "pid": os.getpid(),
-        **engine.facts,
+        **(engine.facts if everything else {}),
         "history": engine.log.history,
         "last_seq": engine.fanout.durable_seq,
         "started_at": engine.started_at,
@@ -38,7 +40,8 @@ def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
         "memory_bytes": memory(),
         "max_payload": engine.max_payload,
         "search": engine.search.status(),
-        "subscribers": [subscriber.describe() for subscriber in subscribers[:SUBSCRIBERS]],
+        "limits": engine.accounts.status(),
+        "subscribers": [subscriber.describe() for subscriber in subscribers[:SUBSCRIBERS]] if everything else [],
     }
     peer.answer(request_id, {"status": facts})
 

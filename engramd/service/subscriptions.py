@@ -19,6 +19,7 @@ from ..protocol.messages import DEFAULT_CREDIT, ENTRY_KINDS, MAX_CREDIT
 from ..state.filters import Filter
 from ..storage.query import Range, entry_of, step
 from ..storage.records import ENTRIES, Record
+from .access import Sight
 from .fanout import Published, entry_item, event_item, mark_item
 from .filters import read_after, read_filter, read_instant
 from .peer import Peer
@@ -55,10 +56,11 @@ class Subscription:
         self._engine = engine
         self._peer = peer
         self._id = request_id
+        self._sees = peer.access.sees
         self._kinds = frozenset(fields["kinds"]) if "kinds" in fields else None
         self._events: bool = fields.get("events", False) or not (self._kinds or frozenset()).issubset(ENTRY_KINDS)
         self._follow: bool = fields.get("follow", False)
-        self._filter: Filter = read_filter(engine, fields)
+        self._filter: Filter = read_filter(Sight(engine.log, peer.access), fields)
         self._until = read_instant(engine, fields, "until")
         self._asked_at = engine.fanout.durable_seq
         self._credit: int = fields.get("credit", DEFAULT_CREDIT)
@@ -119,6 +121,8 @@ class Subscription:
 
     def _wants(self, published: Published) -> bool:
         if self._kinds is not None and published.kind not in self._kinds:
+            return False
+        if not self._peer.access.sees_event(published.kind, published.context):
             return False
         if not published.is_entry:
             return self._events
@@ -223,7 +227,7 @@ class Subscription:
         await self._peer.outbox.room()
 
     def _step_entries(self, last: int) -> None:
-        wanted = Range(self.contexts, self._filter, self.cursor + 1, last, kinds=self._kinds)
+        wanted = Range(self.contexts, self._filter, self.cursor + 1, last, kinds=self._kinds, sees=self._sees)
         found = step(self._engine.log, wanted, size=min(self._credit, FULL // 4))
         for entry in found.entries:
             self._send(entry_item(self._engine.fanout.history, entry, self._form))
@@ -250,7 +254,10 @@ class Subscription:
         """Whether the kind and the context of an event are wanted."""
         if self._kinds is not None and record.kind not in self._kinds:
             return False
-        return self.contexts is None or self._engine.context_of(record) in self.contexts
+        context = self._engine.context_of(record)
+        if not self._peer.access.sees_event(record.kind, context):
+            return False
+        return self.contexts is None or context in self.contexts
 
     def _starting_point(self, fields: dict[str, Any]) -> int:
         """The seq to start beyond, unless `last` says how many entries to go back."""
@@ -283,7 +290,7 @@ class Subscription:
 
     def _count_entries(self, last: int, most: int) -> tuple[int, int]:
         """Count entries that fit, backwards, for one step; also the seq down to which it came."""
-        wanted = Range(self.contexts, self._filter, 1, last, reverse=True, kinds=self._kinds)
+        wanted = Range(self.contexts, self._filter, 1, last, reverse=True, kinds=self._kinds, sees=self._sees)
         found = step(self._engine.log, wanted, limit=most)
         return len(found.entries), found.reached
 

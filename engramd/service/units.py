@@ -19,6 +19,7 @@ from ..state.locks import Fence
 from ..state.outcome import Refused, Seen
 from ..state.units import Draft, Edge, Put, UnitPut
 from ..storage.query import Entry, Range, step
+from .access import Sight
 from .filters import read_after, read_filter, read_instant
 from .forms import written
 from .peer import Peer
@@ -35,15 +36,17 @@ MAX_NOTES = 128 * 1024  # bytes of meta on one unit's relationships; with its ot
 def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Append units; answered when they are on disk."""
     now = engine.committer.now()
-    several = "units" in fields
+    several, sight = "units" in fields, Sight(engine.log, peer.access)
     if several:
         stray = [name for name in DRAFT if name in fields]
         if stray:
             raise EngramError("invalid", f"{stray[0]}: belongs inside each of units", field=stray[0])
         keeps_ids = _keeps_ids(fields)
-        drafts = tuple(_draft(engine, draft, now, f"units[{index}].") for index, draft in enumerate(fields["units"]))
+        if keeps_ids and sight.is_limited:  # whether an id is known tells of contexts that are out of sight
+            raise EngramError("denied", "units that bring their ids need a token without limits on contexts")
+        drafts = tuple(_draft(engine, sight, draft, now, f"units[{index}].") for index, draft in enumerate(fields["units"]))
     else:
-        keeps_ids, drafts = False, (_draft(engine, fields, now, ""),)
+        keeps_ids, drafts = False, (_draft(engine, sight, fields, now, ""),)
     engine.space.take(sum(len(draft.payload) for draft in drafts))
     fences = tuple(Fence(fence["resource"], fence["token"]) for fence in fields.get("fences", ()))
     release = fields.get("release", False)
@@ -67,7 +70,7 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
             assert not isinstance(result, Refused), "refusals are answered for us"
             put = [(event.event.id, event.seq) for event in result if isinstance(event.event, UnitPut)]
             if keeps_ids:
-                made = _kept(engine, [draft.id for draft in drafts], len(put))
+                made = _kept(sight, [draft.id for draft in drafts], len(put))
             else:
                 made = _answer([unit for unit, _ in put], put[-1][1], now, False, several)
         peer.answer(request_id, made)
@@ -90,13 +93,13 @@ def _keeps_ids(fields: dict[str, Any]) -> bool:
     return True
 
 
-def _kept(engine: Engine, ids: list[bytes], fresh: int) -> dict[str, Any]:
+def _kept(sight: Sight, ids: list[bytes], fresh: int) -> dict[str, Any]:
     """The answer to a put whose units brought their ids, when they are on disk."""
-    last = cbor2.loads(find_unit(engine.log, ids[-1]))
+    last = cbor2.loads(find_unit(sight, ids[-1]))
     return {**_answer(ids, last["seq"], last["ts"], not fresh, True), "fresh": fresh}
 
 
-def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draft:
+def _draft(engine: Engine, sight: Sight, fields: dict[str, Any], now: int, where: str) -> Draft:
     require_one(fields, "text", "payload")
     payload: str | bytes = fields["text"] if "text" in fields else fields["payload"]
     size = len(payload) if isinstance(payload, bytes) or payload.isascii() else len(payload.encode())
@@ -113,7 +116,7 @@ def _draft(engine: Engine, fields: dict[str, Any], now: int, where: str) -> Draf
             payload = payload.decode()
         except UnicodeDecodeError:
             pass
-    edges = tuple(Edge(edge["type"], unit_id(engine.log, edge["target"]), edge.get("meta", {})) for edge in fields.get("relationships", ()))
+    edges = tuple(Edge(edge["type"], unit_id(sight, edge["target"]), edge.get("meta", {})) for edge in fields.get("relationships", ()))
     notes = len(encode([edge.meta for edge in edges])) if edges else 0
     if notes > MAX_NOTES:
         raise EngramError(
@@ -136,9 +139,9 @@ def _answer(ids: list[bytes], seq: int, ts: int, deduped: bool, several: bool) -
 def get(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Answer with units in the order asked, or fail if one is missing."""
     units: list[bytes] = []
-    left = engine.max_frame - 1024
+    left, sight = engine.max_frame - 1024, Sight(engine.log, peer.access)
     for ref in fields["ids"]:
-        units.append(find_unit(engine.log, ref))
+        units.append(find_unit(sight, ref))
         if fields.get("form") == "raw":
             refuse_redacted(units[-1])
         left -= len(units[-1])
@@ -163,7 +166,7 @@ def shown(units: list[bytes], form: str | None) -> dict[str, bytes]:
 
 def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Answer with one page. A page that takes more than a step goes on as a task."""
-    page = _Page(engine, fields)
+    page = _Page(engine, Sight(engine.log, peer.access), fields)
     if page.advance():
         peer.answer_encoded(request_id, page.encoded())
         return
@@ -177,7 +180,7 @@ def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
 
 
 class _Page:
-    def __init__(self, engine: Engine, fields: dict[str, Any]) -> None:
+    def __init__(self, engine: Engine, sight: Sight, fields: dict[str, Any]) -> None:
         log = engine.log
         self._engine = engine
         self._limit: int = fields.get("limit", MAX_UNITS)
@@ -186,7 +189,7 @@ class _Page:
         self._found: list[Entry] = []
         reverse: bool = fields.get("reverse", False)
         first, last = 1, log.last_seq
-        want = read_filter(engine, fields)
+        want = read_filter(sight, fields)
         since, until = read_instant(engine, fields, "since"), read_instant(engine, fields, "until")
         if since is not None:
             first = log.first_at(since)

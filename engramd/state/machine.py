@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import consumers, contexts, locks, presence, redaction, restored, retention, units
+from . import consumers, contexts, locks, presence, redaction, restored, retention, tokens, units
 from .outcome import Decision
 from .view import State, View
 
@@ -38,6 +38,8 @@ _DECIDE: Mapping[type, Callable[[View, Any], Decision]] = {
     retention.TrimEvents: retention.decide_trim_events,
     redaction.Redact: redaction.decide_redact,
     redaction.FinishErasures: redaction.decide_finish,
+    tokens.IssueToken: tokens.decide_issue,
+    tokens.RevokeToken: tokens.decide_revoke,
 }
 _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     units.UnitPut: units.apply_unit_put,
@@ -67,6 +69,8 @@ _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     redaction.UnitRedacted: redaction.apply_redacted,
     redaction.ErasuresFinished: redaction.apply_finished,
     restored.LogRestored: restored.apply_restored,
+    tokens.TokenIssued: tokens.apply_issued,
+    tokens.TokenRevoked: tokens.apply_revoked,
 }
 
 Command = (
@@ -94,6 +98,8 @@ Command = (
     | retention.TrimEvents
     | redaction.Redact
     | redaction.FinishErasures
+    | tokens.IssueToken
+    | tokens.RevokeToken
 )
 Event = (
     units.UnitPut
@@ -123,6 +129,8 @@ Event = (
     | redaction.UnitRedacted
     | redaction.ErasuresFinished
     | restored.LogRestored
+    | tokens.TokenIssued
+    | tokens.TokenRevoked
 )
 
 

@@ -292,6 +292,26 @@ class Erasure(NamedTuple):
     context: str
 
 
+class Token(NamedTuple):
+    """A token that was issued and not revoked.
+
+    Attributes:
+        holder: the agent that it is for.
+        digest: SHA-256 of the whole token.
+        rights, contexts, paths: as `Access` has them.
+        expires_at: microseconds since the epoch; None: never.
+    """
+
+    holder: str
+    digest: bytes
+    rights: tuple[str, ...]
+    contexts: tuple[str, ...]
+    paths: tuple[str, ...]
+    expires_at: int | None
+    note: str
+    issued_at: int
+
+
 CONTEXTS: Table[str, Context] = Table("contexts")
 AGENTS: Table[str, Agent] = Table("agents")
 UNITS: Table[bytes, UnitHead] = Table("units")
@@ -309,6 +329,7 @@ PARKED: Table[str, tuple[Parked, ...]] = Table("parked")
 RETENTION: Table[str, Retention] = Table("retention")
 TRIMMED: Table[str, Trimmed] = Table("trimmed")  # one row, under no name
 ERASURES: Table[int, Erasure] = Table("erasures")  # by the unit's seq, as long as its bytes may be in a file
+TOKENS: Table[str, Token] = Table("tokens")  # by name
 
 
 class View(Protocol):

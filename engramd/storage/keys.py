@@ -40,6 +40,7 @@ PARKED = b"Q"  # consumer -> row
 RETENTION = b"R"  # context -> row
 TRIMMED = b"Z"  # nothing -> row
 ERASURES = b"Y"  # unit's seq -> row
+TOKENS = b"T"  # name of a token -> row
 
 _SEQ = struct.Struct(">Q")
 pack_seq = _SEQ.pack

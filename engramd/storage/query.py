@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ class Range(NamedTuple):
     Attributes:
         present: leave out entries that were removed from their context, up to `at`.
         kinds: only entries that arrived by an event of these kinds; None means all.
+        sees: of all contexts, only those for which this says so.
     """
 
     contexts: Sequence[str] | None
@@ -50,6 +51,7 @@ class Range(NamedTuple):
     present: bool = False
     kinds: frozenset[str] | None = None
     at: int = keys.LAST_SEQ
+    sees: Callable[[str], bool] | None = None
 
 
 def step(log: Log, wanted: Range, limit: int = STEP_ROWS, rows: int = STEP_ROWS, size: int = STEP_BYTES) -> Step:
@@ -114,6 +116,8 @@ def _walk(log: Log, wanted: Range) -> Iterator[_Examined]:
 def _walk_log(log: Log, wanted: Range) -> Iterator[_Examined]:
     for seq, record in log.records(wanted.first, wanted.last, wanted.reverse):
         entry = entry_of(log, seq, record, wanted.filter)
+        if entry is not None and wanted.sees is not None and not wanted.sees(entry.context):
+            entry = None
         if entry is not None and wanted.present and log.is_gone(entry.context, seq, wanted.at):
             entry = None
         yield seq, len(entry.unit if entry else record.body), entry

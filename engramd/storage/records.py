@@ -13,7 +13,7 @@ import cbor2
 
 from ..protocol.paths import normal
 from ..protocol.unit import encode_unit
-from ..state import consumers, contexts, locks, presence, redaction, restored, retention
+from ..state import consumers, contexts, locks, presence, redaction, restored, retention, tokens
 from ..state.machine import Event
 from ..state.units import Edge, UnitPut
 from . import keys
@@ -42,6 +42,8 @@ CODES: dict[int, tuple[str, type]] = {
     29: ("consumer_deleted", consumers.ConsumerDeleted),
     30: ("agent_present", presence.AgentPresent),
     31: ("agents_gone", presence.AgentsGone),
+    32: ("token_issued", tokens.TokenIssued),
+    33: ("token_revoked", tokens.TokenRevoked),
     40: ("retention_set", retention.RetentionSet),
     41: ("units_trimmed", retention.UnitsTrimmed),
     42: ("events_trimmed", retention.EventsTrimmed),

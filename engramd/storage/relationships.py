@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 from typing import Any, NamedTuple
 
 import cbor2
 
 from ..protocol.paths import normal
-from ..state.view import UNITS
+from ..state.view import UNITS, UnitHead
 from . import keys
 from .log import Log
 from .records import FILE_CHANGE
@@ -47,6 +47,7 @@ class Walk:
         depth: how many edges away the farthest may be.
         limit: the most units to find.
         size: bytes after which it ends, too.
+        sees: which units it may come to; others are as if they were not there.
 
     Attributes:
         found: what it has come to so far.
@@ -54,11 +55,22 @@ class Walk:
     """
 
     def __init__(
-        self, log: Log, start: bytes, *, out: bool, into: bool, types: Iterable[str] = (), depth: int, limit: int, size: int
+        self,
+        log: Log,
+        start: bytes,
+        *,
+        out: bool,
+        into: bool,
+        types: Iterable[str] = (),
+        depth: int,
+        limit: int,
+        size: int,
+        sees: Callable[[UnitHead], bool],
     ) -> None:
         self.found: list[Reached] = []
         self.more = False
         self._log = log
+        self._sees = sees
         self._out, self._into = out, into
         self._types = frozenset(types)
         self._depth = depth
@@ -145,15 +157,16 @@ class Walk:
 
     def _unit(self, unit_id: bytes) -> bytes | None:
         head = self._log.durable.get(UNITS, unit_id)
-        return None if head is None else self._log.unit(head.seq)
+        return None if head is None or not self._sees(head) else self._log.unit(head.seq)
 
 
-def changes(log: Log, paths: Iterable[str], last: int, limit: int) -> tuple[list[int], int]:
+def changes(log: Log, paths: Iterable[str], last: int, limit: int, sees: Callable[[UnitHead], bool]) -> tuple[list[int], int]:
     """The seqs of changes of a file, newest first, up to `last`.
 
     Args:
         paths: every path that may name the file, in normal form.
         limit: rows to look at.
+        sees: which units there are.
 
     Returns:
         The seqs, and the seq down to which everything was looked at; 0 at the log's beginning.
@@ -163,8 +176,10 @@ def changes(log: Log, paths: Iterable[str], last: int, limit: int) -> tuple[list
     found: list[int] = []
     for examined, seq in enumerate(merge(*scans, reverse=True), 1):
         unit = log.unit(seq)
-        if unit is not None and path_of(cbor2.loads(unit)) in wanted and seq not in found[-1:]:
-            found.append(seq)
+        if unit is not None and seq not in found[-1:]:
+            decoded = cbor2.loads(unit)
+            if path_of(decoded) in wanted and sees(UnitHead(seq, decoded["context"])):
+                found.append(seq)
         if examined == limit:
             return found, seq
     return found, 0

@@ -47,6 +47,11 @@ def _consumer(row: list[Any]) -> view.Consumer:
     return view.Consumer(tuple(contexts), *rest)
 
 
+def _token(row: list[Any]) -> view.Token:
+    holder, digest, rights, contexts, paths, *rest = row
+    return view.Token(holder, digest, tuple(rights), tuple(contexts), tuple(paths), *rest)
+
+
 def _progress(row: list[Any]) -> view.Progress:
     epoch, cursor, done, updated_at = row
     return view.Progress(epoch, cursor, tuple((first, last) for first, last in done), updated_at)
@@ -66,6 +71,7 @@ _CODECS: dict[str, _Codec] = {
     view.PRESENCE.name: _Codec(keys.PRESENCE, str.encode, lambda row: view.Present(*row), cached=True),
     view.CONSUMERS.name: _Codec(keys.CONSUMERS, str.encode, _consumer, cached=True),
     view.PROGRESS.name: _Codec(keys.PROGRESS, str.encode, _progress, cached=True),
+    view.TOKENS.name: _Codec(keys.TOKENS, str.encode, _token, cached=True),
     view.PARKED.name: _Codec(keys.PARKED, str.encode, lambda row: tuple(view.Parked(*one) for one in row)),
     view.RETENTION.name: _Codec(keys.RETENTION, str.encode, lambda row: view.Retention(*row), cached=True),
     view.TRIMMED.name: _Codec(keys.TRIMMED, str.encode, lambda row: view.Trimmed(*row), cached=True),

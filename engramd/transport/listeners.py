@@ -6,41 +6,48 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import stat
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
 
-from ..protocol.address import socket_dir
+from ..protocol.address import socket_dir, split
 from ..protocol.errors import EngramError
 from ..service.engine import Engine
-from .session import Session
+from ..service.peer import Origin
+from .session import HELLO_SECONDS, Session
 
 logger = logging.getLogger("engramd.listeners")
 
 BACKLOG = 1024
 LOOK = 1.0  # seconds between two looks at the socket's file
+WAITING_ROOM = 32  # connections beyond the most, which are told so
+STRANGERS, STRANGERS_OF_A_HOST = 256, 64  # connections over a network that have not greeted
 OVERFLOW_UID = 65534  # what the kernel shows for a uid that this user namespace does not map
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 
 class UnixListener:
-    """A Unix stream socket that only this user may use.
+    """A Unix stream socket that only this user may use, or others too whom the kernel names.
 
     It is bound under a temporary name and renamed into place, so the path never leads to a socket that nobody listens on while a
     daemon starts, and a stale one is replaced in one step. Where its file is removed, it is bound anew.
 
     Args:
         inherited: a socket that listens already, whose path is another's business.
+        shared: whether others may connect; who of them is served is decided then.
 
     Raises:
         EngramError: `busy` when a live daemon listens at the path, `denied` when its directory cannot be used.
     """
 
-    def __init__(self, path: str, inherited: socket.socket | None = None) -> None:
+    def __init__(self, path: str, inherited: socket.socket | None = None, shared: bool = False) -> None:
         self.address = path
+        self._shared = shared
         self._inode: int | None = None
         if inherited is None and answers(path):
             raise EngramError("busy", f"another daemon listens at {path}; stop it, or give this one another --socket")
@@ -54,7 +61,7 @@ class UnixListener:
         try:
             Path(temporary).unlink(missing_ok=True)
             bound.bind(temporary)
-            os.chmod(temporary, 0o600)
+            os.chmod(temporary, 0o666 if self._shared else 0o600)
             bound.listen(BACKLOG)
             bound.setblocking(False)
             os.rename(temporary, path)
@@ -64,12 +71,12 @@ class UnixListener:
             raise EngramError("denied", f"cannot listen at {path}: {error.strerror or error}") from error
         return bound
 
-    async def serve(self, engine: Engine, max_connections: int, nursery: trio.Nursery) -> None:
+    async def serve(self, engine: Engine, crowd: Crowd, nursery: trio.Nursery) -> None:
         """Accept until cancelled; each connection becomes a task of `nursery`."""
         async with trio.open_nursery() as own:
             if self._inode is not None:
                 own.start_soon(self._stay)
-            await serve(self._accept, engine, max_connections, nursery, _same_user)
+            await serve(self._accept, engine, crowd, nursery, _origin_of)
 
     async def _accept(self) -> socket.socket:
         while True:
@@ -136,50 +143,176 @@ def answers(path: str) -> bool:
         return True
 
 
-def _same_user(peer: socket.socket) -> str | None:
-    """Why the peer may not connect, or None. The kernel says who it is."""
+def _origin_of(peer: socket.socket) -> Origin:
+    """Who is at the other end of a Unix socket. The kernel says it; where it does not, the socket's permissions have."""
     if not hasattr(socket, "SO_PEERCRED"):
-        return None
+        return Origin(is_owner=True)
     _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    if uid == os.getuid() and uid != OVERFLOW_UID:
+    return Origin() if uid == OVERFLOW_UID else Origin(uid, is_owner=uid == os.getuid())
+
+
+class NetworkListener:
+    """A TCP socket, with or without TLS.
+
+    Args:
+        url: `tcp://HOST:PORT` or `tls://HOST:PORT`; port 0 is any that is free.
+        tls: the certificate and what goes with it; needed for `tls`.
+
+    Attributes:
+        address: the URL with the port that it is.
+
+    Raises:
+        EngramError: `busy` when the port is taken, `denied` when it cannot be listened at.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
+        scheme, host, port = split(url)
+        self._tls = tls if scheme == "tls" else None
+        try:
+            family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            self._socket = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise EngramError("denied", f"cannot listen at {url}: {error.strerror or error}") from error
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            self._socket.bind(where)
+            self._socket.listen(BACKLOG)
+        except OSError as error:
+            self._socket.close()
+            if error.errno == errno.EADDRINUSE:
+                raise EngramError("busy", f"cannot listen at {url}: another program has the port") from error
+            raise EngramError("denied", f"cannot listen at {url}: {error.strerror or error}") from error
+        shown = f"[{host}]" if ":" in host else host
+        self.address = f"{scheme}://{shown}:{self._socket.getsockname()[1]}"
+
+    async def serve(self, engine: Engine, crowd: Crowd, nursery: trio.Nursery) -> None:
+        """Accept until cancelled; each connection becomes a task of `nursery`."""
+        self._socket.setblocking(False)
+        await serve(self._accept, engine, crowd, nursery, _host_of, self._tls)
+
+    async def _accept(self) -> socket.socket:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+                return self._socket.accept()[0]
+            except BlockingIOError:
+                pass  # whoever knocked has left
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+
+def _host_of(peer: socket.socket) -> Origin:
+    """The host at the other end of a TCP connection. One that is gone without a word is noticed in about two minutes."""
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return Origin(host=str(peer.getpeername()[0]))
+
+
+def server_tls(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
+    """What a daemon shows, and what it asks of clients.
+
+    Args:
+        certificate, key: PEM files.
+        client_ca: a PEM file; clients must show a certificate of one of these authorities.
+
+    Raises:
+        EngramError: `invalid` for files that cannot be used.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        made.load_cert_chain(certificate, key)
+        if client_ca is not None:
+            made.verify_mode = ssl.CERT_REQUIRED
+            made.load_verify_locations(client_ca)
+    except (OSError, ValueError) as error:
+        files = ", ".join(name for name in (certificate, key, client_ca) if name)
+        raise EngramError("invalid", f"the files for TLS ({files}) cannot be used: {error}") from error
+    return made
+
+
+class Crowd:
+    """Who is connected, over all listeners, and how many have come over a network and not said who they are.
+
+    Args:
+        most: connections at once. A quarter of them is for the Unix socket alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.open = 0
+        self._strangers: Counter[str] = Counter()
+
+    def arrived(self, origin: Origin) -> None:
+        """One more connection."""
+        self.open += 1
+        if origin.is_network:
+            self._strangers[origin.host] += 1
+
+    def known(self, origin: Origin) -> None:
+        """A stranger has greeted, or is gone."""
+        if origin.is_network:
+            self._strangers[origin.host] -= 1
+            if not self._strangers[origin.host]:
+                del self._strangers[origin.host]
+
+    def left(self) -> None:
+        """One connection less."""
+        self.open -= 1
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether there is not even room to say so."""
+        return self.open >= self.most + WAITING_ROOM
+
+    def problem(self, origin: Origin) -> tuple[str, str, int] | None:
+        """The limit that one more connection is over, if it is: its name, words, and how many there may be."""
+        most = self.most - self.most // 4 if origin.is_network else self.most
+        if self.open > most:
+            kind = " over a network" if origin.is_network else ""
+            return "connections", f"all {most} connections{kind} are in use, as many as max_connections allows", most
+        if self._strangers[origin.host] > STRANGERS_OF_A_HOST or self._strangers.total() > STRANGERS:
+            return "strangers", f"too many clients of {origin.host} have connected and not greeted", STRANGERS_OF_A_HOST
         return None
-    return f"uid {uid} may not use this daemon, which belongs to uid {os.getuid()}"
 
 
 async def serve(
     accept: Callable[[], Awaitable[socket.socket]],
     engine: Engine,
-    max_connections: int,
+    crowd: Crowd,
     nursery: trio.Nursery,
-    refuse: Callable[[socket.socket], str | None],
+    where: Callable[[socket.socket], Origin],
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Accept until cancelled.
 
     Args:
         accept: waits for the next connection.
-        refuse: says why a peer may not connect, or None.
+        where: says who is at the other end.
+        tls: what to speak TLS with; None for none.
     """
-    open_connections = 0
 
-    async def run(accepted: socket.socket) -> None:
-        nonlocal open_connections
-        open_connections += 1
+    async def run(accepted: socket.socket, origin: Origin) -> None:
+        is_stranger = True
+
+        def known() -> None:
+            nonlocal is_stranger
+            if is_stranger:
+                is_stranger = False
+                crowd.known(origin)
+
         try:
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
-            session = Session(engine, stream, accepted.send)
-            reason = refuse(accepted)
-            if reason is not None:
-                await session.refuse(EngramError("denied", reason))
-            elif open_connections > max_connections:
-                await session.refuse(
-                    EngramError(
-                        "busy", f"all {max_connections} connections are in use; try again, or raise max_connections", limit=max_connections
-                    )
-                )
-            else:
-                await session.run()
+            await _admit(engine, crowd, accepted, origin, tls, known)
         finally:
-            open_connections -= 1
+            known()
+            crowd.left()
 
     while True:
         try:
@@ -187,8 +320,59 @@ async def serve(
         except OSError as error:
             if error.errno == errno.EBADF:
                 raise
-            logger.error("cannot accept connections for now: %s", error)
+            engine.accounts.note("accept", f"cannot accept connections for now: {error}")
             await trio.sleep(0.1)
             continue
-        accepted.setblocking(False)
-        nursery.start_soon(run, accepted)
+        try:
+            accepted.setblocking(False)
+            origin = where(accepted)
+        except OSError:  # it is gone already
+            accepted.close()
+            continue
+        if crowd.is_flooded:
+            accepted.close()
+            engine.accounts.note("flood", "a client, without a word: there are far too many connections")
+            continue
+        crowd.arrived(origin)
+        nursery.start_soon(run, accepted, origin)
+
+
+async def _admit(
+    engine: Engine, crowd: Crowd, accepted: socket.socket, origin: Origin, tls: ssl.SSLContext | None, known: Callable[[], None]
+) -> None:
+    """Serve a connection, or say why not."""
+    plain = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+    stream: trio.abc.Stream = plain
+    problem = crowd.problem(origin)
+    if tls is not None:
+        if problem is not None:  # a handshake is dear
+            engine.accounts.note(*problem[:2])
+            await trio.aclose_forcefully(plain)
+            return
+        secured = trio.SSLStream(plain, tls, server_side=True)
+        if not await _shake_hands(engine, secured, origin):
+            await trio.aclose_forcefully(plain)
+            return
+        stream = secured
+    session = Session(engine, stream, accepted.send if tls is None else None, origin, known)
+    if not engine.tokens.admits(origin):
+        await session.refuse(
+            EngramError("denied", f"uid {origin.uid} may not use this daemon, which belongs to uid {os.getuid()} (it could, by auth.users)")
+        )
+    elif problem is not None:
+        await session.refuse(engine.accounts.busy(problem[0], problem[1], limit=problem[2]))
+    else:
+        await session.run()
+
+
+async def _shake_hands(engine: Engine, stream: trio.SSLStream[trio.SocketStream], origin: Origin) -> bool:
+    """Whether TLS could be agreed on in time."""
+    why = f"it took more than {HELLO_SECONDS:g} s"
+    with trio.move_on_after(HELLO_SECONDS):
+        try:
+            await stream.do_handshake()
+            return True
+        except (trio.BrokenResourceError, ssl.CertificateError) as error:
+            why = str(error.__cause__ or error)
+    engine.accounts.note("handshakes", f"no TLS with {origin.host}: {why}")
+    return False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -13,14 +14,17 @@ from ..protocol.connection import MAX_IN_FLIGHT, Hello, Notice, Rejected, Reques
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode
 from ..service.engine import Engine
-from ..service.peer import Peer
+from ..service.peer import Origin, Peer
 from .outbox import LOW, StreamOutbox
 
+OWN = Origin(is_owner=True)
+CLOSE_SECONDS = 1.0
 logger = logging.getLogger("engramd.session")
 
 READ_BYTES = 8 * 1024  # what one client may have done before others get their turn: about thirty puts
 HELLO_SECONDS = 5.0
 FRAME_SECONDS = 30.0  # between two pieces of one frame
+WRONG_SECONDS = 1.0  # how long a stranger waits to be told that a token is wrong, so that guessing is slow
 LINGER_SECONDS = 5.0  # a client that has hung up may take so long to read its last answers
 
 
@@ -30,28 +34,43 @@ class Session:
     Args:
         stream: both directions; closed when the session ends.
         send_now: see StreamOutbox.
+        origin: where the client is.
+        greeted: called when it has said who it is, and may come in.
     """
 
-    def __init__(self, engine: Engine, stream: trio.abc.Stream, send_now: Callable[[bytes], int] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stream: trio.abc.Stream,
+        send_now: Callable[[bytes], int] | None = None,
+        origin: Origin = OWN,
+        greeted: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._stream = stream
         self._connection = ServerConnection(engine.max_frame)
         self.outbox = StreamOutbox(stream, engine.flusher, send_now)
         self._peer: Peer | None = None
         self._patience = trio.CancelScope()
+        self._origin = origin
+        self._greeted = greeted
+        self._showed_token = False
+        self._serving = trio.CancelScope()
+        self._dismissed: EngramError | None = None
 
     async def run(self) -> None:
         """Serve until the client hangs up, breaks the protocol, or the task is cancelled. Does not raise for what a client does."""
         try:
-            async with self._stream, trio.open_nursery() as nursery:
+            async with _closing(self._stream), trio.open_nursery() as nursery:
                 nursery.start_soon(self.outbox.run)
                 try:
-                    await self._serve(nursery)
+                    with self._serving:
+                        await self._serve(nursery)
+                    if self._dismissed is not None:
+                        raise self._dismissed
                 except EngramError as error:
-                    logger.info("a client was refused: %s", error.message)
                     self._engine.counters.refused[error.code] += 1
-                    await self._end_requests()
-                    self.outbox.finish(failure_frame(None, error))
+                    await self._turn_away(error)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self.outbox.close()
                 with trio.move_on_after(LINGER_SECONDS):
@@ -64,10 +83,26 @@ class Session:
             if self._peer is not None:
                 self._engine.farewell(self._peer)
 
+    async def _turn_away(self, error: EngramError) -> None:
+        """The client is told, when what it has under way is answered. A stranger has to wait for it, and is not logged every time."""
+        if self._peer is not None:
+            logger.info("a client was refused: %s", error.message)
+            await self._end_requests(self._dismissed)
+        elif error.code != "busy":
+            self._engine.accounts.note("strangers", f"a client that had not greeted: {error.message}")
+        if self._showed_token and self._peer is None and error.code == "denied":
+            await trio.sleep(WRONG_SECONDS)
+        self.outbox.finish(failure_frame(None, error))
+
+    def hang_up(self, because: EngramError) -> None:
+        """End the session, with the reason as its last word."""
+        self._dismissed = because
+        self._serving.cancel()
+
     async def refuse(self, error: EngramError) -> None:
         """Say why this client is not served, and hang up."""
         self._engine.counters.refused[error.code] += 1
-        async with self._stream:
+        async with _closing(self._stream):
             with trio.move_on_after(1):
                 try:
                     await self._stream.send_all(failure_frame(None, error))
@@ -110,6 +145,8 @@ class Session:
             self._engine.handle(self._peer, message)
         elif isinstance(message, Rejected):
             self._engine.counters.answered("rejected", None, message.error)
+            if message.error.code == "busy":
+                self._engine.accounts.refused["streams"] += 1
             self.outbox.write(failure_frame(message.id, message.error))
         elif isinstance(message, Notice):
             self._notice(message)
@@ -123,9 +160,14 @@ class Session:
         self._patience.deadline = math.inf  # requests that came with hello may take their time
         said = hello.fields
         session, owner, presence = said.get("session"), said.get("owner", False), said.get("presence", False)
-        self._peer = Peer(said["agent"], self._connection, self.outbox, spawn, self._engine.counters, session, owner, presence)
-        self._engine.welcome(self._peer)
-        self.outbox.write(answer_frame(hello.id, encode(self._engine.greeting())))
+        self._showed_token = "token" in said
+        agent, access = self._engine.tokens.identify(self._origin, said)
+        peer = Peer(agent, self._connection, self.outbox, spawn, self._engine.counters, session, owner, presence, access, self.hang_up)
+        self._engine.welcome(peer)
+        self._peer = peer
+        self._greeted()
+        greeting = self._engine.greeting()
+        self.outbox.write(answer_frame(hello.id, encode(greeting if "agent" in said else {**greeting, "agent": agent})))
 
     def _notice(self, notice: Notice) -> None:
         """Notices for streams that have just ended are normal, and ignored."""
@@ -143,8 +185,18 @@ class Session:
             raise EngramError("protocol", "the connection ended inside a frame")
         await self._end_requests()
 
-    async def _end_requests(self) -> None:
-        """End the streams, and let the other requests be answered."""
+    async def _end_requests(self, because: EngramError | None = None) -> None:
+        """End the streams, for a reason if there is one, and let the other requests be answered."""
         if self._peer is not None:
             with trio.move_on_after(LINGER_SECONDS):
-                await self._peer.finish()
+                await self._peer.finish(because)
+
+
+@asynccontextmanager
+async def _closing(stream: trio.abc.Stream) -> AsyncIterator[None]:
+    """Close a stream at the end, whether or not its other side takes the last words of TLS."""
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+            await stream.aclose()

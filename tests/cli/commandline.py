@@ -195,6 +195,7 @@ class Shell:
             "ENGRAM_SOCKET": str(self.socket),
             "ENGRAM_DATA_DIR": str(self.data),
             "ENGRAM_AGENT": AGENT,
+            "ENGRAM_LISTEN": "off",  # many daemons run at once, and a port is one daemon's
         } | {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         self._running: list[Running] = []
         self._clients: list[Client] = []

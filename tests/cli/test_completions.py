@@ -253,7 +253,7 @@ def test_each_shell_loads_what_is_printed(alone: Shell, tool: str, script: str, 
 
 # What every shell must offer: a line, and the words. Names of contexts and agents are in CONTEXTS and AGENTS.
 
-OPTIONS_OF_ALL = {"--json", "--color", "--socket", "--as", "--timeout", "--no-autostart", "--verbose", "--help"}
+OPTIONS_OF_ALL = {"--json", "--color", "--socket", "--as", "--timeout", "--no-autostart", "--verbose", "--help", "--token-file"}
 OFFERED: dict[str, set[str]] = {
     "engram co": {"completion", "consumer", "context"},
     "engram context s": {"set", "show"},
@@ -263,7 +263,7 @@ OFFERED: dict[str, set[str]] = {
     "engram help daemon s": {"start", "stop", "status", "socket"},
     "engram completion ": set(SHELLS),
     "engram list work --r": {"--related-to", "--reverse"},
-    "engram list --t": {"--timeout", "--to", "--type"},
+    "engram list --t": {"--timeout", "--to", "--token-file", "--type"},
     "engram put work --type tool": {"tool_call", "tool_result"},
     "engram put work --type ": set(TYPES),
     "engram put work hi --rel ": {f"{kind}:" for kind in RELATIONSHIPS},

@@ -193,9 +193,9 @@ def test_help_shows_the_examples(alone: Shell) -> None:
 WITHOUT_END = 1.5  # seconds for a command that goes on: enough to print what there is, on a busy machine too
 ELSEWHERE = ("demo", "daemon run", "completion", "ask", "guard", "restore")  # tried by other tests: they last, or belong elsewhere
 # Commands that say something on stderr when all is well.
-WITH_WORDS = ("daemon", "pack", "lock", "unlock", "renew", "consumer", "backup", "import", "doctor")
+WITH_WORDS = ("daemon", "pack", "lock", "unlock", "renew", "consumer", "backup", "import", "doctor", "token")
 # And that have nothing to print.
-QUIET = ("daemon", "mcp", "context", "consumer", "unlock", "locks", "redact", "backup", "import", "doctor")
+QUIET = ("daemon", "mcp", "context", "consumer", "unlock", "locks", "redact", "backup", "import", "doctor", "token")
 
 
 def test_every_example_does_what_it_says(alone: Shell) -> None:

@@ -77,7 +77,12 @@ def _requests(draw: st.DrawFn) -> list[tuple[Id, str, dict[str, Any]]]:
     return [(request_id, op, draw(records(OPERATIONS[op].request))) for request_id, op in zip(ids, ops, strict=True)]
 
 
-@given(hello=records(HELLO), requests=_requests(), cuts=st.lists(st.integers(0, 2**16), max_size=9), data=st.data())
+@given(
+    hello=records(HELLO).filter(lambda said: "agent" in said or "token" in said),
+    requests=_requests(),
+    cuts=st.lists(st.integers(0, 2**16), max_size=9),
+    data=st.data(),
+)
 @quick
 def test_what_the_client_sends_the_server_reads(
     hello: dict[str, Any], requests: list[tuple[Id, str, dict[str, Any]]], cuts: list[int], data: st.DataObject
@@ -332,7 +337,7 @@ def test_an_unknown_operation(op: object) -> None:
     assert (rejected.id, rejected.error.code) == ("q", "unknown_op")
     assert rejected.error.details == {"version": list(VERSION)}
     assert all(name in rejected.error.message for name in OPERATIONS)
-    assert len(rejected.error.message) < 1000
+    assert len(rejected.error.message) < 140 + sum(len(name) + 2 for name in OPERATIONS)
 
 
 def test_an_unknown_member_is_never_ignored() -> None:

@@ -94,8 +94,11 @@ def test_every_operation_has_the_permission_that_is_meant() -> None:
         "write": {"put", "context_create", "context_set", "context_join", "context_leave"}
         | {"context_pin", "context_unpin", "context_add", "context_remove"}
         | {"consume", "ack", "consumer_create", "consumer_retry", "consumer_reset", "consumer_delete"},
-        "admin": {"shutdown", "backup", "check", "context_retain", "redact"},
+        "admin": {"shutdown", "backup", "check", "context_retain", "redact"}
+        | {"token_issue", "token_list", "token_revoke", "token_inspect"},
     }
+    further = {"put": {"release": "lock"}, "consume": {"": "read"}, "unlock": {"force": "admin"}}
+    assert {name: operation.also for name, operation in OPERATIONS.items() if operation.also} == further
     assert {name: operation.permission for name, operation in OPERATIONS.items()} == {
         name: permission for permission, names in meant.items() for name in names
     }

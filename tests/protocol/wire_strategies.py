@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from engramd.protocol.messages import MODES
+from engramd.protocol.messages import GRANTS, MODES
 from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Named, Null, Number, OneOf, Record, Resource, Text, Type
 from engramd.protocol.unit import RELATIONSHIPS, TYPES, encode_unit
 
@@ -68,6 +68,17 @@ _hits = st.fixed_dictionaries(
         "parts": st.fixed_dictionaries({"keyword": st.floats(0, 1), "semantic": st.floats(0, 1)}),
         "snippet": st.fixed_dictionaries({"text": st.text(max_size=9), "marks": st.just([[0, 1], [3, 4]])}),
         "cursor": NAMES,
+    }
+)
+_tokens = st.fixed_dictionaries(
+    {
+        **dict.fromkeys(("token", "agent", "note"), NAMES),
+        "permissions": st.lists(st.sampled_from(GRANTS), min_size=1, max_size=3),
+        **dict.fromkeys(("contexts", "paths"), st.lists(NAMES, max_size=2)),
+        "issued_at": SEQ,
+        "expires_at": st.none() | SEQ,
+        "expired": st.booleans(),
+        "connections": st.integers(0, 9),
     }
 )
 RESOURCES = st.one_of(
@@ -170,6 +181,8 @@ _RULES: dict[str, st.SearchStrategy[Any]] = {
         max_size=3,
     ),
     "[* finding]": st.lists(st.fixed_dictionaries({"check": NAMES, "message": NAMES}), max_size=3),
+    "token-info": _tokens,
+    "[* token-info]": st.lists(_tokens, max_size=3),
     "{ * tstr => any }": st.dictionaries(NAMES, st.integers(0, 9) | st.text(max_size=5) | LABELS, max_size=3),
 }
 

@@ -52,7 +52,7 @@ def distances(graph: list[list[tuple[str, int]]], start: int, out: bool, into: b
 def walk(log: Log, start: bytes, **options: Any) -> Walk:
     unit = log.unit(log.durable.get(relationships.UNITS, start).seq)  # type: ignore[union-attr]
     assert unit is not None
-    made = Walk(log, unit, **{"out": True, "into": True, "depth": 99, "limit": 1000, "size": PLENTY, **options})
+    made = Walk(log, unit, **{"sees": lambda _: True, "out": True, "into": True, "depth": 99, "limit": 1000, "size": PLENTY, **options})
     while not made.advance():
         pass
     return made
@@ -110,7 +110,7 @@ def test_a_walk_takes_steps_and_ends_at_its_limits(monkeypatch: pytest.MonkeyPat
         hub = log.unit(log.durable.get(relationships.UNITS, ids[0]).seq)  # type: ignore[union-attr]
         assert hub is not None
         steps = 1
-        made = Walk(log, hub, out=False, into=True, depth=1, limit=1000, size=PLENTY)
+        made = Walk(log, hub, out=False, into=True, depth=1, limit=1000, size=PLENTY, sees=lambda _: True)
         while not made.advance():
             steps += 1
         assert steps > 1000 // relationships.STEP_ROWS
@@ -145,12 +145,12 @@ def test_changes_are_found_by_path_in_every_context_newest_first() -> None:
             seqs[path] = execute(log, 1, Put(context, "me", (change(path),)))[-1].seq
         execute(log, 1, Put("a", "me", (change("/x/y", "message"),)))
         absolute = [seqs["/x/./y"], seqs["/x//y/"], seqs["/x/y"]]
-        assert changes(log, ["/x/y"], log.last_seq, 100) == (absolute, 0)
-        assert changes(log, ["/x/y", "x/y"], log.last_seq, 100)[0] == sorted([*absolute, seqs["x/y"]], reverse=True)
-        found, reached = changes(log, ["/x/y"], log.last_seq, 2)
+        assert changes(log, ["/x/y"], log.last_seq, 100, lambda _: True) == (absolute, 0)
+        assert changes(log, ["/x/y", "x/y"], log.last_seq, 100, lambda _: True)[0] == sorted([*absolute, seqs["x/y"]], reverse=True)
+        found, reached = changes(log, ["/x/y"], log.last_seq, 2, lambda _: True)
         assert (found, reached) == (absolute[:2], absolute[1])
-        assert changes(log, ["/x/y"], reached - 1, 2) == (absolute[2:], 0)
-        assert changes(log, ["/none", ""], log.last_seq, 2) == ([], 0)
+        assert changes(log, ["/x/y"], reached - 1, 2, lambda _: True) == (absolute[2:], 0)
+        assert changes(log, ["/none", ""], log.last_seq, 2, lambda _: True) == ([], 0)
         unit = cbor2.loads(log.unit(seqs["/x//y/"]) or b"")
         assert path_of(unit) == normal("/x/y")
 

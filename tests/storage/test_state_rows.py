@@ -46,6 +46,11 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], st.SearchStrate
     "retention": (view.RETENTION, NAMES, st.builds(view.Retention, LIMITS, LIMITS, LIMITS)),
     "trimmed": (view.TRIMMED, st.just(""), st.builds(view.Trimmed, COUNTS, COUNTS, COUNTS)),
     "erasures": (view.ERASURES, SEQS, st.builds(view.Erasure, SEQS)),
+    "tokens": (
+        view.TOKENS,
+        NAMES,
+        st.builds(view.Token, NAMES, st.binary(max_size=32), *[st.lists(NAMES).map(tuple)] * 3, st.none() | TIMES, TEXTS, TIMES),
+    ),
     "parked": (view.PARKED, NAMES, st.lists(st.builds(view.Parked, SEQS, COUNTS, TIMES, st.booleans()), min_size=1).map(tuple)),
 }
 Write = tuple[Table[Any, Any], Any, Any]

@@ -225,7 +225,7 @@ async def test_one_stream_too_many_is_refused_and_the_connection_goes_on(server:
     tails = [await client.tail(contexts=["c"], follow=True) for _ in range(MAX_STREAMS)]
     for _ in range(MAX_IN_FLIGHT):
         refused = await client.refused("tail", follow=True)
-    assert (refused.code, refused.details) == ("busy", {"limit": MAX_STREAMS})
+    assert (refused.code, refused.details) == ("busy", {"limit": MAX_STREAMS, "retry_after": 1.0})
     await tails[0].cancel()
     await tails[0].ended()
     again = await client.tail(contexts=["c"], follow=True)

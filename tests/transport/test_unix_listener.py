@@ -20,7 +20,7 @@ from engramd.protocol.messages import MIB
 from engramd.service.engine import Engine
 from engramd.storage.log import Log
 from engramd.transport import listeners
-from engramd.transport.listeners import UnixListener
+from engramd.transport.listeners import Crowd, UnixListener
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -48,7 +48,7 @@ async def serving(log: Log, path: str, max_connections: int = 100) -> AsyncItera
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(engine.committer.run)
-                nursery.start_soon(listener.serve, engine, max_connections, nursery)
+                nursery.start_soon(listener.serve, engine, Crowd(max_connections), nursery)
                 yield connect
                 nursery.cancel_scope.cancel()
         finally:
@@ -82,7 +82,7 @@ async def test_more_connections_than_allowed_are_refused(log: Log, socket_dir: P
             with pytest.raises(EngramError) as refused:
                 await connect()
             assert refused.value.code == "busy"
-            assert refused.value.details == {"limit": 2}
+            assert refused.value.details == {"limit": 2, "retry_after": 1.0}
             assert (await clients[0].ask("status"))["status"]["connections"] == 2
             await clients[1].stream.send_eof()
             assert await clients[1].stream.receive_some(1) == b"", "the server has hung up"

@@ -1,0 +1,433 @@
+"""Who may do what, over the table of operations; and what a limited token comes to see."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+from wire import Client, Server, texts
+
+from engramd.protocol.errors import EngramError
+from engramd.protocol.messages import GRANTS, OPERATIONS, PERMISSIONS
+from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
+from engramd.service.engine import _HANDLERS
+from engramd.service.peer import Origin
+
+ROLES = [role for size in range(len(PERMISSIONS) + 1) for role in itertools.combinations(PERMISSIONS, size)]
+
+
+def sample(kind: Type) -> Any:
+    """The smallest value that fits a type of the schema."""
+    match kind:
+        case Text():
+            return "x"
+        case Resource():
+            return "/x"
+        case Bytes():
+            return b"x" * max(kind.least, 1)
+        case Int() | Number():
+            return max(kind.least, 1)
+        case Bool():
+            return True
+        case Null():
+            return None
+        case Choice():
+            return kind.options[0]
+        case ListOf():
+            return [sample(kind.item)]
+        case MapOf():
+            return {"k": sample(kind.value)}
+        case OneOf():
+            return sample(kind.options[0][1])
+        case Record():
+            return {name: sample(field.type) for name, field in kind.fields.items() if field.required}
+        case Any_():
+            raise AssertionError("only answers hold anything")
+    raise AssertionError(f"no sample of {kind}")
+
+
+def requests(op: str) -> list[dict[str, Any]]:
+    """An operation with what is required alone, and once more with each member that needs a further permission."""
+    least = sample(OPERATIONS[op].request)
+    further = [member for member in OPERATIONS[op].also if member]
+    return [least, *({**least, member: sample(OPERATIONS[op].request.fields[member].type)} for member in further)]
+
+
+def test_every_operation_has_a_handler_and_a_permission() -> None:
+    assert set(_HANDLERS) == set(OPERATIONS)
+    assert all(right in PERMISSIONS for operation in OPERATIONS.values() for right in (operation.permission, *operation.also.values()))
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if role], ids="+".join)
+async def test_every_role_meets_every_operation(server: Server, autojump_clock: MockClock, role: tuple[str, ...]) -> None:
+    """Made from the table, so that no operation can be forgotten: what a role lacks is `denied`, and nothing else is."""
+    for op in [op for op in OPERATIONS if op != "shutdown"] + ["shutdown"]:
+        for fields in requests(op):
+            lacking = [right for right in OPERATIONS[op].needs(fields) if right not in role]
+            if op == "shutdown" and not lacking:
+                continue
+            client = await server.bearer("bob", *role)
+            request_id = await client.send(op, **fields)
+            await client.settle()
+            answer = client.answers.get(request_id)  # none: a stream, or a wait, under way
+            error = None if answer is None else answer.error
+            if lacking:
+                assert error is not None, f"{role} may not {op} {fields}"
+                assert (error.code, error.details) == ("denied", {"permission": lacking[0]}), f"{role}: {op} {fields}"
+            else:
+                assert error is None or error.code != "denied", f"{role} may {op} {fields}: {error}"
+
+
+async def test_the_owner_on_the_unix_socket_is_denied_nothing(server: Server, autojump_clock: MockClock) -> None:
+    for op in OPERATIONS:
+        if op == "shutdown":
+            continue
+        client = await server.connect("bob")
+        request_id = await client.send(op, **requests(op)[0])
+        await client.settle()
+        answer = client.answers.get(request_id)
+        assert answer is None or answer.error is None or answer.error.code != "denied", op
+
+
+# Who one is
+
+
+async def refused_hello(client: Client, **said: Any) -> EngramError:
+    await client.stream.send_all(client.connection.hello(said))
+    return await client.last_words()
+
+
+async def test_nobody_comes_in_from_a_network_without_a_token(server: Server, autojump_clock: MockClock) -> None:
+    away = Origin(host="192.0.2.7")
+    assert (await refused_hello(server.open(origin=away), agent="bob")).code == "denied"
+    good = await server.issue("bob", "read")
+    wrong = [good[:-1] + "x", good[:4] + "0" * 59, "secret", await revoked(server)]
+    for token in wrong:
+        assert (await refused_hello(server.open(origin=away), agent="bob", token=token)).code == "denied"
+    assert server.engine.accounts.refused["strangers"] == 1 + len(wrong)
+    client = server.open(origin=away)
+    assert (await client.hello(None, token=good))["agent"] == "bob"
+    assert "agent" not in await server.open(origin=away).hello("bob", token=good), "it need not be told what it said"
+
+
+async def revoked(server: Server) -> str:
+    owner, token = await server.connect("owner"), await server.issue("bob", "read")
+    await owner.ask("token_revoke", token=token[4:14])
+    return token
+
+
+async def test_a_wrong_token_is_told_late(server: Server, autojump_clock: MockClock) -> None:
+    import trio
+
+    began = trio.current_time()
+    await refused_hello(server.open(origin=Origin(host="h")), agent="bob", token="egt_" + "0" * 53 + "4JoCrE")
+    assert trio.current_time() - began >= 1
+
+
+async def test_a_token_counts_on_the_unix_socket_too(server: Server, autojump_clock: MockClock) -> None:
+    client = server.open()
+    await client.hello(None, token=await server.issue("bob", "read"))
+    assert (await client.refused("put", context="c", text="x")).code == "denied"
+    assert (await refused_hello(server.open(), agent="bob", token="egt_" + "0" * 53 + "4JoCrE")).code == "denied"
+
+
+async def test_a_bearer_acts_as_the_holder_alone(server: Server, autojump_clock: MockClock) -> None:
+    token = await server.issue("bob", "read", "write")
+    assert (await refused_hello(server.open(), agent="alice", token=token)).details == {"agent": "bob"}
+    client = await server.bearer("bob", "read", "write")
+    made = await client.ask("put", context="c", text="mine", agent="bob")
+    assert (await client.ask("get", ids=[made["id"]]))["units"][0]["agent"] == "bob"
+    assert (await client.refused("put", context="c", text="hers", agent="alice")).code == "denied"
+    other = await server.bearer("bob", "read", "write", "act-as")
+    made = await other.ask("put", context="c", text="hers", agent="alice")
+    assert (await other.ask("get", ids=[made["id"]]))["units"][0]["agent"] == "alice"
+    client = server.open()
+    await client.hello("alice", token=await server.issue("bob", "write", "act-as"))
+
+
+async def test_the_unix_socket_can_ask_for_tokens(serve: Any, autojump_clock: MockClock) -> None:
+    server = serve()
+    token = await server.issue("bob", "read")
+    strict = serve(require_token=True)
+    refused = await refused_hello(strict.open(), agent="bob")
+    assert refused.code == "denied"
+    assert "auth.require_token" in refused.message
+    await strict.open().hello(None, token=token)
+
+
+async def test_another_user_acts_under_the_own_name_and_is_no_admin(serve: Any, autojump_clock: MockClock) -> None:
+    import pwd
+
+    user = next(entry for entry in pwd.getpwall() if entry.pw_uid)
+    server = serve(users=[user.pw_name])
+    guest = Origin(user.pw_uid)
+    assert server.engine.tokens.admits(guest)
+    assert not server.engine.tokens.admits(Origin(54321))
+    assert not server.engine.tokens.admits(Origin())
+    assert (await refused_hello(server.open(origin=guest), agent="root")).details == {"agent": user.pw_name}
+    client = server.open(origin=guest)
+    await client.hello(user.pw_name)
+    await client.ask("put", context="c", text="x")
+    assert (await client.refused("token_list")).details == {"permission": "admin"}
+    assert (await client.refused("put", context="c", text="x", agent="root")).code == "denied"
+
+
+# Contexts
+
+
+async def filled(server: Server) -> dict[str, dict[str, Any]]:
+    """Units in contexts that are open to `open-*`, and in others; one was born in a closed one and added to an open one."""
+    owner = await server.connect("owner")
+    made = {}
+    for context in ("open-1", "closed", "open-2"):
+        made[context] = await owner.ask("put", context=context, text=context, type="file_change", meta={"path": "/f"})
+    made["shared"] = await owner.ask("put", context="closed", text="shared")
+    await owner.ask("context_add", context="open-1", ids=[made["shared"]["id"]])
+    edge = {"type": "references", "target": made["closed"]["id"]}
+    made["edge"] = await owner.ask("put", context="open-1", text="edge", relationships=[edge])
+    return made
+
+
+@pytest.mark.parametrize("globs", [["open-*"], ["open-1", "open-2"], ["open-?", "nothing"]])
+async def test_what_is_in_other_contexts_is_not_there(server: Server, autojump_clock: MockClock, globs: list[str]) -> None:
+    made = await filled(server)
+    client = await server.bearer("bob", "read", "write", contexts=globs)
+    absent = await client.refused("get", ids=[10_000])
+    for ref in (made["closed"]["id"], made["closed"]["seq"], made["closed"]["id"].hex()):
+        refused = await client.refused("get", ids=[ref])
+        assert refused.code == absent.code == "not_found"
+    for ref in (made["shared"]["id"], made["shared"]["seq"]):
+        assert texts((await client.ask("get", ids=[ref]))["units"]) == ["shared"]
+    for op, fields in (
+        ("list", {"context": "closed"}),
+        ("put", {"context": "closed", "text": "x"}),
+        ("put", {"context": "new", "text": "x"}),
+        ("context_show", {"context": "closed"}),
+        ("context_create", {"context": "new"}),
+        ("context_pin", {"context": "closed", "ids": [made["closed"]["id"]]}),
+        ("agents", {"context": "closed"}),
+        ("agents", {}),
+        ("names", {"kind": "agents"}),
+        ("tail", {"contexts": ["open-1", "closed"]}),
+        ("search", {"contexts": ["closed"], "query": "x"}),
+        ("consumer_create", {"consumer": "c", "contexts": ["closed"]}),
+        ("consumer_create", {"consumer": "c"}),
+        ("consume", {"consumer": "c"}),
+    ):
+        assert (await client.refused(op, **fields)).code == "denied", (op, fields)
+    for op, fields in (
+        ("list", {"context": "open-1", "related_to": made["closed"]["id"]}),
+        ("tail", {"related_to": made["closed"]["id"]}),
+        ("related", {"of": made["closed"]["id"]}),
+        ("put", {"context": "open-1", "text": "x", "relationships": [{"type": "references", "target": made["closed"]["id"]}]}),
+        ("put", {"context": "open-1", "text": "x", "relationships": [{"type": "references", "target": made["closed"]["seq"]}]}),
+        ("context_add", {"context": "open-1", "ids": [made["closed"]["id"]]}),
+        ("context_pin", {"context": "open-1", "ids": [made["closed"]["id"]]}),
+    ):
+        assert (await client.refused(op, **fields)).code == "not_found", (op, fields)
+    assert [info["id"] for info in (await client.ask("context_list"))["contexts"]] == ["open-1", "open-2"]
+    assert (await client.ask("names", kind="contexts"))["names"] == ["open-1", "open-2"]
+    assert texts((await client.ask("list", context="open-1"))["units"]) == ["open-1", "shared", "edge"]
+    assert (await client.ask("related", of=made["edge"]["id"]))["related"] == [], "the walk ends at what is not there"
+    changes = (await client.ask("why", paths=["/f"]))["changes"]
+    assert texts([change["unit"] for change in changes]) == ["open-2", "open-1"]
+
+
+@pytest.mark.parametrize("globs", [["open-*"], ["open-1", "open-2"]])
+@pytest.mark.parametrize("events", [False, True])
+async def test_a_stream_of_all_contexts_carries_those_that_are_allowed(
+    server: Server, autojump_clock: MockClock, globs: list[str], events: bool
+) -> None:
+    await filled(server)
+    client, owner = await server.bearer("bob", "read", contexts=globs), await server.connect("owner")
+    tail = await client.tail(after=0, follow=True, events=events)
+    replayed = await tail.replayed()
+    assert texts([event["unit"] for event in replayed if "unit" in event]) == ["open-1", "open-2", "shared", "edge"]
+    assert {event["data"]["context"] for event in replayed if "unit" not in event} <= {"open-1", "open-2"}
+    await owner.ask("put", context="closed", text="secret")
+    await owner.ask("lock", resources=["/x"])
+    await owner.ask("put", context="open-2", text="news")
+    if globs == ["open-*"]:
+        await owner.ask("put", context="open-3", text="new context")
+    arrived = await tail.arrived()
+    assert texts([event["unit"] for event in arrived if "unit" in event]) == ["news", *["new context"] * (globs == ["open-*"])]
+    assert {event["data"]["context"] for event in arrived if "data" in event} <= {"open-3"}
+    last = await (await client.tail(last=2, events=events)).replayed()
+    assert all("closed" not in str(event) or event["unit"]["text"] == "shared" for event in last)
+    assert len(last) == 2
+
+
+async def test_the_last_units_are_those_that_may_be_seen(server: Server, autojump_clock: MockClock) -> None:
+    owner = await server.connect("owner")
+    for number in range(6):
+        await owner.ask("put", context="open" if number % 2 else "closed", text=str(number))
+    client = await server.bearer("bob", "read", contexts=["o*"])
+    assert texts([event["unit"] for event in await (await client.tail(last=2)).replayed()]) == ["3", "5"]
+
+
+async def test_consumers_of_other_contexts_are_not_there(server: Server, autojump_clock: MockClock) -> None:
+    await filled(server)
+    owner = await server.connect("owner")
+    for name, contexts in (("mine", ["open-1"]), ("theirs", ["open-1", "closed"]), ("all", [])):
+        await owner.ask("consumer_create", consumer=name, **({"contexts": contexts} if contexts else {}))
+    client = await server.bearer("bob", "read", "write", contexts=["open-*"])
+    assert [info["id"] for info in (await client.ask("consumer_list"))["consumers"]] == ["mine"]
+    assert (await client.ask("names", kind="consumers"))["names"] == ["mine"]
+    for name in ("theirs", "all", "none"):
+        for op, fields in (
+            ("consumer_show", {}),
+            ("consumer_parked", {}),
+            ("consumer_delete", {}),
+            ("consumer_retry", {}),
+            ("consumer_reset", {"to": "now"}),
+            ("ack", {"entries": [1]}),
+        ):
+            assert (await client.refused(op, consumer=name, **fields)).code == "not_found", (name, op)
+    for name in ("theirs", "all"):
+        assert (await client.refused("consume", consumer=name)).code == "not_found"
+    assert (await client.ask("consumer_show", consumer="mine"))["consumer"]["contexts"] == ["open-1"]
+
+
+# Locks
+
+
+async def test_locks_are_taken_within_the_paths(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.bearer("bob", "read", "write", "lock", paths=["/src", "@build-*"])
+    lease = await client.ask("lock", resources=["/src/a", "@build-1"])
+    for resource in ("/", "/srcs", "/*", "@deploy", "/etc/passwd"):
+        assert (await client.refused("lock", resources=["/src/b", resource])).code == "denied", resource
+    await client.ask("put", context="c", text="x", fences=[{"resource": "/src/a", "token": lease["token"]}])
+    refused = await client.refused("put", context="c", text="x", fences=[{"resource": "/etc", "token": lease["token"]}])
+    assert refused.code == "denied"
+    await client.ask("renew", token=lease["token"])
+    await client.ask("unlock", token=lease["token"])
+
+
+async def test_nobody_uses_the_lease_of_another(server: Server, autojump_clock: MockClock) -> None:
+    owner, client = await server.connect("owner"), await server.bearer("bob", "read", "write", "lock")
+    lease = (await owner.ask("lock", resources=["/src"]))["token"]
+    for op, fields in (
+        ("renew", {"token": lease}),
+        ("unlock", {"token": lease}),
+        ("unlock", {"token": lease, "force": True}),
+        ("unlock", {"resources": ["/src"], "force": True}),
+        ("put", {"context": "c", "text": "x", "fences": [{"resource": "/src", "token": lease}], "release": True}),
+    ):
+        assert (await client.refused(op, **fields)).code == "denied", (op, fields)
+    other = await server.bearer("bob", "lock", "act-as")
+    await other.ask("unlock", token=lease)
+    admin = await server.bearer("root", "lock", "admin")
+    lease = (await owner.ask("lock", resources=["/src"]))["token"]
+    assert (await admin.ask("unlock", resources=["/src"], force=True))["released"] == [lease]
+
+
+async def test_locks_elsewhere_are_not_listed(server: Server, autojump_clock: MockClock) -> None:
+    owner = await server.connect("owner", session="secret", owner=True)
+    await owner.ask("lock", resources=["/etc", "/src/a"])
+    hidden = (await owner.ask("lock", resources=["/home"]))["token"]
+    client = await server.bearer("bob", "read", paths=["/src"])
+    (info,) = (await client.ask("locks"))["locks"]
+    assert info["resources"] == ["/src/a"]
+    assert "session" not in info, "who knows a session can act in it"
+    assert str(hidden) not in (await client.ask("names", kind="locks"))["names"]
+    assert [len(lock["resources"]) for lock in (await owner.ask("locks"))["locks"]] == [2, 1]
+    assert all(lock["session"] == "secret" for lock in (await owner.ask("locks"))["locks"])
+
+
+# The end of tokens
+
+
+async def test_a_token_that_is_revoked_ends_its_connections(server: Server, autojump_clock: MockClock) -> None:
+    owner = await server.connect("owner")
+    token = await server.issue("bob", "read", "write", "lock")
+    clients = [server.open(), server.open()]
+    for client in clients:
+        await client.hello(None, token=token)
+    await owner.ask("lock", resources=["/x"])
+    waits = await clients[0].send("lock", resources=["/x"], wait=True)
+    tail = await clients[1].send("tail", follow=True)
+    await clients[1].settle()
+    assert (await owner.ask("token_inspect", token=token[4:14]))["info"]["connections"] == 2
+    assert (await owner.ask("token_revoke", token=token[4:14]))["connections"] == 2
+    for client, request_id in zip(clients, (waits, tail), strict=True):
+        last = await client.last_words()
+        assert (last.code, "revoked" in last.message) == ("denied", True)
+        answer = client.answers[request_id]
+        assert answer.error is not None
+        assert answer.error.code == "denied"
+    assert (await owner.refused("token_inspect", token=token[4:14])).code == "not_found"
+    assert (await owner.ask("status"))["status"]["connections"] == 2, "the one that issued, and this one"
+
+
+async def test_a_token_that_expires_ends_its_connections(server: Server, autojump_clock: MockClock) -> None:
+    import trio
+
+    token = await server.issue("bob", "read", expires="10s")
+    client = server.open()
+    await client.hello(None, token=token)
+    began = trio.current_time()
+    last = await client.last_words()
+    assert "expired" in last.message
+    assert trio.current_time() - began == pytest.approx(10, abs=0.1)
+    assert "expired" in (await refused_hello(server.open(), token=token)).message
+    owner = await server.connect("owner")
+    assert (await owner.ask("token_list"))["tokens"][0]["expired"] is True
+
+
+async def test_what_is_asked_after_the_end_is_refused(server: Server, autojump_clock: MockClock) -> None:
+    """Requests that were under way to the daemon when the token ended change nothing."""
+    token = await server.issue("bob", "write")
+    client = server.open()
+    await client.hello(None, token=token)
+    (peer,) = [peer for peer in server.engine.peers if peer.token]
+    peer.dismiss(EngramError("denied", "over"))
+    await client.stream.send_all(client.frame("put", context="c", text="late")[1])
+    await client.last_words()
+    owner = await server.connect("owner")
+    assert (await owner.ask("context_list"))["contexts"] == []
+
+
+async def test_tokens_are_listed_without_their_secrets(server: Server, autojump_clock: MockClock) -> None:
+    owner = await server.connect("owner")
+    issued = await owner.ask(
+        "token_issue", agent="bob", permissions=["lock", "read", "read"], contexts=["a*"], paths=["/x"], expires="1h", note="for bob"
+    )
+    OPERATIONS["token_issue"].result.check(issued)
+    listed = (await owner.ask("token_list"))["tokens"]
+    assert listed == [(await owner.ask("token_inspect", token=issued["token"][4:14]))["info"]] == [issued["info"]]
+    assert issued["token"][14:] not in str(listed)
+    assert (listed[0]["permissions"], listed[0]["contexts"], listed[0]["paths"], listed[0]["note"]) == (
+        ["read", "lock"],
+        ["a*"],
+        ["/x"],
+        "for bob",
+    )
+    for _ in range(120):
+        await owner.ask("token_issue", agent="bob", permissions=["read"])
+    first = await owner.ask("token_list")
+    rest = await owner.ask("token_list", after=first["next"])
+    names = [info["token"] for info in (*first["tokens"], *rest["tokens"])]
+    assert names == sorted(set(names))
+    assert (len(names), rest["next"]) == (121, None)
+    for expires in ("0s", 0, 2**62):
+        assert (await owner.refused("token_issue", agent="bob", permissions=["read"], expires=expires)).code in ("invalid", "too_large")
+    assert (await owner.refused("token_issue", agent="bob", permissions=["admin"], contexts=["a"])).code == "invalid"
+
+
+async def test_the_secret_is_nowhere_in_the_log(server: Server, autojump_clock: MockClock) -> None:
+    token = await server.issue("bob", *GRANTS)
+    every = b"".join(key + value for key, value in server.log._store.scan(b"", b"\xff" * 9))
+    assert token[4:14].encode() in every
+    assert token[14:].encode() not in every
+
+
+async def test_status_tells_strangers_little(server: Server, autojump_clock: MockClock) -> None:
+    owner = await server.connect("owner")
+    await owner.tail(follow=True)
+    client = await server.bearer("bob", "read")
+    shown = (await client.ask("status"))["status"]
+    assert "socket" not in shown
+    assert shown["subscribers"] == []
+    assert "socket" in (await owner.ask("status"))["status"]

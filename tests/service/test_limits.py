@@ -1,0 +1,116 @@
+"""What one agent may use: each limit is an error for that agent alone, says when to try again, and is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+from wire import Client, Server
+
+from engramd.protocol.errors import EngramError
+from engramd.protocol.limits import Limits
+
+
+async def refused(server: Server, kind: str, error: EngramError) -> None:
+    """An error of a limit, as it is counted and shown."""
+    assert error.code == "busy"
+    assert error.details["retry_after"] > 0
+    owner = await server.connect("somebody else")
+    assert (await owner.ask("status"))["status"]["limits"]["refused"] == {kind: 1}
+    await owner.ask("put", context="c", text="others are not harmed")
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+async def test_connections(serve: Any, autojump_clock: MockClock, by_token: bool) -> None:
+    server: Server = serve(limits=Limits(connections=2))
+    token = {"token": await server.issue("bob", "read")} if by_token else {}
+    clients = [server.open() for _ in range(3)]
+    for client in clients[:2]:
+        await client.hello("bob", **token)
+    await clients[2].stream.send_all(clients[2].connection.hello({"agent": "bob", **token}))
+    await refused(server, "connections", await clients[2].last_words())
+    await clients[0].stream.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    await server.open().hello("bob", **token)
+
+
+async def test_requests_over_all_connections(serve: Any, autojump_clock: MockClock) -> None:
+    server: Server = serve(limits=Limits(requests=3))
+    first, second = await server.connect("bob"), await server.connect("bob")
+    waits = [await (first if number % 2 else second).send("tail", follow=True) for number in range(3)]
+    await first.settle()
+    await second.settle()
+    await refused(server, "requests", await second.refused("status"))
+    await first.stream.send_all(first.connection.notice(waits[1], "cancel"))
+    await first.answer(waits[1])
+    await second.ask("status")
+
+
+async def test_what_a_connection_had_under_way_is_given_back_at_its_end(serve: Any, autojump_clock: MockClock) -> None:
+    server: Server = serve(limits=Limits(requests=3, streams=3))
+    for _ in range(3):
+        client = await server.connect("bob")
+        for _ in range(3):
+            await client.tail(follow=True)
+        await client.settle()
+        await client.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_streams(serve: Any, autojump_clock: MockClock) -> None:
+    server: Server = serve(limits=Limits(streams=2))
+    client = await server.connect("bob")
+    tails = [await client.tail(follow=True) for _ in range(2)]
+    await refused(server, "streams", await client.refused("tail", follow=True))
+    await client.ask("status")
+    await client.stream.send_all(client.connection.notice(tails[0].id, "cancel"))
+    await tails[0].ended()
+    await (await client.tail(follow=True)).replayed()
+
+
+async def test_waits(serve: Any, autojump_clock: MockClock) -> None:
+    server: Server = serve(limits=Limits(waits=1))
+    owner, client = await server.connect("owner"), await server.connect("bob")
+    await owner.ask("lock", resources=["/x"])
+    await client.send("lock", resources=["/x"], wait=True)
+    await refused(server, "waits", await client.refused("lock", resources=["/x"], wait=True))
+    assert (await client.refused("lock", resources=["/x"])).code == "locked", "without a wait it is answered"
+
+
+async def test_bytes_per_second(serve: Any, autojump_clock: MockClock) -> None:
+    server: Server = serve(limits=Limits(bytes_per_second=1000))
+    client = await server.connect("bob")
+
+    async def put(size: int) -> None:
+        await client.ask("put", context="c", text="x" * size)
+
+    await put(3000)
+    error = await client.refused("put", context="c", text="more")
+    assert 0.9 < error.details["retry_after"] < 1.5
+    await refused(server, "bytes_per_second", error)
+    await trio.sleep(error.details["retry_after"] + 0.2)
+    await put(10)
+    await trio.sleep(10)
+    await put(1900)
+    await put(10)
+
+
+async def test_no_limit_of_bytes(serve: Any, autojump_clock: MockClock) -> None:
+    server: Server = serve(limits=Limits(bytes_per_second=0))
+    client: Client = await server.connect("bob")
+    for _ in range(50):
+        await client.ask("put", context="c", text="x" * 100_000)
+
+
+async def test_the_same_is_not_logged_every_time(serve: Any, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    server: Server = serve(limits=Limits(streams=0))
+    client = await server.connect("bob")
+    for _ in range(30):
+        await client.refused("tail")
+    assert len(caplog.records) == 1
+    await trio.sleep(11)
+    await client.refused("tail")
+    assert "29 more" in caplog.records[-1].getMessage()
+    assert server.engine.accounts.refused["streams"] == 31
