@@ -73,6 +73,7 @@ class Daemon:
     Args:
         place: where its socket goes.
         data: its data directory.
+        listen: where it listens besides its socket.
         launcher: arguments for `benchmarks.launcher`, which changes how the daemon runs; None runs `python -m engramd` as it is.
 
     Attributes:
@@ -80,12 +81,23 @@ class Daemon:
         ready_after: nanoseconds from before the process was started until it said that it is ready.
     """
 
-    def __init__(self, place: Place, data: Path, launcher: Sequence[str] | None = None) -> None:
+    def __init__(self, place: Place, data: Path, launcher: Sequence[str] | None = None, listen: str = "off") -> None:
         self.socket = place.socket()
         self._log = Path(place.sockets, f"{Path(self.socket).name}.log")
         readable, writable = os.pipe()
         module = ["engramd"] if launcher is None else ["benchmarks.launcher", *launcher, "--"]
-        options = ["--config", os.devnull, "--socket", self.socket, "--data-dir", str(data), "--ready-fd", str(writable)]
+        options = [
+            "--config",
+            os.devnull,
+            "--socket",
+            self.socket,
+            "--data-dir",
+            str(data),
+            "--ready-fd",
+            str(writable),
+            "--listen",
+            listen,
+        ]
         try:
             with self._log.open("wb") as log:
                 started = time.monotonic_ns()
