@@ -31,10 +31,10 @@ from engramd.protocol.resources import problem
 from engramd.service import leases
 from engramd.service import locks as locks_service
 from engramd.service import units as units_service
-from engramd.state import consumers, contexts, locks, presence, redaction, retention, units
+from engramd.state import consumers, contexts, locks, presence, redaction, retention, tokens, units
 from engramd.state.machine import Command, decide
 from engramd.state.resources import overlap
-from engramd.state.view import Claim
+from engramd.state.view import Claim, Token
 from engramd.storage import records
 from engramd.storage.log import Log
 
@@ -218,6 +218,7 @@ WRITES: Sequence[Command] = (
     units.Put("b", "you", (units.Draft(SLIP, "message", {}, "oops"),)),
     redaction.Redact("me", (SLIP,), "a slip"),
     contexts.SetPins("a", "me", (OTHER,), True),
+    tokens.IssueToken("me", "kq3Zb81xTe", Token("bot", bytes(range(32)), ("read", "write"), ("a",), (), START + 3600 * SECOND, "", START)),
 )
 
 
@@ -347,6 +348,7 @@ def test_the_tours(tour: str, place: Path) -> None:
         "ENGRAM_SOCKET": str(place / "socket"),
         "ENGRAM_DATA_DIR": str(place / "data"),
         "ENGRAM_CONFIG": os.devnull,
+        "ENGRAM_LISTEN": "off",
     }
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-c", script],
