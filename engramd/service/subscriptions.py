@@ -19,7 +19,7 @@ from ..protocol.messages import DEFAULT_CREDIT, ENTRY_KINDS, MAX_CREDIT
 from ..state.filters import Filter
 from ..storage.query import Range, entry_of, step
 from ..storage.records import ENTRIES, Record
-from .access import Sight
+from .access import Sight, reached
 from .fanout import Published, entry_item, event_item, mark_item
 from .filters import read_after, read_filter, read_instant
 from .peer import Peer
@@ -204,8 +204,10 @@ class Subscription:
 
     def _gone(self) -> int:
         """The highest seq that retention took of what is wanted."""
-        entries = self._kinds is None or not self._kinds.isdisjoint(ENTRY_KINDS)
-        return lost(self._engine, self.contexts, entries, self._events)
+        entries, contexts, access = self._kinds is None or not self._kinds.isdisjoint(ENTRY_KINDS), self.contexts, self._peer.access
+        if contexts is None and access.contexts:
+            contexts = list(reached(self._engine.log, access))
+        return lost(self._engine, contexts, entries, self._events)
 
     def _check_trims(self) -> None:
         """End the stream if what it has not come to yet was removed since it began. Raises EngramError("trimmed")."""

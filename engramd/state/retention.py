@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from . import consumers, contexts, locks, presence, units
+from . import consumers, contexts, locks, presence, tokens, units
 from .contexts import absent, is_pinned, place
 from .outcome import Decision
 from .redaction import UnitRedacted
@@ -24,6 +24,7 @@ from .view import (
     PLACES,
     PRESENCE,
     RETENTION,
+    TOKENS,
     TRIMMED,
     UNITS,
     Context,
@@ -194,6 +195,8 @@ def _is_needed(view: View, seq: int, ts: int, event: Any) -> bool:
             return view.get(LEASES, seq) is not None
         case consumers.ConsumerCreated():
             return view.get(CONSUMERS, event.consumer) is not None
+        case tokens.TokenIssued():
+            return view.get(TOKENS, event.token) is not None
         case presence.AgentPresent():
             present = view.get(PRESENCE, event.agent)
             return present is not None and present.since == ts

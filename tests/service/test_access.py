@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 from wire import Client, Server, texts
 
@@ -14,6 +15,7 @@ from engramd.protocol.messages import GRANTS, OPERATIONS, PERMISSIONS
 from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
 from engramd.service.engine import _HANDLERS
 from engramd.service.peer import Origin
+from engramd.service.retention import INTERVAL
 
 ROLES = [role for size in range(len(PERMISSIONS) + 1) for role in itertools.combinations(PERMISSIONS, size)]
 
@@ -119,8 +121,6 @@ async def revoked(server: Server) -> str:
 
 
 async def test_a_wrong_token_is_told_late(server: Server, autojump_clock: MockClock) -> None:
-    import trio
-
     began = trio.current_time()
     await refused_hello(server.open(origin=Origin(host="h")), agent="bob", token="egt_" + "0" * 53 + "4JoCrE")
     assert trio.current_time() - began >= 1
@@ -290,6 +290,67 @@ async def test_consumers_of_other_contexts_are_not_there(server: Server, autojum
     assert (await client.ask("consumer_show", consumer="mine"))["consumer"]["contexts"] == ["open-1"]
 
 
+async def test_a_pack_is_of_contexts_that_are_allowed(server: Server, autojump_clock: MockClock) -> None:
+    await filled(server)
+    client = await server.bearer("bob", "read", contexts=["open-*"])
+    for contexts in (["closed"], ["open-1", "closed"]):
+        assert (await client.refused("pack", contexts=contexts, budget=1000)).code == "denied"
+    policy = {"related": {"types": ["references"], "depth": 3}}
+    for extra in ({}, {"policy": policy}):
+        made = await client.ask("pack", contexts=["open-1", "open-2"], budget=4000, format="json", **extra)
+        assert "edge" in made["text"]
+        assert "closed" not in made["text"].replace('"context": "closed"', ""), "but where a unit was born"
+
+
+async def test_events_of_retention_and_redaction_are_those_of_allowed_contexts(server: Server, autojump_clock: MockClock) -> None:
+    made = await filled(server)
+    owner = await server.connect("owner")
+    client = await server.bearer("bob", "read", contexts=["open-*"])
+    tail = await client.tail(after=0, follow=True, events=True)
+    await tail.replayed()
+    secret = await owner.ask("put", context="closed", text="password")
+    await owner.ask("redact", ids=[secret["id"], made["edge"]["id"]], reason="a slip")
+    for context in ("closed", "open-2"):
+        await owner.ask("put", context=context, text="newer")
+        await owner.ask("context_retain", context=context, units=1)
+    await trio.sleep(INTERVAL + 1)
+    kinds = {"unit_redacted", "retention_set", "units_trimmed", "erasures_finished"}
+    everything = await (await owner.tail(after=0, kinds=sorted(kinds))).replayed()
+    assert {event["kind"] for event in everything} == kinds
+    for told in (await tail.arrived(), await (await client.tail(after=0, kinds=sorted(kinds))).replayed()):
+        events = {(event["kind"], event["data"]["context"]) for event in told if "data" in event}
+        assert events == {("unit_redacted", "open-1"), ("retention_set", "open-2"), ("units_trimmed", "open-2")}
+
+
+async def test_what_retention_takes_elsewhere_is_no_gap(server: Server, autojump_clock: MockClock) -> None:
+    made = await filled(server)
+    owner = await server.connect("owner")
+    client = await server.bearer("bob", "read", contexts=["open-*"])
+    await owner.ask("put", context="closed", text="newer")
+    await owner.ask("context_retain", context="closed", units=1)
+    await trio.sleep(INTERVAL + 1)
+    after = made["open-1"]["seq"]
+    assert (await owner.refused("tail", after=after)).code == "trimmed"
+    replayed = await (await client.tail(after=after)).replayed()
+    assert texts([event["unit"] for event in replayed if "unit" in event]) == ["open-2", "shared", "edge"]
+
+
+async def test_walks_over_redacted_units_show_what_is_allowed(server: Server, autojump_clock: MockClock) -> None:
+    made = await filled(server)
+    owner = await server.connect("owner")
+    client = await server.bearer("bob", "read", contexts=["open-*"])
+    reply = {"type": "responds_to", "target": made["edge"]["id"]}
+    await owner.ask("put", context="open-2", text="reply", relationships=[reply])
+    await owner.ask("put", context="closed", text="hidden reply", relationships=[reply])
+    await owner.ask("redact", ids=[made["edge"]["id"], made["open-1"]["id"], made["closed"]["id"]], reason="a slip")
+    found = (await client.ask("related", of=made["edge"]["id"], depth=3))["related"]
+    assert texts([one["unit"] for one in found]) == ["reply"]
+    changes = (await client.ask("why", paths=["/f"]))["changes"]
+    assert {change["unit"]["context"] for change in changes} <= {"open-1", "open-2"}
+    assert (await client.refused("get", ids=[made["closed"]["id"]])).code == "not_found"
+    assert (await client.ask("get", ids=[made["edge"]["id"]]))["units"][0]["redacted"]["reason"] == "a slip"
+
+
 # Locks
 
 
@@ -321,6 +382,8 @@ async def test_nobody_uses_the_lease_of_another(server: Server, autojump_clock: 
     admin = await server.bearer("root", "lock", "admin")
     lease = (await owner.ask("lock", resources=["/src"]))["token"]
     assert (await admin.ask("unlock", resources=["/src"], force=True))["released"] == [lease]
+    lease = (await owner.ask("lock", resources=["/src"]))["token"]
+    assert (await admin.ask("unlock", token=lease, force=True))["released"] == [lease]
 
 
 async def test_locks_elsewhere_are_not_listed(server: Server, autojump_clock: MockClock) -> None:
@@ -362,8 +425,6 @@ async def test_a_token_that_is_revoked_ends_its_connections(server: Server, auto
 
 
 async def test_a_token_that_expires_ends_its_connections(server: Server, autojump_clock: MockClock) -> None:
-    import trio
-
     token = await server.issue("bob", "read", expires="10s")
     client = server.open()
     await client.hello(None, token=token)

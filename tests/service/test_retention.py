@@ -229,11 +229,13 @@ async def test_old_events_go_when_nothing_rests_on_them(serve: Serve, log: Log, 
     await client.ask("context_pin", context="c", ids=[other])
     await client.ask("context_unpin", context="c", ids=[other])
     await client.ask("context_leave", context="c", agent="me")
+    tokens = [(await client.ask("token_issue", agent="bob", permissions=["read"]))["info"]["token"] for _ in range(2)]
+    await client.ask("token_revoke", token=tokens[0])
     end = log.last_seq
     cursor = (await events(client))[0]["cursor"]
     await trio.sleep(60 + LOOK)
     kinds = [event["kind"] for event in await events(client)]
-    assert kinds == ["lock_granted", "context_created", "unit_put", "unit_pinned", "unit_put", "events_trimmed"]
+    assert kinds == ["lock_granted", "context_created", "unit_put", "unit_pinned", "unit_put", "token_issued", "events_trimmed"]
     trim = (await events(client))[-1]["data"]
     there = {event["seq"] if "seq" in event else event["unit"]["seq"] for event in await events(client)}
     assert there | set(trim["removed"]) == set(range(1, log.last_seq + 1))
