@@ -105,5 +105,6 @@ def _spawn(path: str) -> None:
 def environment() -> dict[str, str]:
     """Ours, with the paths that are relative to where we stand made absolute: the daemon stands elsewhere; and without our token."""
     ours = {name: value for name, value in os.environ.items() if name != "ENGRAM_TOKEN"}
-    paths = {name: os.environ.get(name) for name in ("ENGRAM_DATA_DIR", "ENGRAM_CONFIG")}
+    named = ("ENGRAM_DATA_DIR", "ENGRAM_CONFIG", "ENGRAM_TLS_CERT", "ENGRAM_TLS_KEY", "ENGRAM_TLS_CLIENT_CA")
+    paths = {name: os.environ.get(name) for name in named}
     return {**ours, **{name: os.path.abspath(path) for name, path in paths.items() if path}}

@@ -52,6 +52,15 @@ def token() -> str | None:
     return found
 
 
+def inherited() -> dict[str, str]:
+    """The environment of a command that we start, which is to show the same token: the file of --token-file takes ENGRAM_TOKEN's place."""
+    ours = dict(os.environ)
+    if token_file is not None:
+        ours.pop("ENGRAM_TOKEN", None)
+        ours["ENGRAM_TOKEN_FILE"] = os.path.abspath(os.path.expanduser(token_file))
+    return ours
+
+
 def files() -> tuple[str | None, ...]:
     """The PEM files for TLS that are configured: the authority to trust, and the certificate to show with its key."""
     named = [default(name) for name in ("ca_file", "cert_file", "key_file")]

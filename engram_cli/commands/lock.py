@@ -9,6 +9,7 @@ from typing import Any
 from engramd.protocol.errors import CODES, EngramError
 from engramd.protocol.times import parse_duration
 
+from .. import settings
 from ..client import Client, Lease
 from ..common import Common, split_command
 from ..fast import how_long
@@ -87,7 +88,7 @@ def request(
 
 def _hold(client: Client, lease: Lease, command: list[str], grace: float) -> int:
     """Run a command while a keeper holds the lease, and give what to exit with."""
-    environment = {**os.environ, "ENGRAM_AGENT": client.agent, "ENGRAM_LOCK_TOKEN": str(lease.token)}
+    environment = {**settings.inherited(), "ENGRAM_AGENT": client.agent, "ENGRAM_LOCK_TOKEN": str(lease.token)}
     if client.session is not None:
         environment["ENGRAM_SESSION"] = client.session
     try:

@@ -57,7 +57,7 @@ def run(common: Common, words: list[str], context: str | None, agent: str | None
         recorder.finish()
         raise recorder.problem
     environment = {
-        **os.environ,
+        **settings.inherited(),
         "ENGRAM_AGENT": client.agent,
         "ENGRAM_CONTEXT": place,
         "ENGRAM_SESSION": client.session,

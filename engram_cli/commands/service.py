@@ -16,7 +16,10 @@ from ..output import note
 from . import daemon
 
 # Variables that are a command's business, or a secret, and have no place in a unit that anybody may read.
-NOT_KEPT = ("ENGRAM_SOCKET", "ENGRAM_AGENT", "ENGRAM_CONTEXT", "ENGRAM_SESSION", "ENGRAM_LOG_FILE", "ENGRAM_TOKEN", "ENGRAM_EMBEDDER_KEY")
+NOT_KEPT = (
+    *("ENGRAM_SOCKET", "ENGRAM_AGENT", "ENGRAM_CONTEXT", "ENGRAM_SESSION", "ENGRAM_LOG_FILE", "ENGRAM_TOKEN", "ENGRAM_EMBEDDER_KEY"),
+    *("ENGRAM_LOCK_TOKEN", "ENGRAM_TOKEN_FILE", "ENGRAM_CA_FILE", "ENGRAM_CERT_FILE", "ENGRAM_KEY_FILE", "ENGRAM_DAEMON_USER"),
+)
 
 
 def install(common: Common, dry_run: bool) -> None:

@@ -41,11 +41,21 @@ def test_systemd_finds_nothing_wrong_with_the_units(alone: Shell) -> None:
 def test_what_the_units_say(alone: Shell) -> None:
     runtime = str(alone.home / "run")
     units = written(
-        alone, XDG_RUNTIME_DIR=runtime, ENGRAM_SOCKET=f"{runtime}/engram/engramd.sock", ENGRAM_TOKEN="secret", ENGRAM_DATA_DIR="data %1"
+        alone,
+        XDG_RUNTIME_DIR=runtime,
+        ENGRAM_SOCKET=f"{runtime}/engram/engramd.sock",
+        ENGRAM_TOKEN="secret",
+        ENGRAM_DATA_DIR="data %1",
+        ENGRAM_TOKEN_FILE="secret.file",
+        ENGRAM_LISTEN="tls://0.0.0.0:7412",
+        ENGRAM_TLS_CERT="cert.pem",
+        ENGRAM_DAEMON_USER="secret",
     )
     assert "ListenStream=%t/engram/engramd.sock\n" in units["engramd.socket"]
     service = units["engramd.service"]
     assert f'Environment="ENGRAM_DATA_DIR={alone.home}/data %%1"\n' in service
+    assert "ENGRAM_LISTEN=tls://0.0.0.0:7412" in service
+    assert f"ENGRAM_TLS_CERT={alone.home}/cert.pem" in service
     assert "secret" not in service
     assert "ENGRAM_AGENT" not in service
     assert "\nRuntimeDirectory" not in service

@@ -103,6 +103,22 @@ def test_a_token_counts_on_the_unix_socket(networked: Shell) -> None:
     assert networked.fails(77, "token", "list", env=env)
 
 
+def test_a_command_that_is_started_shows_the_same_token(networked: Shell) -> None:
+    """Whether the environment names it, or --token-file, which goes before ENGRAM_TOKEN."""
+    env, text = away(networked), (networked.home / "token").read_text().strip()
+    del env["ENGRAM_TOKEN_FILE"]
+    relative = "token"
+    inner = 'cd / && engram put nested "$1" && engram lock "@$1" -- engram put nested "$1, under a lock"'
+    for number, (options, more) in enumerate([([], {"ENGRAM_TOKEN": text}), (["--token-file", relative], {"ENGRAM_TOKEN": "wrong"})]):
+        done(networked, "run", "--context", "runs", *options, "--", "sh", "-c", inner, "sh", str(number), env={**env, **more})
+    networked.ok("lock", "@x", "--token-file", relative, "--", "engram", "put", "nested", "2", env={**env, "ENGRAM_TOKEN": "wrong"})
+    rows = [line.split("\t") for line in networked.ok("list", "nested").lines]
+    assert [(row[2], row[4]) for row in rows] == [("builder", text) for text in ("0", "0, under a lock", "1", "1, under a lock", "2")]
+    recorded = networked.ok("list", "runs").lines
+    assert {line.split("\t")[2] for line in recorded} == {"builder"}
+    assert text not in networked.ok("list", "runs", "--json").out
+
+
 def test_a_follower_ends_when_its_token_is_revoked(networked: Shell) -> None:
     tail = networked.start("tail", "-f", **away(networked))
     name = (networked.home / "token").read_text()[4:14]
