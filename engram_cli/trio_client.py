@@ -263,7 +263,7 @@ class Client:
         opens_session: whether to open a session when ENGRAM_SESSION names none to join. It lasts as long as the client is connected, and
             goes on after a reconnect.
         presence: whether the agent counts as present while this client is connected.
-        token: what to greet with; by default ENGRAM_TOKEN, or the file of ENGRAM_TOKEN_FILE.
+        token: what to greet with; by default ENGRAM_TOKEN, or the file of ENGRAM_TOKEN_FILE; an empty one stands for none.
         ca_file, cert_file, key_file: PEM files for TLS: whom to trust, and what to show; by default ENGRAM_CA_FILE and so on.
 
     Attributes:
@@ -287,7 +287,7 @@ class Client:
         key_file: str | None = None,
     ) -> None:
         self.address = endpoint(socket or settings.socket())
-        self._token = settings.token() if token is None else token
+        self._token = settings.token() if token is None else token or None
         self.agent = core.named(agent, self._token) or ""
         self._files = core.files(ca_file, cert_file, key_file)
         self.autostart = autostart

@@ -29,7 +29,7 @@ class LocalClient(Client):
     """A client of an engine in this program. It works inside `async with` only, while the engine is open."""
 
     def __init__(self, connect: Callable[[], MemoryStream], agent: str | None, timeout: float | None, presence: bool) -> None:
-        super().__init__(os.devnull, agent=agent, autostart=False, timeout=timeout, presence=presence)
+        super().__init__(os.devnull, agent=agent, autostart=False, timeout=timeout, presence=presence, token="")
         self.session, self.owns_session = os.urandom(16).hex(), True  # that of ENGRAM_SESSION is a daemon's
         self._connect = connect
 
@@ -69,6 +69,7 @@ async def opened(
             {"socket": None, "data_dir": str(directory)},
             search_settings=Settings(directory / "search", chosen.embedder),
             min_free=chosen.min_free,
+            limits=chosen.limits(),
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(engine.run)

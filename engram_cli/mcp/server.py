@@ -50,6 +50,7 @@ HINTS = {
     "busy": "try again in a moment",
     "too_large": "ask for less, or put a reference to a file instead",
     "invalid": "mend the arguments",
+    "denied": "do without, or tell your user what you may not do",
 }
 
 Context = ServerRequestContext[Any, Any]
@@ -66,6 +67,8 @@ async def serve(client: Client, context: str | None, most: int) -> None:
     """
     stdio = Stdio()
     async with client, trio.open_nursery() as nursery:
+        if not client.agent:  # only the token says who acts
+            await client.connect()
         box = Toolbox(client, context, most, nursery)
         nursery.start_soon(box.watch)
         server = Door(box).server

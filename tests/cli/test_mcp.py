@@ -81,6 +81,21 @@ async def test_the_tools_are_described(shell: Shell) -> None:
     assert sum(len(json.dumps(tool.input_schema)) for tool in listed) < 15_000, "this is in front of every agent, all the time"
 
 
+async def test_a_server_shows_a_token_which_says_who_acts(alone: Shell) -> None:
+    alone.daemon("--listen", "tcp://127.0.0.1:0")
+    env = {"ENGRAM_TOKEN": alone.run("token", "issue", "builder", "--may", "read", "--context", "open").out.strip(), "ENGRAM_AGENT": ""}
+    env["ENGRAM_SOCKET"] = json.loads(alone.ok("status", "--json").out)["listening"][0]
+    alone.ok("put", "open", "to see")
+    alone.ok("put", "closed", "not to see")
+    async with host(alone, env=env) as one:
+        greeting = await one.session.initialize()
+        assert "You are the agent builder" in (greeting.instructions or "")
+        assert [unit["text"] for unit in (await one.call("recent", contexts=["open"]))["units"]] == ["to see"]
+        await one.fails("denied", "recent", contexts=["closed"])
+        await one.fails("denied", "put", context="open", text="x")
+        await one.fails("denied", "search", query="see", contexts=["closed"])
+
+
 def bounded(schema: Mapping[str, Any]) -> bool:
     """Whether a value of a schema has a largest size, and everything in it."""
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]

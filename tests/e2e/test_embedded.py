@@ -57,6 +57,17 @@ async def test_several_agents_share_it(tmp_path: Path, monkeypatch: pytest.Monke
         await (await builder.lock("/src/parser.py")).release()
 
 
+async def test_a_token_is_for_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is outside: what ENGRAM_TOKEN says is not for this engine, and everything is allowed."""
+    monkeypatch.setenv("ENGRAM_TOKEN", "of a daemon elsewhere")
+    async with engramd.open(tmp_path, agent="me", timeout=20) as engram, engram.client(timeout=20) as other:
+        made = await engram.put("c", "text")
+        assert other.agent
+        assert (await other.redact(made.id, reason="a slip")).redacted == [made.seq]
+        await engram.token_issue("bob")
+        assert [token["agent"] async for token in engram.token_list()] == ["bob"]
+
+
 async def test_a_program_that_comes_again_goes_on(tmp_path: Path) -> None:
     for number in range(3):
         async with engramd.open(Config(data_dir=str(tmp_path), max_payload=2048), agent="me", timeout=20) as engram:
