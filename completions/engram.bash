@@ -212,7 +212,7 @@ _engram_names() {
 _engram_values() {
     case $1 in
         types*) _engram_offer message reasoning tool_call tool_result file_change task_status error system unknown ;;
-        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone retention_set units_trimmed events_trimmed unit_redacted erasures_finished log_restored ;;
+        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone token_issued token_revoked retention_set units_trimmed events_trimmed unit_redacted erasures_finished log_restored ;;
         directions*) _engram_offer in out both ;;
         edges*) _engram_offer sequential causes depends_on references responds_to modifies replaces ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
@@ -227,6 +227,7 @@ _engram_values() {
         formats*) _engram_offer md json xml ;;
         policies*) _engram_offer default errors-first ;;
         codings*) _engram_offer jsonl cbor ;;
+        grants*) _engram_offer read write lock admin act-as ;;
         contexts*) _engram_names contexts ;;
         agents*) _engram_names agents ;;
         locks*) _engram_names locks ;;
@@ -239,7 +240,7 @@ _engram_values() {
 # Whether a word is a group of commands.
 _engram_is_group() {
     case $1 in
-        context | consumer | daemon) return 0 ;;
+        context | consumer | daemon | token) return 0 ;;
         *) return 1 ;;
     esac
 }
@@ -250,7 +251,8 @@ _engram_verbs() {
         context) _engram_offer create show list set retain join leave pin unpin add remove ;;
         consumer) _engram_offer create list show ack parked retry reset delete ;;
         daemon) _engram_offer run start stop restart status install uninstall logs socket ;;
-        *) _engram_offer put get redact list tail ask related why search pack agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion backup restore export import doctor context consumer daemon ;;
+        token) _engram_offer issue list inspect revoke ;;
+        *) _engram_offer put get redact list tail ask related why search pack agents status metrics top lock unlock renew locks guard pipe mcp run help demo completion backup restore export import doctor context consumer daemon token ;;
     esac
 }
 
@@ -589,12 +591,31 @@ _engram_declare() {
             ;;
         'daemon socket')
             ;;
+        'token issue')
+            options=(
+                '--may|often|grants'
+                '--context|often|contexts'
+                '--path|often|files'
+                '--expires|once|-'
+                '--note|once|-'
+            )
+            arguments=('agents')
+            ;;
+        'token list')
+            ;;
+        'token inspect')
+            arguments=('-')
+            ;;
+        'token revoke')
+            arguments=('-')
+            ;;
         *) return 1 ;;
     esac
     options+=(
         '--json|flag|-'
         '--color|once|colors'
         '--socket|once|files'
+        '--token-file|once|files'
         '--as|once|agents'
         '--timeout|once|-'
         '--no-autostart|flag|-'

@@ -61,8 +61,8 @@ function __engram_names --argument-names kind
     end
 end
 
-set -g __engram_groups context consumer daemon
-set -g __engram_takes '^(--(ack|after|age|agent|as|at|budget|bytes|color|consumer|context|counter|data-dir|dedupe|deliveries|depth|diff|direction|display-name|expect-seq|fence|file|format|from|grace|key|kind|limit|lines|manifest|max-bytes|meta|min-score|mode|policy|prefetch|query|reason|rel|related-to|reply-to|salvage|since|slots|socket|stdio|timeout|to|ttl|type|unit|units|unset|until|verify|visibility)|-[fhv]*[En])$'
+set -g __engram_groups context consumer daemon token
+set -g __engram_takes '^(--(ack|after|age|agent|as|at|budget|bytes|color|consumer|context|counter|data-dir|dedupe|deliveries|depth|diff|direction|display-name|expect-seq|expires|fence|file|format|from|grace|key|kind|limit|lines|manifest|max-bytes|may|meta|min-score|mode|note|path|policy|prefetch|query|reason|rel|related-to|reply-to|salvage|since|slots|socket|stdio|timeout|to|token-file|ttl|type|unit|units|unset|until|verify|visibility)|-[fhv]*[En])$'
 
 complete -c engram -f
 complete -c engram -n "__engram_at ''" -a put -d 'Append a unit to a context and print its id'
@@ -98,6 +98,7 @@ complete -c engram -n "__engram_at ''" -a doctor -d 'Check everything: socket, v
 complete -c engram -n "__engram_at ''" -a context -d 'Contexts: named groups of units and agents'
 complete -c engram -n "__engram_at ''" -a consumer -d 'Consumers: readers whose place the daemon keeps'
 complete -c engram -n "__engram_at ''" -a daemon -d 'The daemon: start it, stop it, look at it'
+complete -c engram -n "__engram_at ''" -a token -d 'Tokens: who may connect, and what they may do'
 complete -c engram -n "__engram_at ''" -l help -s h -d 'Show this message and exit'
 complete -c engram -n "__engram_at 'context'" -a create -d 'Create a context'
 complete -c engram -n "__engram_at 'context'" -a show -d 'Describe a context: title, labels, members, pins, counts'
@@ -130,9 +131,15 @@ complete -c engram -n "__engram_at 'daemon'" -a uninstall -d 'Stop the service a
 complete -c engram -n "__engram_at 'daemon'" -a logs -d 'Show the daemon\'s own messages: the journal of the service, else the log file'
 complete -c engram -n "__engram_at 'daemon'" -a socket -d 'Print the path of the daemon\'s socket'
 complete -c engram -n "__engram_at 'daemon'" -l help -s h -d 'Show this message and exit'
+complete -c engram -n "__engram_at 'token'" -a issue -d 'Issue a token and print it'
+complete -c engram -n "__engram_at 'token'" -a list -d 'List the tokens, without their secrets'
+complete -c engram -n "__engram_at 'token'" -a inspect -d 'Say what a token allows, and who uses it'
+complete -c engram -n "__engram_at 'token'" -a revoke -d 'End a token'
+complete -c engram -n "__engram_at 'token'" -l help -s h -d 'Show this message and exit'
 complete -c engram -n "__engram_in_command" -l json -d 'Print one JSON object per line'
 complete -c engram -n "__engram_in_command" -l color -x -a 'auto always never' -d 'auto, always or never'
-complete -c engram -n "__engram_in_command" -l socket -rF -d 'The daemon\'s socket [ENGRAM_SOCKET]'
+complete -c engram -n "__engram_in_command" -l socket -rF -d 'The daemon\'s socket, or tcp://HOST:PORT or tls://HOST:PORT [ENGRAM_SOCKET]'
+complete -c engram -n "__engram_in_command" -l token-file -rF -d 'A file with the token to show [ENGRAM_TOKEN_FILE, ENGRAM_TOKEN]'
 complete -c engram -n "__engram_in_command" -l as -x -a '(__engram_names agents)' -d 'Who acts [ENGRAM_AGENT]; else your user name'
 complete -c engram -n "__engram_in_command" -l timeout -x -d 'Give up after so long, such as 5s or 2m (exit 124)'
 complete -c engram -n "__engram_in_command" -l no-autostart -d 'Fail (exit 69) rather than start a daemon'
@@ -171,7 +178,7 @@ complete -c engram -n "__engram_at 'tail'" -l after -x -d 'Beyond this cursor or
 complete -c engram -n "__engram_at 'tail'" -l related-to -x -d 'Only units with a relationship to this one'
 complete -c engram -n "__engram_at 'tail'" -l to -x -a '(__engram_names agents)' -d 'Only units that are for this agent (label to); me stands for you'
 complete -c engram -n "__engram_at 'tail'" -l events -d 'Every event of the log, not only the units'
-complete -c engram -n "__engram_at 'tail'" -l kind -x -a 'unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone retention_set units_trimmed events_trimmed unit_redacted erasures_finished log_restored' -d 'Only events of this kind'
+complete -c engram -n "__engram_at 'tail'" -l kind -x -a 'unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone token_issued token_revoked retention_set units_trimmed events_trimmed unit_redacted erasures_finished log_restored' -d 'Only events of this kind'
 complete -c engram -n "__engram_at 'tail'" -l consumer -x -a '(__engram_names consumers)' -d 'Only what no other member of this consumer gets; the daemon keeps its place'
 complete -c engram -n "__engram_at 'tail'" -l ack -x -a 'auto manual' -d 'When a unit is done: auto, once it is printed [auto], or manual, by consumer ack'
 complete -c engram -n "__engram_at 'tail'" -l prefetch -x -d 'Units to have at a time that are not done [64; manual: 1]'
@@ -266,6 +273,7 @@ complete -c engram -n "__engram_at 'help' 0" -a doctor -d 'Check everything: soc
 complete -c engram -n "__engram_at 'help' 0" -a context -d 'Contexts: named groups of units and agents'
 complete -c engram -n "__engram_at 'help' 0" -a consumer -d 'Consumers: readers whose place the daemon keeps'
 complete -c engram -n "__engram_at 'help' 0" -a daemon -d 'The daemon: start it, stop it, look at it'
+complete -c engram -n "__engram_at 'help' 0" -a token -d 'Tokens: who may connect, and what they may do'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a create -d 'Create a context'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a show -d 'Describe a context: title, labels, members, pins, counts'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = context" -a list -d 'List the contexts'
@@ -294,6 +302,10 @@ complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = d
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a uninstall -d 'Stop the service and remove its units'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a logs -d 'Show the daemon\'s own messages: the journal of the service, else the log file'
 complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = daemon" -a socket -d 'Print the path of the daemon\'s socket'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = token" -a issue -d 'Issue a token and print it'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = token" -a list -d 'List the tokens, without their secrets'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = token" -a inspect -d 'Say what a token allows, and who uses it'
+complete -c engram -n "__engram_at 'help' 1; and test (commandline -opc)[-1] = token" -a revoke -d 'End a token'
 complete -c engram -n "__engram_at 'completion' 0" -a 'bash zsh fish'
 complete -c engram -n "__engram_at 'backup'" -l check -d 'Read the backup whole afterwards, every event of it'
 complete -c engram -n "__engram_at 'backup'" -l check-only -d 'Read the backup whole, and back nothing up'
@@ -357,3 +369,9 @@ complete -c engram -n "__engram_at 'context remove' 0" -a '(__engram_names conte
 complete -c engram -n "__engram_at 'daemon install'" -l dry-run -d 'Print the units, and do nothing'
 complete -c engram -n "__engram_at 'daemon logs'" -s n -l lines -x -d 'The last N lines'
 complete -c engram -n "__engram_at 'daemon logs'" -s f -l follow -d 'Go on with what comes'
+complete -c engram -n "__engram_at 'token issue'" -l may -x -a 'read write lock admin act-as' -d 'What it allows: read, write, lock, admin, act-as [read, write and lock]'
+complete -c engram -n "__engram_at 'token issue'" -l context -x -a '(__engram_names contexts)' -d 'Only contexts whose names fit (* and ?)'
+complete -c engram -n "__engram_at 'token issue'" -l path -rF -d 'Only locks on this path, glob or @name, and beneath'
+complete -c engram -n "__engram_at 'token issue'" -l expires -x -d 'How long it lasts, such as 12h or 30d; never'
+complete -c engram -n "__engram_at 'token issue'" -l note -x -d 'What it is for, for the list'
+complete -c engram -n "__engram_at 'token issue' 0" -a '(__engram_names agents)'
