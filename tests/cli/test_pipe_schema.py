@@ -180,6 +180,10 @@ def test_real_lines_of_every_operation_fit(alone: Shell) -> None:
     ask("status")
     assert ask("metrics")["metrics"]
     assert ask("metrics", form="prometheus")["text"]
+    issued = ask("token_issue", agent="guest", permissions=["read"], contexts=["c"])
+    assert ask("token_list")["tokens"]
+    for op in ("token_inspect", "token_revoke"):
+        ask(op, token=issued["info"]["token"])
     failed = talk.say("get", ids=["999999"])
     assert [line["ok"] for line in talk.lines(lambda line: line.get("id") == failed)][-1] is False
     ask("context_retain", context="d", units=1000)
