@@ -30,7 +30,7 @@ TABLE = {
     "state": _arrows(),
     "storage": _arrows("state protocol", "cbor2 plyvel plyvel_next"),
     "service": _arrows("storage state protocol", "cbor2 prometheus_client trio"),
-    "search": _arrows("storage state protocol", "cbor2 faiss httpx numpy rapidfuzz sentence_transformers tiktoken tokenizers"),
+    "search": _arrows("storage state protocol", "cbor2 faiss httpx numpy onnxruntime rapidfuzz sentence_transformers tiktoken tokenizers"),
     "transport": _arrows("service protocol", "h11 trio"),
     # Files at the top of the daemon: helpers, and what composes the rooms.
     "config": _arrows("protocol"),

@@ -3,11 +3,12 @@
 builtin                 the embedded one
 http:MODEL:DIM@URL      any endpoint that speaks OpenAI's /embeddings, whose vectors have DIM numbers; the key is in ENGRAM_EMBEDDER_KEY,
                         or in a file that nobody else can read, which ENGRAM_EMBEDDER_KEY_FILE names
-local:PATH              a sentence-transformers model in a directory
+local:PATH              a model in a directory: with model.onnx and tokenizer.json, run by onnxruntime; else one of sentence-transformers
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -27,6 +28,8 @@ TRIES = 3
 FIRST_PAUSE = 0.2  # seconds before the second try; each further one waits twice as long
 BROKEN = 3  # failures in a row after which no request is made for a while
 REST = 10.0  # seconds
+MAX_TOKENS = 512  # of a text that an ONNX model is given
+ONNX_BATCH = 16  # texts in one run of it
 _HTTP = re.compile(r"http:([^@]+):([1-9][0-9]{0,4})@(https?://.+)")
 
 
@@ -41,7 +44,7 @@ def made(option: str, env: Mapping[str, str] = os.environ) -> Embedder:
     if match := _HTTP.fullmatch(option):
         return HttpEmbedder(match[1], int(match[2]), match[3], _key(env))
     if option.startswith("local:"):
-        return LocalEmbedder(Path(option.removeprefix("local:")))
+        return _local(Path(option.removeprefix("local:")))
     raise EngramError("invalid", f"embedder {option!r}: must be builtin, http:MODEL:DIM@URL or local:PATH")
 
 
@@ -92,10 +95,7 @@ class HttpEmbedder:
         for start in range(0, len(asked), BATCH):
             part = asked[start : start + BATCH]
             out[part] = self._ask([texts[at] for at in part])
-        norms = np.linalg.norm(out, axis=1, keepdims=True)
-        norms[norms == 0] = 1
-        made: Floats = (out / norms).astype(np.float32)
-        return made
+        return _of_length_1(out)
 
     def _ask(self, texts: list[str]) -> Floats:
         said = ""
@@ -123,17 +123,78 @@ class HttpEmbedder:
         return rows
 
 
-class LocalEmbedder:
+def _local(path: Path) -> Embedder:
+    if not path.is_dir():
+        raise EngramError("invalid", f"embedder local:{path}: there is no such directory")
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    model = next((file for file in (path / "model.onnx", path / "onnx" / "model.onnx") if file.is_file()), None)
+    if model is not None and (path / "tokenizer.json").is_file():
+        return OnnxEmbedder(model, path / "tokenizer.json")
+    return SentenceEmbedder(path)
+
+
+class OnnxEmbedder:
+    """A model as an ONNX file with its tokenizer; nothing is fetched from anywhere.
+
+    A text's vector is the model's `sentence_embedding`, if it gives one; else the mean of its first output over the text's tokens.
+
+    Raises:
+        EngramError: `unavailable` where onnxruntime or tokenizers are not installed, `invalid` for a model that they cannot load.
+    """
+
+    def __init__(self, model: Path, tokenizer: Path) -> None:
+        try:
+            import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
+            import tokenizers  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:
+            raise EngramError("unavailable", "a local ONNX model needs onnxruntime and tokenizers: pip install 'engram[local]'") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
+            self._tokenizer.enable_truncation(MAX_TOKENS)
+            self._tokenizer.enable_padding()
+            self._takes = {taken.name for taken in self._session.get_inputs()}
+            given = [output.name for output in self._session.get_outputs()]
+            self._gives = "sentence_embedding" if "sentence_embedding" in given else given[0]
+            self.dim = self._run(["dimensions"]).shape[1]
+        except Exception as error:  # each library has its own
+            raise EngramError("invalid", f"embedder local:{model.parent}: {str(error).splitlines()[0]}") from error
+        self.name, self.version = "onnx", hashlib.sha256(model.read_bytes() + tokenizer.read_bytes()).hexdigest()
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        """One row for each text; see `Embedder`."""
+        out = np.zeros((len(texts), self.dim), np.float32)
+        asked = [at for at, text in enumerate(texts) if text.strip()]
+        for start in range(0, len(asked), ONNX_BATCH):
+            part = asked[start : start + ONNX_BATCH]
+            out[part] = self._run([texts[at] for at in part])
+        return _of_length_1(out)
+
+    def _run(self, texts: list[str]) -> Floats:
+        read = self._tokenizer.encode_batch(texts)
+        mask = np.array([one.attention_mask for one in read], np.int64)
+        ids, kinds = (np.array([getattr(one, name) for one in read], np.int64) for name in ("ids", "type_ids"))
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds}
+        found = self._session.run([self._gives], {name: feeds[name] for name in feeds if name in self._takes})[0]
+        if found.ndim == 3:
+            found = (found * mask[:, :, None]).sum(axis=1) / np.maximum(mask.sum(axis=1, keepdims=True), 1)
+        made: Floats = found.astype(np.float32)
+        return made
+
+
+class SentenceEmbedder:
     """A sentence-transformers model in a directory; nothing is fetched from anywhere."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            raise EngramError("invalid", f"embedder local:{path}: there is no such directory")
-        os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
         try:
             from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
-            raise EngramError("unavailable", "a local model needs sentence-transformers: pip install 'engram[local]'") from None
+            raise EngramError(
+                "unavailable",
+                "a local model that is not ONNX needs sentence-transformers: pip install 'engram[sentence-transformers]'",
+            ) from None
         self._model = SentenceTransformer(str(path), local_files_only=True)
         self.name, self.version = "local", str(path.resolve())
         self.dim = int(self._model.get_sentence_embedding_dimension())
@@ -143,3 +204,10 @@ class LocalEmbedder:
         rows: Floats = np.asarray(self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False), np.float32)
         rows[[not text.strip() for text in texts]] = 0
         return rows
+
+
+def _of_length_1(rows: Floats) -> Floats:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    norms[norms == 0] = 1
+    made: Floats = (rows / norms).astype(np.float32)
+    return made

@@ -25,12 +25,13 @@ import socket
 from collections import deque
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cbor2
 
 from ..protocol.errors import EngramError
 from ..protocol.framing import FrameDecoder, frame
+from ..storage.leveldb import Damage
 from ..storage.records import UNIT_REDACTED
 from . import packs, ranking
 from .embedder import Embedder
@@ -42,7 +43,7 @@ logger = logging.getLogger("engramd.search")
 MAX_FRAME = 64 * 1024 * 1024
 READ_BYTES = 1024 * 1024
 IDLE_FLUSH = 256  # new docs that are worth a write before the worker ends
-
+ANEW = "%s; it is made anew from the log"
 
 Steps = Generator[list[int], ranking.Texts, Any]
 
@@ -94,12 +95,18 @@ class Worker:
         except EngramError as error:
             if error.code != "storage":
                 raise
-            logger.warning("%s; it is made anew from the log", error.message)
+            logger.warning(ANEW, error.message)
             throw_away(self._directory)
             return Index(self._directory, self._embedder, self._history, self._last_seq)
 
     def run(self) -> None:
-        """Serve until the daemon hangs up."""
+        """Serve until the daemon hangs up. An index that turns out to be damaged is thrown away: the next worker makes it anew."""
+        try:
+            self._serve()
+        except Damage as damage:
+            self._begin_anew(damage.message, damage.exit_code)
+
+    def _serve(self) -> None:
         self._say_covers()
         while self._read(0.0 if self._busy() else self._patience()):
             self._work()
@@ -170,19 +177,19 @@ class Worker:
             if any(code == UNIT_REDACTED for _, code, _ in message["feed"]):
                 self._memory = ranking.Memory()
             if self._index.is_worn:
-                self._begin_anew()
+                self._begin_anew("the log has lost most of what the index has", 0)
             self._say_covers()
             if self._index.wants_flush:
                 self._index.flush()
         elif self._index.has_chores:
             self._index.do_chore()
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, why: str, code: int) -> NoReturn:
         """Throw the index away and end; the daemon starts another worker, which makes it from the log."""
-        logger.info("the log has lost most of what the index has; it is made anew")
+        logger.warning(ANEW, why)
         self._index.close()
         throw_away(self._directory)
-        raise SystemExit(0)
+        raise SystemExit(code)
 
     def _next_search(self) -> _Search | None:
         """The first search that can go on."""
@@ -206,6 +213,6 @@ class Worker:
             self._send({"found": search.id, "covers": self._index.covers, "page": stop.value})
         except EngramError as error:
             if error.code == "storage":
-                raise  # the index is damaged: the next worker makes it anew
+                raise
             del self._searches[search.id]
             self._send({"failed": search.id, "error": error.to_wire()})

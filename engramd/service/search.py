@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ from ..protocol.cursor import Place, format_place, parse_place
 from ..protocol.errors import EngramError
 from ..protocol.framing import FrameDecoder, encode, encode_array, encode_map, frame
 from ..protocol.messages import MIB, PAGE_BYTES
+from ..protocol.times import format_ts
 from ..state.view import TRIMMED
 from ..storage.log import Log
 from ..storage.query import present_entry
@@ -54,6 +57,7 @@ STARTING = 30.0  # seconds a worker may take to be there
 ENDING = 2.0  # seconds it may take to end
 QUICK = 10.0  # seconds: a worker that ends sooner is started again later and later
 SLOWEST = 10.0  # seconds
+SILENT = 180.0  # seconds of silence after which a worker that owes an answer is taken for stuck: longer than an embedder may take
 SEARCHED = frozenset({UNIT_PUT, UNIT_ADDED, UNIT_REMOVED, UNITS_TRIMMED, UNIT_REDACTED})
 
 
@@ -102,8 +106,11 @@ class Search:
         self._sending = trio.Lock()
         self._sent = 0
         self._feeds = 0
-        self._pid = 0
-        self._why = ""
+        self._heard = 0  # how often the worker has said anything
+        self._process: trio.Process | None = None
+        self._said = ""  # the worker's last words
+        self._failure = ""  # when the last worker that has ended did so, and why
+        self._restarts = 0
         self._facts: dict[str, Any] = {}
         self.covers = 0
 
@@ -123,11 +130,12 @@ class Search:
         """What `status` tells of searching."""
         if not self._needed.is_set():
             return {"state": "off"}
-        if self._stream is None:
-            return {"state": "starting"}
-        behind = self._log.last_seq - self.covers
-        state = {"state": "behind" if behind else "ready", "behind": behind, "covers": self.covers, "pid": self._pid}
-        return {**state, "memory_bytes": memory(self._pid), **self._facts}
+        failed = {"restarts": self._restarts, "last_failure": self._failure} if self._failure else {}
+        if self._stream is None or self._process is None:
+            return {"state": "starting", **failed}
+        behind, pid = self._log.last_seq - self.covers, self._process.pid
+        state = {"state": "behind" if behind else "ready", "behind": behind, "covers": self.covers, "pid": pid}
+        return {**state, "memory_bytes": memory(pid), **self._facts, **failed}
 
     async def ask(self, fields: dict[str, Any], wait: float, upto: int | None = None) -> dict[str, Any]:
         """Have the worker search, once it was told all that is on disk now or `wait` seconds are over.
@@ -161,16 +169,17 @@ class Search:
                     )
                 asked.done = trio.Event()
                 await self._send({"search": number, "after": min(target, self._sent), **fields})
-                await asked.done.wait()
+                await self._answered(asked)
                 if asked.error is not None:
                     raise asked.error
                 if asked.found is not None:
                     return asked.found
-            raise EngramError(
-                "internal", f"the search worker ended {MAX_TRIES} times before it had an answer; the daemon's log has its words"
-            )
+            raise EngramError("internal", f"the search worker ended {MAX_TRIES} times before it had an answer, the last at {self._failure}")
         finally:
             del self._asked[number]
+            if asked.found is None and asked.error is None:
+                with trio.move_on_after(ENDING, shield=True):
+                    await self._send({"drop": number})
             if not self._asked:
                 self._hurry = trio.Event()
 
@@ -190,9 +199,20 @@ class Search:
             if left <= 0 and self._stream is not None:
                 return
             if left <= 0:
-                raise EngramError("unavailable", f"the search worker does not start: {self._why or 'it takes too long'}")
+                raise EngramError("unavailable", f"the search worker does not start: {self._failure or 'it takes too long'}")
             with trio.move_on_after(left):
                 await self._progress.wait()
+
+    async def _answered(self, asked: Asked) -> None:
+        """Wait until the worker has answered or ended. One that is stuck, or stopped by a signal, is ended."""
+        while True:
+            heard = self._heard
+            with trio.move_on_after(SILENT):
+                await asked.done.wait()
+                return
+            if self._heard == heard and self._process is not None:
+                logger.error("the search worker has said nothing for %g s, and is ended", SILENT)
+                self._process.kill()
 
     def _tell(self) -> None:
         """Wake whoever waits for the worker or the log to get on."""
@@ -202,22 +222,26 @@ class Search:
     # The worker
 
     async def run(self) -> None:
-        """Keep a worker, from the first search on, until cancelled."""
+        """Keep a worker, until cancelled: from the first search on, or at once where an index is left, lest it fall far behind."""
+        if self._settings is not None and (self._settings.directory / "index").exists():
+            self._needed.set()
         await self._needed.wait()
         assert self._settings is not None
         quick = 0
         while True:
             began = trio.current_time()
             try:
-                await self._serve(self._settings)
+                why = await self._serve(self._settings)
             except (OSError, EngramError) as error:
-                self._why = str(error)
+                why = str(error)
+            self._restarts += 1
+            self._failure = f"{format_ts(time.time_ns() // 1000)} {why}"
             quick = quick + 1 if trio.current_time() - began < QUICK else 0
-            logger.warning("the search worker has ended: %s; it is started again", self._why)
+            logger.warning("the search worker has ended: %s; it is started again", why)
             await trio.sleep(min(SLOWEST, 0.05 * 2**quick) if quick > 1 else 0)
 
-    async def _serve(self, settings: Settings) -> None:
-        """Start a worker, and feed it and listen to it until it ends."""
+    async def _serve(self, settings: Settings) -> str:
+        """Start a worker, and feed it and listen to it until it ends; gives what ended it."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await trio.lowlevel.open_process(
@@ -231,7 +255,7 @@ class Search:
                 stderr=subprocess.PIPE,
                 pass_fds=(theirs.fileno(),),
             )
-        self._pid, self._why = process.pid, ""
+        self._process, self._said = process, ""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
         try:
             async with trio.open_nursery() as nursery:
@@ -239,7 +263,7 @@ class Search:
                 nursery.start_soon(self._hear, process.stderr)
                 await self._listen(stream, nursery)
                 with trio.move_on_after(ENDING):
-                    self._why = self._why or f"exit code {await process.wait()}"
+                    await process.wait()
                 nursery.cancel_scope.cancel()
         finally:
             self._stream = None
@@ -249,6 +273,10 @@ class Search:
                 await stream.aclose()  # which ends the worker
                 with trio.move_on_after(ENDING):
                     await process.wait()
+                if process.returncode is None:
+                    process.kill()  # stuck, or stopped by a signal: its index is written so that this costs nothing
+                    await process.wait()
+        return f"{_ending(process.returncode or 0)}{': ' if self._said else ''}{self._said}"
 
     async def _hear(self, words: trio.abc.ReceiveStream) -> None:
         """Hand on what the worker says to our own log."""
@@ -257,13 +285,14 @@ class Search:
             *lines, rest = (rest + data)[-MAX_WORDS:].split(b"\n")
             for line in lines:
                 logger.info("%s", line.decode(errors="replace"))
-                self._why = line.decode(errors="replace")
+                self._said = line.decode(errors="replace")
 
     async def _listen(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
         """Take what the worker sends, to its end."""
         decoder = FrameDecoder(MAX_FRAME)
         with suppress(trio.BrokenResourceError):
             async for data in stream:
+                self._heard += 1
                 for body in decoder.feed(bytes(data)):
                     message = cbor2.loads(body)
                     if "facts" in message:
@@ -350,6 +379,14 @@ class Search:
 
 def _is_redacted(unit: bytes) -> bool:
     return "redacted" in cbor2.loads(unit)
+
+
+def _ending(code: int) -> str:
+    """What ended a process, in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in signal.valid_signals() else "unknown"
+    return f"signal {-code} ({name}{', perhaps because memory was short' if -code == signal.SIGKILL else ''})"
 
 
 def _cut(body: bytes) -> bytes:

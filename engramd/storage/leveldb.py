@@ -25,6 +25,10 @@ COPY_ROWS = 4096  # written at once where a store is written anew
 MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 
 
+class Damage(EngramError):
+    """What a store has cannot be read, or not all of it."""
+
+
 class Reader:
     """What an open LevelDB holds: now, or as it was when a snapshot was taken.
 
@@ -32,7 +36,7 @@ class Reader:
         source: LevelDB itself, or a snapshot of it.
 
     Raises:
-        EngramError: `storage`, from every method, when the files are damaged or the disk fails.
+        EngramError: `storage`, from every method, when the files are damaged (then it is a `Damage`) or the disk fails.
     """
 
     def __init__(self, directory: Path, source: Any) -> None:
@@ -85,7 +89,7 @@ class Reader:
         return (key for key, _ in self.prefixed(prefix))
 
     def _damaged(self, error: Exception) -> EngramError:
-        return EngramError(
+        return Damage(
             "storage",
             f"the store in {self.directory} cannot be used: {_reason(error)}. Nothing was changed; if the disk is full or read-only, "
             "mend that and start again, else keep a copy of the directory before trying anything",
@@ -101,7 +105,7 @@ class Store(Reader):
         new: make an empty one.
 
     Raises:
-        EngramError: `storage`, here and from every method, when the files are damaged or the disk fails.
+        EngramError: `storage`, here and from every method, when the files are damaged (then it is a `Damage`) or the disk fails.
     """
 
     def __init__(self, directory: Path, new: bool = False) -> None:
@@ -137,7 +141,9 @@ class Store(Reader):
         try:
             batch.write()
         except Error as error:
-            raise EngramError("storage", f"the disk refused a write to {self.directory}: {_reason(error)}") from error
+            reason = _reason(error)
+            kind = Damage if reason.startswith("Corruption") else EngramError  # which LevelDB's own tidying may have met before
+            raise kind("storage", f"the disk refused a write to {self.directory}: {reason}") from error
 
     def flush(self) -> None:
         """Have everything that was written in table files; LevelDB's log begins anew. Blocks for the disk."""

@@ -10,6 +10,12 @@ from engram_cli.client import Client, Relationship
 HOSTILE = "a daemon\t\x1b[31mred\x07 \u202eevil\nlock"
 
 
+@pytest.fixture(autouse=True)
+def _worker(shell: Shell) -> None:
+    """One that has started, which takes long where much else is going on."""
+    shell.client(timeout=120).search("anything", wait=60_000)
+
+
 @pytest.fixture
 def units(client: Client, name: str) -> list[str]:
     """Units that differ in all that can be asked for."""

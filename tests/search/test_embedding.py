@@ -146,6 +146,39 @@ def test_which_embedder_an_option_names(tmp_path: Path) -> None:
     assert embedders._key({"ENGRAM_EMBEDDER_KEY_FILE": str(key)}) == "secret"
 
 
+def test_an_onnx_model_in_a_directory(tmp_path: Path, ledger: Ledger) -> None:
+    """With a model that is made here: each token's row of a table, as a transformer gives one row for each token."""
+    onnx, tokenizers = pytest.importorskip("onnx"), pytest.importorskip("tokenizers")
+    pytest.importorskip("onnxruntime")
+    table = np.array([[0, 0, 0], [9, 9, 9], [1, 0, 0], [0, 2, 0], [0, 1, 0]], np.float32)
+    helper, kinds = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
+        "rows",
+        [helper.make_tensor_value_info("input_ids", kinds.INT64, ["b", "n"])],
+        [helper.make_tensor_value_info("last_hidden_state", kinds.FLOAT, ["b", "n", 3])],
+        [onnx.numpy_helper.from_array(table, "table")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "model.onnx")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 1, "[UNK]": 0, "daemon": 2, "server": 3, "process": 4}, "[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    asked = made(f"local:{tmp_path}")
+    assert (asked.name, asked.dim, len(asked.version)) == ("onnx", 3, 64)
+    rows = asked.embed(["daemon process", "", "server", "nothing known", *["daemon"] * 40])
+    assert rows[0].tolist() == pytest.approx([0.5**0.5, 0.5**0.5, 0])
+    assert (rows[1].tolist(), rows[2].tolist(), rows[3].tolist(), rows[43].tolist()) == ([0] * 3, [0, 1, 0], [0] * 3, [1, 0, 0])
+    index = Index(tmp_path / "search", asked)
+    wanted = [ledger.put("server"), ledger.put("daemon")][0]
+    index.absorb(ledger.events, ledger.last)
+    assert [hit.seq for hit in find(index, ledger, "process", mode="semantic").hits] == [wanted]
+    index.close()
+    (tmp_path / "model.onnx").write_bytes(b"rubbish")
+    with pytest.raises(EngramError) as caught:
+        made(f"local:{tmp_path}")
+    assert caught.value.code == "invalid"
+
+
 def test_another_embedder_makes_the_index_anew(tmp_path: Path, embedder: StaticEmbedder, endpoint: Endpoint, ledger: Ledger) -> None:
     ledger.put("a daemon")
     index = Index(tmp_path / "search", embedder, "h", 9)
