@@ -34,7 +34,7 @@ from .vectors import Vectors
 
 logger = logging.getLogger("engramd.search")
 
-FORMAT = 2
+FORMAT = 3
 STATE = b"!state"  # -> map: format, history, embedder, covers, docs
 COLUMNS = b"d"  # first doc(4) -> map of arrays
 NAME = b"n"  # number(4) -> kind and name

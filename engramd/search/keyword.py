@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import postings as segmented
+from .columns import distinct
 from .postings import Block, Postings
 
 K1 = 1.5
@@ -45,8 +46,16 @@ def idf(docs: int, having: int) -> float:
     return math.log(1 + (docs - having + 0.5) / (having + 0.5))
 
 
+class Looked(NamedTuple):
+    """What some docs have: their scores, and for each wanted term, in their order, a row that says which of the docs have it."""
+
+    scores: Scores
+    has: Mask
+
+
 class _Term(NamedTuple):
     weight: float  # the most that it can add to a score
+    row: int  # its place among all that were asked for
     blocks: list[Block | None]  # by segment
 
 
@@ -68,17 +77,12 @@ class Scorer:
         self._segments = postings.segments()
         self._terms: list[_Term] = []
         self.idf: list[float] = []
-        self.having: list[int] = []
-        blocks_of: list[list[Block | None]] = []
-        for term, weight in wanted:
+        for row, (term, weight) in enumerate(wanted):
             blocks = [postings.block(segment, term) for segment in self._segments]
-            blocks_of.append(blocks)
             having = sum(len(block.low) for block in blocks if block is not None)
-            self.having.append(having)
             self.idf.append(idf(docs, having) if having else 0.0)
             if having:
-                self._terms.append(_Term(weight * self.idf[-1], blocks))
-        self._blocks = blocks_of
+                self._terms.append(_Term(weight * self.idf[-1], row, blocks))
         self._terms.sort(key=lambda term: -term.weight)
 
     def best(self, count: int, mask: Mask | None) -> Found:
@@ -107,34 +111,21 @@ class Scorer:
         order = np.lexsort((-docs, -all_scores))
         return Found(docs[order], all_scores[order])
 
-    def of(self, docs: Docs) -> Scores:
-        """The scores of some docs, in their order."""
-        out = np.zeros(len(docs), np.float32)
+    def of(self, docs: Docs) -> Looked:
+        """What some docs have, in their order."""
+        scores = np.zeros(len(docs), np.float32)
+        has = np.zeros((len(self.idf), len(docs)), np.bool_)
         segments = docs >> segmented.SEGMENT_BITS
-        for segment in np.unique(segments):
+        for segment in distinct(segments):
             at = np.flatnonzero(segments == segment)
             low = docs[at] & segmented.SEGMENT - 1
-            lengths = self._segment_lengths(int(segment))
+            lengths = self._segment_lengths(int(segment))[low]
             for term in self._terms:
                 block = term.blocks[segment]
                 if block is not None:
-                    out[at] += self._looked_up(term.weight, block, low, lengths)
-        return out
-
-    def having_each(self, docs: Docs) -> NDArray[np.bool_]:
-        """For each wanted term, in their order, a row that says which of some docs have it."""
-        out = np.zeros((len(self._blocks), len(docs)), np.bool_)
-        segments = docs >> segmented.SEGMENT_BITS
-        for segment in np.unique(segments):
-            at = np.flatnonzero(segments == segment)
-            low = (docs[at] & segmented.SEGMENT - 1).astype(np.uint16)
-            for row, blocks in enumerate(self._blocks):
-                block = blocks[segment]
-                if block is not None:
-                    found = np.searchsorted(block.low, low)
-                    found[found == len(block.low)] = 0
-                    out[row, at] = block.low[found] == low
-        return out
+                    has[term.row, at], shares = self._looked_up(term.weight, block, low, lengths)
+                    scores[at] += shares
+        return Looked(scores, has)
 
     def _segment_lengths(self, segment: int) -> NDArray[np.float32]:
         return self._lengths[segment << segmented.SEGMENT_BITS : (segment + 1) << segmented.SEGMENT_BITS]
@@ -160,7 +151,7 @@ class Scorer:
             elif len(close) * LOOK_UP > len(block.low):
                 scores[block.low] += self._share(weight, block.times, lengths[block.low])
             elif len(close):
-                scores[close] += self._looked_up(weight, block, close, lengths)
+                scores[close] += self._looked_up(weight, block, close, lengths[close])[1]
             left -= weight
         if close is None:
             close = np.flatnonzero(scores > bar) if bar > 0 else np.flatnonzero(scores)
@@ -175,12 +166,12 @@ class Scorer:
         counted /= norm
         return counted
 
-    def _looked_up(self, weight: float, block: Block, low: Docs, lengths: NDArray[np.float32]) -> Scores:
-        """What a term adds to the scores of some docs of a segment."""
+    def _looked_up(self, weight: float, block: Block, low: Docs, lengths: NDArray[np.float32]) -> tuple[Mask, Scores]:
+        """Which of some docs of a segment have a term, and what that adds to their scores."""
         at = np.searchsorted(block.low, low.astype(np.uint16))
         at[at == len(block.low)] = 0
         has = block.low[at] == low
-        return np.where(has, self._share(weight, block.times[at], lengths[low]), np.float32(0))
+        return has, np.where(has, self._share(weight, block.times[at], lengths), np.float32(0))
 
 
 def _top(docs: Docs, scores: Scores, count: int) -> Docs:

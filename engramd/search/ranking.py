@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import query as queries
 from . import tokens
+from .columns import distinct
 from .index import EVERYTHING, Index, Mask, Wanted
 from .keyword import Scorer, idf
 from .keyword import Wanted as Term
@@ -216,23 +217,20 @@ class _Ranking:
         if mode == "semantic":
             return Order(near.docs, near.cosines, np.zeros(len(near.docs), np.float32), near.cosines)
         found = self._scorer.best(depth, mask)
-        docs = np.union1d(found.docs, near.docs)
-        keyword = _known(docs, found.docs, found.scores)
-        other = np.isnan(keyword)
-        keyword[other] = self._scorer.of(docs[other])
-        keyword /= np.float32(self._most)
+        docs = distinct(np.concatenate([found.docs, near.docs]))
+        looked = self._scorer.of(docs)
+        keyword = looked.scores / np.float32(self._most)
         semantic = _known(docs, near.docs, near.cosines)
         other = np.isnan(semantic)
         semantic[other] = vectors.of(vector, docs[other]) if vector.any() else 0
-        scores = fuse(keyword, semantic, self._has_all(docs))
+        scores = fuse(keyword, semantic, self._has_all(looked.has))
         ranks = np.lexsort((-docs, -scores))
         return Order(docs[ranks], scores[ranks], keyword[ranks], semantic[ranks])
 
-    def _has_all(self, docs: Docs) -> NDArray[np.bool_]:
-        """Which docs have every term of the query, or one that it may stand for."""
-        has = self._scorer.having_each(docs)
+    def _has_all(self, has: Mask) -> Mask:
+        """Which docs have every term of the query, or one that it may stand for, where `has` says which have which."""
         row_of = {term: row for row, term in enumerate(self.weights)}
-        out = np.ones(len(docs), np.bool_)
+        out = np.ones(has.shape[1], np.bool_)
         for asked in self._asked:
             rows = [row_of[term] for term in asked.terms]
             out &= has[rows].any(axis=0) if rows else False

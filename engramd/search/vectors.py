@@ -1,18 +1,20 @@
 """Vectors: exact ones in a file, and a FAISS index of them in memory that finds the nearest.
 
 The file has one row of small whole numbers for each vector, which is all that is ever compared in the end: the FAISS index proposes, the
-rows decide. Few vectors are proposed by an exact scan; many by cells that a training has found (`IndexIVFScalarQuantizer`), made and
-tried out in a thread while the old index goes on answering.
+rows decide. Few vectors are proposed by an exact scan; many by cells that a training has found (`IndexIVFPQFastScan`), made in a
+thread while the old index goes on answering.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import mmap
 import os
 import threading
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol.errors import EngramError
-from .columns import Column
+from .columns import Column, distinct
 from .embedder import Floats, Quantised
 
 faiss.omp_set_num_threads(1)
@@ -30,18 +32,18 @@ logger = logging.getLogger("engramd.search")
 
 EXACT = 20_000  # vectors up to which every one is compared
 RETRAIN = 3  # a trained index is trained anew when a cell has so many times more vectors than there are cells
-TRAIN_ROWS = 64  # vectors for each cell that a training looks at
+TRAIN_ROWS = 40  # vectors for each cell that a training looks at
 SAVE_AGAIN = 1.1  # a trained index is saved when it has grown by this factor
-FILTERED = 0.05  # a filter that keeps less has every cell visited
-LEAST_RECALL = 0.97  # of the best ten: a search visits as few cells as give that
-MOST_VISITED = 65_536  # but not more than have so many vectors
-FEW = 16_384  # allowed vectors that are scored exactly, row by row
-KEPT = 192  # numbers of a vector that the cells keep: the ones that say most, found by the training
+FARTHER = 0.15  # the part that a filter keeps, to this power, is by how much more cells are visited
+VISITED = 3  # one in so many cells is visited: with fewer, pairs of words that have little in common are not found well enough
+FEW = 16_384  # allowed docs whose vectors are all compared
+KEPT = 256  # numbers of a vector that the cells keep, two in four bits: the ones that say most, found by the training
 RERANKED = 1000  # rows that the cells propose at least, for the exact rows to decide
-TRIED = 64  # queries with which an index is tried out
 CHUNK_ROWS = 8192  # rows read at once where all are read
+CACHED_ROWS = 512  # rows compared at once: as floats they stay in the processor's cache
 
 Mask = NDArray[np.bool_]
+Docs = NDArray[np.int64]
 Rows = NDArray[np.int64]
 
 
@@ -74,7 +76,7 @@ class Vectors:
         os.ftruncate(self._file, len(owners) * dim)
         self._mapped: Quantised = np.zeros((0, dim), np.int8)
         self._squares = Column(np.int32)  # of the first rows
-        self._index: Any = self._load() or faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        self._index: Any = self._load() or _exact(dim)
         self._saved = int(self._index.ntotal)  # rows of the saved index of cells
         self._thread: threading.Thread | None = None
         self._saving = False  # whether the thread reads the index
@@ -115,6 +117,7 @@ class Vectors:
                 logger.error("the vector index could not be trained; every vector is compared until there are many more")
             else:
                 self._index, self._trained, self._saved = self._trained, None, 0
+                give_back()
         if not (self._thread is not None and self._saving) and (_cells(self._index) or len(self._owners) <= 4 * EXACT):
             self._fill(self._index, len(self._owners))
 
@@ -139,11 +142,11 @@ class Vectors:
         self._squares.values[rows[rows < len(self._squares)]] = 0
         self.sync()
         if _cells(self._index):
-            self._index.remove_ids(faiss.IDSelectorBatch(rows.astype(np.int64)))
+            self._index.remove_ids(faiss.IDSelectorBatch(np.array([doc], np.int64)))
             self._index.ntotal = _ivf(self._index).ntotal = len(self._owners)  # the next row's number
             self._save(len(self._owners))
         else:
-            self._index.reset()
+            self._index = _exact(self.dim)
             self.refresh()
 
     # Reading
@@ -171,33 +174,28 @@ class Vectors:
     def nearest(self, query: Floats, count: int, mask: Mask | None, least: float = 0.0) -> Near:
         """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`, none with a
         cosine below `least`."""
-        owners = self._owners.values
-        allowed = None if mask is None else mask.take(owners)
-        if allowed is not None:
-            rows = np.flatnonzero(allowed) if (having := int(np.count_nonzero(allowed))) <= FEW else None
+        having = len(self._owners) if mask is None else int(np.count_nonzero(mask))
+        if mask is not None and having <= FEW:
+            docs = np.flatnonzero(mask)
         else:
-            rows, having = None, len(owners)
-        if rows is None:
-            rows = self._proposed(query, min(2 * count + 16, having), allowed, having / max(len(owners), 1))
-        cosines = self.cosines(query, rows)
-        docs, best = _best_of_each(owners[rows], cosines)
-        keep = (best > 0) & (best >= least)
-        docs, best = docs[keep], best[keep]
-        order = np.lexsort((-docs, -best))[:count]
-        return Near(docs[order].astype(np.int64), best[order])
+            docs = self._proposed(query, min(2 * count + 16, having), mask, having / max(len(self._owners), 1))
+        return self._nearest_of(query, docs, count, least)
 
     def exactly(self, query: Floats, count: int, mask: Mask | None) -> Near:
         """As `nearest`, by comparing every row: slow, for tests and figures."""
-        owners = self._owners.values
-        rows = np.arange(len(owners)) if mask is None else np.flatnonzero(mask[owners])
-        docs, best = _best_of_each(owners[rows], self.cosines(query, rows))
-        order = np.lexsort((-docs, -best))[:count]
-        order = order[best[order] > 0]
-        return Near(docs[order].astype(np.int64), best[order])
+        docs = distinct(self._owners.values)
+        return self._nearest_of(query, docs if mask is None else docs[mask[docs]], count, 0.0)
 
-    def of(self, query: Floats, docs: NDArray[np.int64]) -> Floats:
+    def _nearest_of(self, query: Floats, docs: Docs, count: int, least: float) -> Near:
+        cosines = self.of(query, docs)
+        keep = np.flatnonzero((cosines > 0) & (cosines >= least))
+        keep = keep[np.lexsort((-docs[keep], -cosines[keep]))][:count]
+        return Near(docs[keep].astype(np.int64), cosines[keep])
+
+    def of(self, query: Floats, docs: Docs) -> Floats:
         """The cosines of some docs' best vectors; 0 for docs that have none."""
         owners = self._owners.values
+        docs = docs.astype(owners.dtype)  # for other numbers, all of the owners would be copied
         low = np.searchsorted(owners, docs, "left")
         high = np.searchsorted(owners, docs, "right")
         out = np.zeros(len(docs), np.float32)
@@ -211,38 +209,39 @@ class Vectors:
     def cosines(self, query: Floats, rows: NDArray[np.int64]) -> Floats:
         """The exact cosines of some rows, in their order."""
         out = np.zeros(len(rows), np.float32)
-        for start in range(0, len(rows), CHUNK_ROWS):
-            part = self._rows()[rows[start : start + CHUNK_ROWS]].astype(np.float32)
+        all_rows = self._rows()
+        for start in range(0, len(rows), CACHED_ROWS):
+            part = all_rows[rows[start : start + CACHED_ROWS]].astype(np.float32)
             norms = np.sqrt(np.einsum("ij,ij->i", part, part))
             norms[norms == 0] = 1
-            out[start : start + CHUNK_ROWS] = part @ query / norms
+            out[start : start + CACHED_ROWS] = part @ query / norms
         return out
 
-    def _proposed(self, query: Floats, count: int, allowed: Mask | None, part: float) -> Rows:
-        """Rows that may be the nearest: what the index finds, and all rows that are not in it yet."""
-        index, total = self._index, len(self._owners)
-        known = min(int(index.ntotal), total)
-        fresh = np.arange(known, total) if allowed is None else known + np.flatnonzero(allowed[known:])
-        if not known:
-            return fresh
+    def _proposed(self, query: Floats, count: int, mask: Mask | None, part: float) -> Docs:
+        """Docs that may be the nearest, each once: those that the index finds, and all whose vectors are not in it yet."""
+        index = self._index
+        fresh = distinct(self._owners.values[int(index.ntotal) :])
+        fresh = fresh if mask is None else fresh[mask[fresh]]
         options: dict[str, Any] = {}
-        if allowed is not None:
-            bits = np.packbits(allowed[:known], bitorder="little")
-            options["sel"] = faiss.IDSelectorBitmap(known, faiss.swig_ptr(bits))
+        if mask is not None:
+            bits = np.packbits(mask, bitorder="little")
+            options["sel"] = faiss.IDSelectorBitmap(len(mask), faiss.swig_ptr(bits))
         ivf = _ivf(index)
-        params: Any = None
-        if ivf is not None:
-            visited, cells, count = ivf.nprobe, ivf.nlist, max(count, RERANKED)
-            if part < FILTERED:
-                visited = cells
-            elif part < 1:
-                visited = min(cells, math.ceil(visited / math.sqrt(part)))
-            params = _visiting(visited, options)
-        elif options:
-            params = faiss.SearchParameters(**options)
-        _, found = index.search(query.reshape(1, -1), min(count, known), params=params)
-        rows: Rows = found[0]
-        return np.concatenate([rows[rows >= 0], fresh])
+        if ivf is None:
+            found = self._found(query, min(count, int(index.ntotal)), faiss.SearchParameters(**options) if options else None)
+        else:
+            count, visited = max(count, RERANKED), min(ivf.nlist, math.ceil(ivf.nprobe / min(part, 1.0) ** FARTHER))
+            found = self._found(query, count, _visiting(visited, options))
+            if len(found) < count and visited < ivf.nlist:  # what the filter keeps is elsewhere
+                found = self._found(query, count, _visiting(ivf.nlist, options))
+        return distinct(np.concatenate([found, fresh]))
+
+    def _found(self, query: Floats, count: int, params: Any) -> Docs:
+        """What the index finds; a doc may be in it several times."""
+        if not count:
+            return np.zeros(0, np.int64)
+        docs: Docs = self._index.search(query.reshape(1, -1), count, params=params)[1][0]
+        return docs[docs >= 0]
 
     def _rows(self) -> Quantised:
         """The file, mapped."""
@@ -262,7 +261,8 @@ class Vectors:
     def _fill(self, index: Any, last: int) -> None:
         """Add the rows that an index does not have yet, up to before `last`."""
         for start in range(index.ntotal, last, CHUNK_ROWS):
-            index.add(self._unit_rows(start, min(last, start + CHUNK_ROWS)))
+            stop = min(last, start + CHUNK_ROWS)
+            index.add_with_ids(self._unit_rows(start, stop), self._owners.values[start:stop].astype(np.int64))
 
     @property
     def wants_work(self) -> bool:
@@ -283,49 +283,26 @@ class Vectors:
         self._thread.start()
 
     def _train(self, size: int) -> None:
-        """Make an index of cells: find them from a sample, put all rows into them, and try out how many a search must visit."""
+        """Make an index of cells: find them from a sample, and put all rows into them."""
         cells = 2 ** round(math.log2(size) / 2)
         rng = np.random.default_rng(size)
         sample = np.sort(rng.choice(size, min(size, cells * TRAIN_ROWS), replace=False))
-        learned = np.concatenate([self._unit_rows(int(row), int(row) + 1) for row in sample])
-        kept = min(self.dim, KEPT)
-        ivf = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatIP(kept), kept, cells, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
-        )
+        learned = unit_rows(self._read(sample))
+        kept = 2 * max(1, min(self.dim, KEPT) // 2)
+        ivf = faiss.IndexIVFPQFastScan(faiss.IndexFlatIP(kept), kept, cells, kept // 2, 4, faiss.METRIC_INNER_PRODUCT)
+        ivf.by_residual = False
         ivf.cp.spherical, ivf.cp.niter, ivf.cp.seed = True, 8, 1
         index = faiss.IndexPreTransform(faiss.PCAMatrix(self.dim, kept), ivf)
         index.train(learned)
         self._fill(index, size)
         while len(self._owners) - index.ntotal > CHUNK_ROWS:  # more have arrived meanwhile
             self._fill(index, len(self._owners))
-        one, other = learned[rng.choice(len(learned), (2, TRIED))]
-        noise = rng.standard_normal((TRIED, self.dim)).astype(np.float32) / np.float32(math.sqrt(self.dim))
-        ivf.nprobe = self._tried_out(index, one + other / 2 + 2 * noise)  # queries are like some texts, but not very much
+        ivf.nprobe = max(8, cells // VISITED)
         self._trained = index
 
-    def _tried_out(self, index: Any, queries: Floats) -> int:
-        """The fewest cells that a search must visit to find the best ten nearly always."""
-        size = index.ntotal
-        best = np.full((len(queries), 10), -2, np.float32)
-        for start in range(0, size, CHUNK_ROWS):
-            scores = queries @ self._unit_rows(start, min(size, start + CHUNK_ROWS)).T
-            best = -np.partition(-np.concatenate([best, scores], axis=1), 9, axis=1)[:, :10]
-        worst = best.min(axis=1)
-        visited, cells = 8, _cells(index)
-        most = min(cells, cells * MOST_VISITED // size)
-        while visited < most:
-            _, found = index.search(queries, RERANKED, params=_visiting(visited, {}))
-            hits = [int((self._dots(*pair) >= bar - 1e-6).sum()) for *pair, bar in zip(queries, found, worst, strict=True)]
-            if sum(min(hit, 10) for hit in hits) >= LEAST_RECALL * 10 * len(queries):
-                break
-            visited *= 2
-        return int(min(visited, most))
-
-    def _dots(self, query: Floats, rows: Rows) -> Floats:
-        """The exact products of some rows; for a thread, which must not touch the map."""
-        raw = b"".join(os.pread(self._file, self.dim, int(row) * self.dim) for row in rows if row >= 0)
-        found: Floats = unit_rows(np.frombuffer(raw, np.int8).reshape(-1, self.dim)) @ query
-        return found
+    def _read(self, rows: Rows) -> Quantised:
+        raw = b"".join(os.pread(self._file, self.dim, int(row) * self.dim) for row in rows)
+        return np.frombuffer(raw, np.int8).reshape(-1, self.dim)
 
     def _save(self, size: int) -> None:
         path = self._directory / "cells"
@@ -346,6 +323,12 @@ class Vectors:
         return None
 
 
+def give_back() -> None:
+    """Have the C library give memory that was freed back to the system: after a training, that is a good part of what there is."""
+    with suppress(OSError, AttributeError):  # where the C library is not GNU's
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def unit_rows(rows: Quantised) -> Floats:
     """Rows as vectors of length 1."""
     wide = rows.astype(np.float32)
@@ -353,6 +336,11 @@ def unit_rows(rows: Quantised) -> Floats:
     norms[norms == 0] = 1
     wide /= norms
     return wide
+
+
+def _exact(dim: int) -> Any:
+    """An index that compares all. Its numbers are those of docs, as in every one."""
+    return faiss.IndexIDMap(faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT))
 
 
 def _cells(index: Any) -> int:
@@ -370,12 +358,3 @@ def _visiting(cells: int, options: dict[str, Any]) -> Any:
     """Parameters of a search that visits so many cells."""
     inner = faiss.SearchParametersIVF(**{"nprobe": cells, **options})
     return faiss.SearchParametersPreTransform(**{"index_params": inner})
-
-
-def _best_of_each(docs: NDArray[np.int32], cosines: Floats) -> tuple[NDArray[np.int32], Floats]:
-    """Each doc once, with the best of its cosines."""
-    order = np.lexsort((-cosines, docs))
-    docs, cosines = docs[order], cosines[order]
-    first = np.ones(len(docs), np.bool_)
-    first[1:] = docs[1:] != docs[:-1]
-    return docs[first], cosines[first]

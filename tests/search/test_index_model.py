@@ -155,7 +155,7 @@ def test_skipping_common_terms_changes_nothing(
     everything = scorer.best(400, mask)
     best = scorer.best(count, mask)
     assert best.docs.tolist() == everything.docs[:count].tolist()
-    assert best.scores.tolist() == everything.scores[:count].tolist() == scorer.of(best.docs).tolist()
+    assert best.scores.tolist() == everything.scores[:count].tolist() == scorer.of(best.docs).scores.tolist()
 
 
 def test_pages_meet_without_gap_or_repeat(open_index: Any, ledger: Ledger) -> None:

@@ -79,6 +79,8 @@ def test_many_vectors_are_found_by_cells_that_are_trained_beside(tmp_path: Path,
     for part, least in ((None, 0.95), (3, 0.95), (15, 0.95), (25, 0.99), (100, 1.0)):
         mask = None if part is None else np.arange(3000) % part == 0
         assert np.mean([same(vectors, query, mask) for query in queries()]) >= least, part
+    far = np.arange(3000) % 40 == 7
+    assert np.mean([same(vectors, query, far) for query in queries()]) == 1, "what a filter keeps may be far from the query"
     for doc in range(3000, 3100):
         vectors.add(doc, quantise(queries(2)[doc == 3099 :][:1] + (0 if doc > 3097 else doc * queries(3)[2:] / 3000)))
     assert vectors.nearest(queries(2)[1], 1, None).docs.tolist() == [3099], "rows that the index lacks are compared all the same"
