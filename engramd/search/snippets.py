@@ -23,7 +23,7 @@ class Snippet(NamedTuple):
 def snippet(text: str, weights: Mapping[str, float]) -> Snippet:
     """The best part of a text. `weights` has the terms that were looked for and what each counts."""
     text = _SPACE.sub(" ", text[:READ]).strip()
-    found = sorted((place.start, place.end, place.term) for place in tokens.places(text) if place.term in weights)
+    found = sorted((place.start, place.end, place.term) for place in tokens.places(text, weights.keys()))
     start = _best_start(found, weights)
     if len(text) <= WIDTH:
         start, end = 0, len(text)

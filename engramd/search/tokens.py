@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 MAX_TERM = 128  # characters: a longer chunk is found by its parts alone
@@ -85,14 +85,17 @@ def atoms(text: str) -> list[str]:
     return [atom for chunk in _CHUNK.findall(text) for atom in read(chunk).atoms]
 
 
-def places(text: str) -> Iterator[Place]:
-    """Every term of a text with where it stands. Those of one chunk may overlap."""
+def places(text: str, wanted: Set[str]) -> Iterator[Place]:
+    """Where a text has the wanted terms. Those of one chunk may overlap."""
     for match in _CHUNK.finditer(text):
         start, chunk = match.start(), match[0]
+        atoms, more = read(chunk)
+        if wanted.isdisjoint(atoms) and wanted.isdisjoint(more):
+            continue
         for at, atom in _spans(chunk):
-            for term in _terms_of(atom):
+            for term in wanted & set(_terms_of(atom)):
                 yield Place(start + at, start + at + len(atom), term)
-        for term in read(chunk).more:
+        for term in wanted & set(more):
             at = _folded_find(chunk, term)
             yield Place(start + at, start + at + len(term), term) if at >= 0 else Place(start, match.end(), term)
 
