@@ -203,8 +203,9 @@ class Index:
     def absorb(self, events: Iterable[tuple[int, int, bytes]], upto: int) -> None:
         """Take in events as (seq, code, body), in order; afterwards the log is covered up to `upto`. What is covered is passed over."""
         redacted: list[int] = []
+        covered = self.covers  # one seq may come twice: an entry, and that it was taken out since
         for seq, code, body in events:
-            if seq <= self.covers:
+            if seq <= covered:
                 continue
             if code == UNIT_PUT:
                 self._absorb_unit(seq, cbor2.loads(body))

@@ -19,7 +19,7 @@ from engramd.search import index as index_module
 from engramd.search import keyword, postings, ranking
 from engramd.search.embedder import StaticEmbedder
 from engramd.search.index import Index, Wanted
-from engramd.storage.records import UNITS_TRIMMED
+from engramd.storage.records import UNIT_REMOVED, UNITS_TRIMMED
 
 WORDS = ["daemon", "lock", "logFile", "x.py", "broken", "pipe", "42", "日本", "socket", "the"]
 CONTEXTS, AGENTS, KINDS, LABELS = ["c", "d", "c\x01"], ["a", "b"], ["message", "error"], [("k", "v"), ("k", "w")]
@@ -156,6 +156,16 @@ def test_skipping_common_terms_changes_nothing(
     best = scorer.best(count, mask)
     assert best.docs.tolist() == everything.docs[:count].tolist()
     assert best.scores.tolist() == everything.scores[:count].tolist() == scorer.of(best.docs).scores.tolist()
+
+
+def test_an_entry_that_was_taken_out_before_it_was_absorbed_is_hidden(open_index: Any, ledger: Ledger) -> None:
+    """Retention removes removals, too: such an entry comes with a removal of the same seq."""
+    hidden, seen = ledger.put("daemon one"), ledger.put("daemon two")
+    ledger.events.insert(1, (hidden, UNIT_REMOVED, encode({"entry": hidden})))
+    index = open_index()
+    feed(index, ledger)
+    assert [hit.seq for hit in find(index, ledger, "daemon", mode="keyword").hits] == [seen]
+    assert find(index, ledger, "daemon", mode="keyword", wanted=Wanted(last=hidden)).hits == []
 
 
 def test_pages_meet_without_gap_or_repeat(open_index: Any, ledger: Ledger) -> None:
