@@ -17,7 +17,7 @@ from engramd.search import ranking, tokens
 from engramd.search.embedder import StaticEmbedder
 from engramd.search.index import Index
 
-from .sets import SETS, Labelled, labelled
+from .sets import SETS, Labelled, LeftOut, labelled
 
 DEPTH = 100  # hits that are looked at for the right one
 
@@ -65,9 +65,11 @@ def main() -> None:
     flags.add_argument("sets", nargs="*", default=list(SETS), help=f"{', '.join(SETS)}; all of them unless said otherwise")
     embedder = StaticEmbedder()
     print(f"{'set':8} {'texts':>6} {'queries':>7}  {'mode':10} {'recall@10':>9} {'MRR':>6} {'nDCG@10':>8}")
-    for one in labelled(flags.parse_args().sets):
-        if len(one.queries) < 50:
-            print(f"{one.name:8} {len(one.texts):>6} {len(one.queries):>7}  too few on this machine")
+    for name in flags.parse_args().sets:
+        try:
+            one = labelled(name)
+        except LeftOut as why:
+            print(f"{name:8} left out: {why}")
             continue
         directory = Path(tempfile.mkdtemp(prefix="engram-relevance-"))
         index = Index(directory, embedder)

