@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Open
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import Ledger
@@ -84,7 +84,7 @@ def naive(ledger: Ledger, embedder: StaticEmbedder, query: str, contexts: str, l
 
 @pytest.mark.parametrize("seed", range(4))
 def test_ranks_are_exact_whatever_the_index_is_like(
-    ledger: Ledger, open_index: Open, tmp_path: Path, embedder: StaticEmbedder, seed: int
+    ledger: Ledger, open_index: Callable[[], Index], tmp_path: Path, embedder: StaticEmbedder, seed: int
 ) -> None:
     rng = random.Random(seed)
     fill(ledger, rng, 120)
@@ -110,7 +110,7 @@ def test_ranks_are_exact_whatever_the_index_is_like(
     other.close()
 
 
-def test_recorded_manifests_count_for_nothing(ledger: Ledger, open_index: Open) -> None:
+def test_recorded_manifests_count_for_nothing(ledger: Ledger, open_index: Callable[[], Index]) -> None:
     for _ in range(3):
         ledger.put("the daemon lost its lock")
     index = open_index()
