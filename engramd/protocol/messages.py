@@ -275,7 +275,7 @@ POLICY = Record(
             ),
             "what relates to a unit",
         ),
-        "types": Field(MapOf(Choice((*TYPES, "default")), Named("policy-rule", _RULE), len(TYPES) + 1), "rules for types of units"),
+        "types": Field(Record(dict.fromkeys((*TYPES, "default"), Field(Named("policy-rule", _RULE), ""))), "rules for types of units"),
     }
 )
 

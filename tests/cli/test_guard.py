@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from commandline import Done, Shell
 
 from engram_cli.client import Client, Lease
 
-# The hooks that docs/locks.md shows: before a commit, and before an edit.
-LOCKS_PAGE = (Path(__file__).parents[2] / "docs/locks.md").read_text()
-PRE_COMMIT, BEFORE_EDIT = re.findall(r"^```sh\n(.*?)^```$", LOCKS_PAGE, re.M | re.S)
+# The hook before a commit that docs/locks.md shows, and the one before an edit among the examples.
+ROOT = Path(__file__).parents[2]
+(PRE_COMMIT,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/locks.md").read_text(), re.M | re.S)
+BEFORE_EDIT = [sys.executable, str(ROOT / "examples/hooks/edit_hook.py"), "before"]
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 
@@ -133,12 +135,10 @@ def test_leases_of_the_past_are_known_to_a_daemon_that_is_started_for_the_questi
 
 
 def test_the_hook_before_an_edit(shell: Shell, other: Client) -> None:
-    hook = shell.home / "before-edit"
-    hook.write_text(BEFORE_EDIT)
     take(other, *at(shell, "edited"), reason="mine")
 
     def edit(call: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["sh", str(hook)], input=call, env=shell.env, cwd=shell.home, capture_output=True, text=True, check=False)
+        return subprocess.run(BEFORE_EDIT, input=call, env=shell.env, cwd=shell.home, capture_output=True, text=True, check=False)
 
     refused = edit(json.dumps({"tool_name": "Edit", "tool_input": {"file_path": f"{shell.home}/edited/it's a file"}}))
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -154,10 +154,8 @@ def test_both_hooks_refuse_when_the_daemon_does_not_answer(alone: Shell) -> None
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
-        hook = alone.home / "hook"
-        hook.write_text(BEFORE_EDIT)
         call = json.dumps({"tool_input": {"file_path": f"{alone.home}/x"}})
-        edit = subprocess.run(["sh", str(hook)], input=call, env=alone.env, capture_output=True, text=True, check=False)
+        edit = subprocess.run(BEFORE_EDIT, input=call, env=alone.env, capture_output=True, text=True, check=False)
         assert (edit.returncode, "does not answer" in edit.stderr) == (2, True), edit.stderr
         assert "does not answer" in alone.fails(69, "guard", f"{alone.home}/x"), "what a commit is refused for"
     finally:
