@@ -67,8 +67,9 @@ async def opened(
             log,
             chosen.max_payload,
             {"socket": None, "data_dir": str(directory)},
-            search_settings=Settings(directory / "search", chosen.embedder),
+            search_settings=Settings(directory / "search", chosen.embedder, chosen.tokenizer),
             min_free=chosen.min_free,
+            keep_events=None if chosen.keep_events is None else round(chosen.keep_events * 1e6),
             limits=chosen.limits(),
         )
         async with trio.open_nursery() as nursery:

@@ -101,7 +101,7 @@ def _say_end(recorder: Recorder, status: int, seconds: float) -> None:
 
 
 class Pump(threading.Thread):
-    """Passes output on, and has it recorded. When nobody takes it any more, whoever writes it notices.
+    """Has output recorded, and passes it on. When nobody takes it any more, whoever writes it notices.
 
     Args:
         source: where it comes from; closed at the end.
@@ -119,11 +119,11 @@ class Pump(threading.Thread):
     def run(self) -> None:
         """Do so until its end."""
         while data := self._take():
+            self._recorder.record(self._stream, data)  # first: what anyone has seen is recorded, whenever this process is killed
             try:
                 write_all(self._sink, data)
             except OSError as error:
                 self.problem = error
-            self._recorder.record(self._stream, data)
             self._passed += len(data)
             if self.problem is not None:
                 break
