@@ -28,7 +28,4 @@ def members_at(log: Log, context: str, seq: int) -> list[str]:
 
 def was_present(log: Log, context: str, entry: int, seq: int) -> bool:
     """Whether an entry of a context that is still kept stood there: it had arrived, and was not taken out."""
-    if entry > seq:
-        return False
-    gone = log.gone_at(context, entry)
-    return gone is None or gone > seq
+    return entry <= seq and not log.is_gone(context, entry, seq)

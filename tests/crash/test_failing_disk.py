@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from daemons import Daemon
+from preload import preloadable
 
 from engramd.protocol.connection import Id
 from engramd.protocol.errors import EngramError
@@ -44,14 +44,7 @@ int fsync(int fd) {
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library to preload."""
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler, and a system that preloads libraries")
-    directory = tmp_path_factory.mktemp("preload")
-    source, made = directory / "failing_sync.c", directory / "failing_sync.so"
-    source.write_text(FAILING_SYNC)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"], check=True)
-    return made
+    return preloadable(tmp_path_factory.mktemp("preload"), "failing_sync", FAILING_SYNC)
 
 
 def test_a_failed_sync_ends_the_daemon_and_acknowledges_nothing(daemon: Daemon, library: Path, tmp_path: Path) -> None:

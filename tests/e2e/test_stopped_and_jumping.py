@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from commandline import Shell, until
+from preload import preloadable
 
 # Interposes the wall clock: it is off by as many seconds as the file named by the environment says.
 JUMPING_CLOCK = r"""
@@ -38,14 +36,7 @@ DAY = 86_400
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library to preload."""
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler, and a system that preloads libraries")
-    directory = tmp_path_factory.mktemp("preload")
-    source, made = directory / "clock.c", directory / "clock.so"
-    source.write_text(JUMPING_CLOCK)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"], check=True)
-    return made
+    return preloadable(tmp_path_factory.mktemp("preload"), "clock", JUMPING_CLOCK)
 
 
 def test_a_wall_clock_that_jumps(alone: Shell, library: Path) -> None:
