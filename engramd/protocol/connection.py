@@ -47,14 +47,20 @@ class Hello:
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would be slow to make
 class Request:
-    """A validated request for an operation of `OPERATIONS`; `size` is its frame's body, in bytes."""
+    """A validated request for an operation of `OPERATIONS`.
+
+    Attributes:
+        size: of its frame's body, in bytes.
+        lasts: whether it is under way until someone ends it.
+    """
 
     id: Id
     op: str
     fields: dict[str, Any]
     size: int = field(default=0, compare=False)
+    lasts: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +201,7 @@ class ServerConnection(_Connection):
         self.in_flight.add(request_id)
         if lasts:
             self.streams.add(request_id)
-        return Request(request_id, op, message, size)
+        return Request(request_id, op, message, size, lasts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,10 +37,9 @@ def invalid(name: str, problem: str) -> EngramError:
     return EngramError("invalid", f"{name}: {problem}", field=name)
 
 
-def bound(name: str, size: int, most: int, unit: str) -> None:
-    """Raise EngramError("too_large") when there are more than `most`."""
-    if size > most:
-        raise EngramError("too_large", f"{name}: {size} {unit} are over the limit of {most}", field=name, limit=most, size=size)
+def beyond(name: str, size: int, most: int, unit: str) -> EngramError:
+    """The error for a value that is more than `most`."""
+    return EngramError("too_large", f"{name}: {size} {unit} are over the limit of {most}", field=name, limit=most, size=size)
 
 
 def _kind(value: object) -> str:
@@ -66,7 +65,8 @@ class Text:
         size = len(value) if value.isascii() else self._size(value, name)
         if size < self.least:
             raise invalid(name, "must not be empty")
-        bound(name, size, self.most, "bytes")
+        if size > self.most:
+            raise beyond(name, size, self.most, "bytes")
         if self.plain:
             if not value.isprintable():
                 raise invalid(name, "must not contain control or invisible characters")
@@ -116,7 +116,8 @@ class Bytes:
             raise invalid(name, f"must be bytes, not {_kind(value)}")
         if len(value) < self.least:
             raise invalid(name, f"must be at least {self.least} bytes")
-        bound(name, len(value), self.most, "bytes")
+        if len(value) > self.most:
+            raise beyond(name, len(value), self.most, "bytes")
 
     def cddl(self) -> str:
         return "bstr" if self.most == NO_BOUND else f"bstr .size ({self.least}..{self.most})"
@@ -283,7 +284,8 @@ class ListOf:
             raise invalid(name, f"must be a list, not {_kind(value)}")
         if len(value) < self.least:
             raise invalid(name, "must not be empty")
-        bound(name, len(value), self.most, "items")
+        if len(value) > self.most:
+            raise beyond(name, len(value), self.most, "items")
         for index, item in enumerate(value):
             self.item.check(item, f"{name}[{index}]")
 
@@ -306,10 +308,16 @@ class MapOf:
     def check(self, value: object, name: str) -> None:
         if type(value) is not dict:
             raise invalid(name, f"must be a map, not {_kind(value)}")
-        bound(name, len(value), self.most, "entries")
-        for key, item in value.items():
-            self.key.check(key, f"{name}, a key")
-            self.value.check(item, f"{name}.{key}")
+        if len(value) > self.most:
+            raise beyond(name, len(value), self.most, "entries")
+        try:
+            for key, item in value.items():
+                self.key.check(key, name)
+                self.value.check(item, name)
+        except EngramError:  # only now is it worth its while to say which
+            for key, item in value.items():
+                self.key.check(key, f"{name}, a key")
+                self.value.check(item, f"{name}.{key}")
 
     def cddl(self) -> str:
         times = "*" if self.most == NO_BOUND else f"0*{self.most}"

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
 import cbor2
 import trio
@@ -50,6 +50,8 @@ from .presence import Presence
 from .space import Space
 
 logger = logging.getLogger("engramd.engine")
+
+T = TypeVarTuple("T")
 
 STOP_SECONDS = 5.0  # how long clients may take to read their last answers
 
@@ -224,7 +226,7 @@ class Engine:
         if self.stopping.is_set():
             peer.fail(request.id, EngramError("unavailable", "the daemon is stopping; nothing was done"))
             return
-        self.answer(peer, request.id, lambda: self._begin(peer, request))
+        self._answer(peer, request.id, self._begin, peer, request)
 
     def _begin(self, peer: Peer, request: Request) -> None:
         """Carry out a request, if its agent may, and is within its limits."""
@@ -232,10 +234,10 @@ class Engine:
         peer.takes(request.id, self.accounts.admit(peer.account, peer.account_name, request))
         _HANDLERS[request.op](self, peer, request.id, guard(self, peer, request.op, request.fields))
 
-    def answer(self, peer: Peer, request_id: Id, work: Callable[[], None]) -> None:
+    def _answer(self, peer: Peer, request_id: Id, work: Callable[[Unpack[T]], None], *arguments: *T) -> None:
         """Do work that ends in an answer; what it raises becomes the answer."""
         try:
-            work()
+            work(*arguments)
         except EngramError as error:
             self.fail(peer, request_id, error)
         except Exception:
@@ -283,7 +285,7 @@ class Engine:
             elif isinstance(result, Refused):
                 peer.fail(request_id, EngramError(result.code, result.message, **result.details))
             else:
-                self.answer(peer, request_id, lambda: answer(result))
+                self._answer(peer, request_id, answer, result)
 
         return done
 

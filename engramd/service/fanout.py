@@ -138,6 +138,9 @@ class Fanout:
 
     def publish(self, events: Sequence[Appended]) -> None:
         """Offer durable events, in order, to the live subscriptions that could want them."""
+        if not self._everything and not self._by_context:
+            self.durable_seq = events[-1].seq if events else self.durable_seq
+            return
         for appended in events:
             published = Published(self.history, appended)
             for group in (self._by_context.get(published.context or ""), self._everything):

@@ -20,6 +20,7 @@ logger = logging.getLogger("engramd.limits")
 
 SOON = 1.0  # seconds: when to try again what others have to end first
 BURST = 2.0  # seconds' worth of bytes that may come at once
+REQUESTS = ("requests",)
 NEWS = 10.0  # seconds between two messages about the same
 
 
@@ -33,18 +34,21 @@ class Account:
         self._left = self._rate * BURST
         self._at = trio.current_time()
 
-    def spend(self, size: int) -> None:
-        """Take bytes of what there is; where there is any at all, a request may take more."""
-        self._left = self._now_left() - size
-        self._at = trio.current_time()
+    def spend(self, size: int) -> float:
+        """Take bytes of what there is; where there is any at all, a request may take more. Else nothing is taken.
 
-    @property
-    def wait(self) -> float:
-        """Seconds until it may send again."""
-        return max(0.0, -self._now_left() / self._rate) if self._rate else 0.0
-
-    def _now_left(self) -> float:
-        return min(self._rate * BURST, self._left + (trio.current_time() - self._at) * self._rate)
+        Returns:
+            0, or the seconds until it may send again.
+        """
+        rate = self._rate
+        if not rate:
+            return 0.0
+        now = trio.current_time()
+        left = min(rate * BURST, self._left + (now - self._at) * rate)
+        if left < 0:
+            return -left / rate
+        self._left, self._at = left - size, now
+        return 0.0
 
 
 class Accounts:
@@ -76,19 +80,19 @@ class Accounts:
 
     def admit(self, account: Account, name: str, request: Request) -> tuple[str, ...]:
         """What a request takes up as long as it has no answer. Raises EngramError("busy")."""
-        if account.wait:
-            raise self.busy("bytes_per_second", f"{name} has sent more than {self.limits.bytes_per_second} bytes a second", account.wait)
-        account.spend(request.size)
+        wait = account.spend(request.size)
+        if wait:
+            raise self.busy("bytes_per_second", f"{name} has sent more than {self.limits.bytes_per_second} bytes a second", wait)
         self._take(account, name, "requests", self.limits.requests)
-        if not OPERATIONS[request.op].lasts(request.fields):
-            return ("requests",)
+        if not request.lasts:
+            return REQUESTS
         kind, most = ("waits", self.limits.waits) if OPERATIONS[request.op].waits else ("streams", self.limits.streams)
         try:
             self._take(account, name, kind, most)
         except EngramError:
             account.used["requests"] -= 1
             raise
-        return ("requests", kind)
+        return (*REQUESTS, kind)
 
     def _take(self, account: Account, name: str, kind: str, most: int) -> None:
         if account.used[kind] >= most:

@@ -12,7 +12,7 @@ from ..protocol.connection import Id
 from ..protocol.framing import encode, encode_array, encode_map
 from ..protocol.messages import PAGE_BYTES
 from ..protocol.resources import MAX_GLOBS
-from ..protocol.schema import bound, invalid, require_one
+from ..protocol.schema import beyond, invalid, require_one
 from ..protocol.times import format_duration, parse_duration
 from ..state.access import ACT_AS, Access
 from ..state.filters import Filter
@@ -61,7 +61,8 @@ def _resources(fields: dict[str, Any]) -> tuple[str, ...]:
     """The resources of a request, each once. Globs are few, since each has to be compared with others one by one."""
     resources = tuple(dict.fromkeys(fields.get("resources", ())))
     globs = sum(not parse(resource).is_literal for resource in resources)
-    bound("resources", globs, MAX_GLOBS, "globs")
+    if globs > MAX_GLOBS:
+        raise beyond("resources", globs, MAX_GLOBS, "globs")
     return resources
 
 

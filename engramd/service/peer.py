@@ -101,6 +101,7 @@ class Peer:
 
     Attributes:
         token: the name of the token that it greeted with, if any.
+        account_name: under what name it is accounted for.
         account: what its agent uses, from `Engine.welcome` on.
     """
 
@@ -120,6 +121,7 @@ class Peer:
         self.agent = agent
         self.access = access
         self.token = access.token
+        self.account_name = f"agent {agent}" if access.token is None else f"token {access.token}"
         self.account: Account | None = None
         self._hang_up = hang_up
         self._takes: dict[Id, tuple[str, ...]] = {}
@@ -172,11 +174,6 @@ class Peer:
         for stream in list(self.streams.values()):
             stream.cancel(because)
         await self.settled(0)
-
-    @property
-    def account_name(self) -> str:
-        """Under what name it is accounted for."""
-        return f"agent {self.agent}" if self.token is None else f"token {self.token}"
 
     def takes(self, request_id: Id, what: tuple[str, ...]) -> None:
         """A request takes up what is limited, as long as it has no answer."""

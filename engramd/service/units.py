@@ -116,8 +116,15 @@ def _draft(engine: Engine, sight: Sight, fields: dict[str, Any], now: int, where
             payload = payload.decode()
         except UnicodeDecodeError:
             pass
-    edges = tuple(Edge(edge["type"], unit_id(sight, edge["target"]), edge.get("meta", {})) for edge in fields.get("relationships", ()))
-    notes = len(encode([edge.meta for edge in edges])) if edges else 0
+    edges = _edges(sight, fields["relationships"], where) if "relationships" in fields else ()
+    known = parse_ref(fields["id"]) if "id" in fields else new_id(now)
+    assert isinstance(known, bytes), "this was checked"
+    return Draft(known, fields.get("type", "message"), fields.get("meta", {}), payload, edges)
+
+
+def _edges(sight: Sight, wanted: list[dict[str, Any]], where: str) -> tuple[Edge, ...]:
+    edges = tuple(Edge(edge["type"], unit_id(sight, edge["target"]), edge.get("meta", {})) for edge in wanted)
+    notes = len(encode([edge.meta for edge in edges]))
     if notes > MAX_NOTES:
         raise EngramError(
             "too_large",
@@ -126,9 +133,7 @@ def _draft(engine: Engine, sight: Sight, fields: dict[str, Any], now: int, where
             limit=MAX_NOTES,
             size=notes,
         )
-    known = parse_ref(fields["id"]) if "id" in fields else new_id(now)
-    assert isinstance(known, bytes), "this was checked"
-    return Draft(known, fields.get("type", "message"), fields.get("meta", {}), payload, edges)
+    return edges
 
 
 def _answer(ids: list[bytes], seq: int, ts: int, deduped: bool, several: bool) -> dict[str, Any]:

@@ -75,10 +75,10 @@ def dedupe_digest(key: str) -> bytes:
 
 def size_of(payload: str | bytes, meta: dict[str, str]) -> int:
     """The size of a unit as retention counts it: the bytes of its payload and its labels."""
-    texts = [text for label in meta.items() for text in label]
-    if isinstance(payload, bytes):
-        return len(payload) + sum(map(_bytes, texts))
-    return sum(map(_bytes, texts), _bytes(payload))
+    size = len(payload) if isinstance(payload, bytes) else _bytes(payload)
+    for key, value in meta.items():
+        size += _bytes(key) + _bytes(value)
+    return size
 
 
 def _bytes(text: str) -> int:
@@ -116,7 +116,7 @@ def decide_put(view: View, put: Put) -> Decision:
     events: list[ContextCreated | UnitPut | LockReleased] = []
     if context is None:
         events.append(ContextCreated(put.context, put.agent, put.context, {}))
-    count, tokens = len(drafts), tuple(dict.fromkeys(fence.token for fence in put.fences))
+    count, tokens = len(drafts), tuple(dict.fromkeys(fence.token for fence in put.fences)) if put.fences else ()
     for draft in drafts:
         events.append(
             UnitPut(put.context, put.agent, draft.id, draft.type, draft.meta, draft.payload, draft.relationships, dedupe, count, tokens)

@@ -93,6 +93,7 @@ def by_type(context: str, type: str) -> bytes:
     return BY_TYPE + name(context) + name(type)
 
 
+@lru_cache(1024)
 def by_meta(context: str, key: str, value: str) -> bytes:
     """The prefix of the entries with a label in a context."""
     return BY_META + name(context) + meta_digest(key, value)

@@ -161,10 +161,10 @@ Pairs = list[tuple[bytes, bytes]]
 def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Pairs:
     """The entry of a unit in the context it was born in, and the keys that find it."""
     tail = keys.pack_seq(seq)
-    targets = {edge.target for edge in event.relationships}
+    targets = {edge.target for edge in event.relationships} if event.relationships else set()
     pairs = finding_keys(event.context, tail, event.agent, event.type, event.meta, targets, b"")
     pairs.append((keys.entries(event.context) + tail, birth_entry(seq, unit)))
-    return pairs + path_keys(seq, event)
+    return pairs + path_keys(seq, event) if event.type == FILE_CHANGE else pairs
 
 
 def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> Pairs:
