@@ -107,7 +107,8 @@ class _Expected:
         at = row_key(table, key)
         if table not in (UNITS, DEDUPE):
             self.written.add(at)
-        self._note(at, encode_row(row))
+        value, stored = encode_row(row), self._stored(at)
+        self._note(at, stored if _is_older(table, stored, value) else value)
 
     def delete(self, table: Table[K, Any], key: K) -> None:
         """Remove the row."""
@@ -190,10 +191,12 @@ class Check:
     # Every block, whose checksums LevelDB compares as it is read
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
+        """A damaged block may be met again under each prefix that has keys in it: that is one thing wrong."""
         self._format()
+        met: dict[str, list[bytes]] = {}
         first: bytes | None = b""
         while first is not None:
-            reached = first
+            reached, following = first, None
             try:
                 for key, value in self._steps(first, b"\xff" * 17):
                     if key is None:
@@ -202,10 +205,13 @@ class Check:
                     reached = key
                     self._keys[key[:1]] += 1
                     self._see(key, value)
-                return
             except EngramError as error:
-                self._found("blocks", f"beyond the key {_shown(reached)}: {error.message.partition('. ')[0]}")
-                first = next((prefix for prefix in sorted({*DERIVED, *PREFIXES, keys.LOG}) if prefix > reached), None)
+                met.setdefault(error.message.partition(". ")[0], []).append(reached)
+                following = next((prefix for prefix in sorted({*DERIVED, *PREFIXES, keys.LOG}) if prefix > reached), None)
+            first = following
+        for what, places in met.items():
+            again = f", and at {len(places) - 1} further places" if len(places) > 1 else ""
+            self._found("blocks", f"{what}: beyond the key {_shown(places[0])}{again}")
 
     def _steps(self, first: bytes, last: bytes) -> Iterator[tuple[bytes | None, bytes]]:
         """Keys and values; a key of None ends a step."""
@@ -340,6 +346,16 @@ class Check:
             return key in dict(self._keys_of(seq, record, event, self._unit(record, event)))
         except Exception:  # whatever stands there is not what an engramd wrote
             return False
+
+
+def _is_older(table: Table[Any, Any], stored: bytes | None, value: bytes) -> bool:
+    """Whether what is stored is the same row, without members that a later version has appended."""
+    if stored is None or stored[:1] >= value[:1]:  # the head of an array says how many it has
+        return False
+    try:
+        return bool(row_of(table, stored) == row_of(table, value))
+    except Exception:  # whatever stands there is not what an engramd wrote
+        return False
 
 
 def _missing(seq: int) -> str:
