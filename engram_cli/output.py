@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -252,8 +252,17 @@ def shorten(name: str, value: Any, local: bool = False) -> str:
     if isinstance(value, list):
         return " ".join(render.for_terminal(str(render.plain(member))) for member in value)
     if isinstance(value, dict):
-        return " ".join(f"{render.for_terminal(str(key))}={render.for_terminal(str(member))}" for key, member in value.items())
+        return " ".join(f"{render.for_terminal(key)}={render.for_terminal(str(member))}" for key, member in _flat(value))
     return "" if value is None else render.for_terminal(str(value))
+
+
+def _flat(facts: dict[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:
+    """Facts whose members are facts again, by names such as `most.requests`."""
+    for name, member in facts.items():
+        if isinstance(member, dict):
+            yield from _flat(member, f"{of}{name}.")
+        else:
+            yield f"{of}{name}", member
 
 
 def report(error: EngramError) -> int:

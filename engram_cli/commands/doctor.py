@@ -162,6 +162,8 @@ def _daemon(client: Client) -> Iterator[Finding]:
         yield Finding("version", "ok", f"the daemon (pid {facts['pid']}) and this command have the version {__version__}")
     else:
         yield Finding("version", "wrong", f"the daemon is {server}, this command has the version {__version__}; run: engram daemon restart")
+    if "problem" in facts:
+        yield Finding("daemon", "wrong", f"it takes no puts: {facts['problem']}")
     search = facts["search"]
     if search["state"] == "off":
         yield Finding("search", "ok", "nobody has searched yet; the index is made at the first search")

@@ -115,6 +115,11 @@ class Committer:
         self.failed: EngramError | None = None
         self.on_failure: Callable[[EngramError], None] = lambda error: None  # told once, when no more writes are taken
 
+    @property
+    def ahead(self) -> int:
+        """Microseconds that the last event is ahead of the wall clock; 0 where it is not."""
+        return max(0, self._last_ts - self._clock())
+
     def now(self) -> int:
         """The instant for the next command: the wall clock, but never before the last event."""
         wall = self._clock()

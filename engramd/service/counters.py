@@ -49,6 +49,9 @@ class Counters:
         commit_events, commit_seconds: of each batch, its events and how long the disk took.
         commit_failures: batches that the disk refused.
         lock_waits: seconds that those waited who got their lock.
+        consumers_missed: entries that retention took before a consumer which wanted them had done them.
+        loop_late: how late the loop was, looked at once a second: long where something held it up, or the process stood still.
+        sockets_renewed: how often the socket's file was gone and was made anew.
     """
 
     def __init__(self) -> None:
@@ -59,6 +62,9 @@ class Counters:
         self.commit_seconds = Histogram(SECONDS)
         self.commit_failures = 0
         self.lock_waits = Histogram(WAITS)
+        self.loop_late = Histogram(SECONDS)
+        self.consumers_missed = 0
+        self.sockets_renewed = 0
 
     def answered(self, op: str, took: float | None, error: EngramError | None) -> None:
         """A request was answered, after `took` seconds; None for one that is not timed."""

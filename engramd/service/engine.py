@@ -54,6 +54,7 @@ logger = logging.getLogger("engramd.engine")
 T = TypeVarTuple("T")
 
 STOP_SECONDS = 5.0  # how long clients may take to read their last answers
+LOOK = 1.0  # seconds between two looks at how late the loop is
 
 Handler = Callable[["Engine", Peer, Id, dict[str, Any]], None]
 
@@ -175,6 +176,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             tasks = (
                 self._commit,
+                self.see_stalls,
                 self.search.run,
                 self.leases.run,
                 self.presence.run,
@@ -190,6 +192,13 @@ class Engine:
             await self.committer.run()
         except EngramError:
             self.stopping.set()
+
+    async def see_stalls(self) -> None:
+        """Look again and again how late the loop is, until cancelled."""
+        while True:
+            due = trio.current_time() + LOOK
+            await trio.sleep_until(due)
+            self.counters.loop_late.observe(trio.current_time() - due)
 
     async def finish(self) -> None:
         """Let what is in flight reach the disk, and its answers their clients. Call it when `stopping` is set."""
@@ -209,6 +218,12 @@ class Engine:
         self.fanout.publish(events)
         self.tokens.follow(events)
         self.search.notice()
+
+    def problem(self) -> EngramError | None:
+        """Why no put is taken, if none is: the daemon stops, the store is damaged, or the disk is almost full."""
+        if self.stopping.is_set():
+            return EngramError("unavailable", "the daemon is stopping")
+        return self.committer.failed or self.space.problem()
 
     def greeting(self) -> dict[str, Any]:
         """The answer to `hello`."""

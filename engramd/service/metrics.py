@@ -58,16 +58,24 @@ def _counted(counters: Counters) -> Iterator[Metric]:
     yield Metric("engram_commit_seconds", "histogram", "The synced write of a batch.", [((), counters.commit_seconds)])
     yield Metric("engram_commit_failures_total", "counter", "Batches that the disk refused.", [((), counters.commit_failures)])
     yield Metric("engram_lock_wait_seconds", "histogram", "Waits for locks that ended with the lock.", [((), counters.lock_waits)])
+    missed = [((), counters.consumers_missed)]
+    yield Metric("engram_consumer_missed_total", "counter", "Entries that retention took before a consumer had done them.", missed)
+    yield Metric("engram_loop_late_seconds", "histogram", "How late the loop was, looked at once a second.", [((), counters.loop_late)])
+    yield Metric("engram_sockets_renewed_total", "counter", "Socket files that were gone and made anew.", [((), counters.sockets_renewed)])
 
 
 def _looked_up(engine: Engine) -> Iterator[Metric]:
     subscribers = list(engine.fanout.subscribers())
     search = engine.search.status()
+    yield Metric(
+        "engram_search_restarts_total", "counter", "Search workers that ended and were followed by another.", [((), engine.search.restarts)]
+    )
     yield Metric("engram_build_info", "gauge", "Always 1; the version is a label.", [((("version", __version__),), 1)])
     for name, value, text in (
         ("engram_uptime_seconds", time.monotonic() - engine.started, "Since the engine was made."),
         ("engram_last_seq", engine.fanout.durable_seq, "The last durable seq: the events of the log."),
-        ("engram_writable", int(engine.committer.failed is None), "1 while writes are taken."),
+        ("engram_writable", int(engine.problem() is None), "1 while puts are taken."),
+        ("engram_clock_behind_seconds", engine.committer.ahead / 1e6, "The wall clock against the log's last event; 0 where it is not."),
         ("engram_connections", len(engine.peers), "Clients that have greeted."),
         ("engram_subscriptions", len(subscribers), "Streams under way."),
         ("engram_subscriber_lag_events", max((one.lag for one in subscribers), default=0), "Of the stream that is farthest behind."),

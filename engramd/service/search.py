@@ -92,6 +92,7 @@ class Search:
 
     Attributes:
         covers: the seq up to which the worker's index covers the log.
+        restarts: how many workers have ended.
     """
 
     def __init__(self, log: Log, settings: Settings | None) -> None:
@@ -110,7 +111,7 @@ class Search:
         self._process: trio.Process | None = None
         self._said = ""  # the worker's last words
         self._failure = ""  # when the last worker that has ended did so, and why
-        self._restarts = 0
+        self.restarts = 0
         self._facts: dict[str, Any] = {}
         self.covers = 0
 
@@ -130,7 +131,7 @@ class Search:
         """What `status` tells of searching."""
         if not self._needed.is_set():
             return {"state": "off"}
-        failed = {"restarts": self._restarts, "last_failure": self._failure} if self._failure else {}
+        failed = {"restarts": self.restarts, "last_failure": self._failure} if self._failure else {}
         if self._stream is None or self._process is None:
             return {"state": "starting", **failed}
         behind, pid = self._log.last_seq - self.covers, self._process.pid
@@ -234,7 +235,7 @@ class Search:
                 why = await self._serve(self._settings)
             except (OSError, EngramError) as error:
                 why = str(error)
-            self._restarts += 1
+            self.restarts += 1
             self._failure = f"{format_ts(time.time_ns() // 1000)} {why}"
             quick = quick + 1 if trio.current_time() - began < QUICK else 0
             logger.warning("the search worker has ended: %s; it is started again", why)

@@ -38,12 +38,23 @@ class Space:
             return
         self._put += size
         if self._put >= LOOK_BYTES or self._left - size < self.least or time.monotonic() - self._looked >= LOOK_SECONDS:
-            self._left, self._put, self._looked = self.free(), 0, time.monotonic()
+            self._look()
         if self._left - size < self.least:
-            raise EngramError(
-                "busy",
-                f"the disk is almost full: {self._left // MIB} MiB are free where the log is, and {self.least // MIB} MiB of them are kept "
-                "(min_free). Nothing is lost; free some, then try again",
-                free=self._left,
-                min_free=self.least,
-            )
+            raise self._refusal()
+
+    def problem(self) -> EngramError | None:
+        """Why no put is taken now, be it empty; None where some are."""
+        self._look()
+        return self._refusal() if self._left < self.least else None
+
+    def _look(self) -> None:
+        self._left, self._put, self._looked = self.free(), 0, time.monotonic()
+
+    def _refusal(self) -> EngramError:
+        return EngramError(
+            "busy",
+            f"the disk is almost full: {self._left // MIB} MiB are free where the log is, and {self.least // MIB} MiB of them are kept "
+            "(min_free). Nothing is lost; free some, then try again",
+            free=self._left,
+            min_free=self.least,
+        )

@@ -21,10 +21,12 @@ SUBSCRIBERS = 100  # those that are farthest behind are described
 def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Describe the daemon: what it is, what it holds, who is connected. Where things are and who reads what is for admins."""
     everything = peer.access.may(ADMIN)
+    problem = engine.problem()
     subscribers = sorted(engine.fanout.subscribers(), key=lambda subscriber: -subscriber.lag)
     facts = {
         "server": f"engramd {__version__}",
         "pid": os.getpid(),
+        **({"problem": problem.message} if problem is not None else {}),
         **(engine.facts if everything else {}),
         "history": engine.log.history,
         "last_seq": engine.fanout.durable_seq,

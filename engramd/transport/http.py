@@ -142,8 +142,8 @@ def _respond(engine: Engine, request: h11.Request) -> tuple[int, str, str]:
         case b"/healthz":
             return 200, TEXT, "ok\n"
         case b"/readyz":
-            reason = _not_ready(engine)
-            return (200, TEXT, "ready\n") if reason is None else (503, TEXT, f"{reason}\n")
+            problem = engine.problem()
+            return (200, TEXT, "ready\n") if problem is None else (503, TEXT, f"{problem.message}\n")
     return 404, TEXT, "there are /metrics, /healthz and /readyz\n"
 
 
@@ -155,10 +155,3 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return False
-
-
-def _not_ready(engine: Engine) -> str | None:
-    """Why writes are not taken, if they are not."""
-    if engine.stopping.is_set():
-        return "the daemon is stopping"
-    return None if engine.committer.failed is None else engine.committer.failed.message

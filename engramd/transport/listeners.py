@@ -75,7 +75,7 @@ class UnixListener:
         """Accept until cancelled; each connection becomes a task of `nursery`."""
         async with trio.open_nursery() as own:
             if self._inode is not None:
-                own.start_soon(self._stay)
+                own.start_soon(self._stay, engine)
             await serve(self._accept, engine, crowd, nursery, _origin_of)
 
     async def _accept(self) -> socket.socket:
@@ -86,7 +86,7 @@ class UnixListener:
             except (trio.ClosedResourceError, BlockingIOError):
                 pass  # it was bound anew, or whoever knocked has left
 
-    async def _stay(self) -> None:
+    async def _stay(self, engine: Engine) -> None:
         """Bind the path anew when it is gone: whoever removed it did not mean the daemon to go on where nobody finds it."""
         while True:
             await trio.sleep(LOOK)
@@ -98,6 +98,7 @@ class UnixListener:
                 logger.error("%s was removed, and %s", self.address, error.message)
                 continue
             logger.warning("%s was removed; it is there again", self.address)
+            engine.counters.sockets_renewed += 1
             former, self._listening = self._listening, renewed
             trio.lowlevel.notify_closing(former)
             former.close()

@@ -305,6 +305,10 @@ class Shell:
                 return False
             return True
 
+    def metric(self, name: str) -> dict[str, Any]:
+        """A metric of the daemon that has no labels."""
+        return next(one for one in self.ok("metrics", "--json").objects if one["name"] == name)
+
     def daemon_pid(self) -> int | None:
         """The pid of the daemon that has the data directory, or None. The kernel says whether there is one, its lock file who."""
         try:

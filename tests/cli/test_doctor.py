@@ -57,6 +57,14 @@ def test_through_a_daemon_and_without_one(alone: Shell) -> None:
     assert [line.split("\t")[0] for line in alone.ok("doctor").lines] == ["ok"] * 9
 
 
+def test_a_daemon_that_takes_no_puts(alone: Shell) -> None:
+    alone.daemon(ENGRAM_MIN_FREE="1000T")
+    assert "almost full" in alone.fails(75, "put", "c", "x")
+    assert "almost full" in alone.ok("status", "--json").objects[0]["problem"]
+    assert any(line.startswith("limits\tmost.connections=") for line in alone.ok("status").lines)
+    assert doctor(alone, code=1)["daemon"] == "wrong"
+
+
 def test_sockets(alone: Shell) -> None:
     fill(alone)
     with closing(socket.socket(socket.AF_UNIX)) as left:

@@ -91,6 +91,7 @@ def test_a_killed_worker_costs_a_restart_and_no_answer(shell: Shell) -> None:
         until(lambda pid=pid: worker(killer) not in (0, pid), "the next worker")
         facts = killer.status()["search"]
         assert (facts["restarts"], "SIGKILL" in facts["last_failure"]) == (number + 1, True)
+    assert shell.metric("engram_search_restarts_total")["value"] == 8
 
 
 def test_a_stopped_worker_is_ended_in_the_end(shell: Shell) -> None:

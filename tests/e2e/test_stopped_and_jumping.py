@@ -53,6 +53,7 @@ def test_a_wall_clock_that_jumps(alone: Shell, library: Path) -> None:
     assert [unit["text"] for unit in units] == [str(number) for number in range(6)]
     assert [unit["ts"] for unit in units] == sorted(unit["ts"] for unit in units), "time never goes back in the log"
     until(lambda: any("ahead of the wall clock" in line for line in daemon.errors), "the warning")
+    assert abs(alone.metric("engram_clock_behind_seconds")["value"] - 400 * DAY) < 600
     alone.run("unlock", "--token", token)
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
@@ -84,6 +85,8 @@ def test_a_daemon_that_is_stopped_and_goes_on(alone: Shell) -> None:
         writer.expect_lines(2)
         assert writer.objects[1]["ok"], writer.lines
     waiting.expect_lines(1)
+    stalls = alone.metric("engram_loop_late_seconds")["buckets"]
+    assert dict(map(tuple, stalls))[None] > dict(map(tuple, stalls))[1.0], "that it stood still is seen"
     alone.put("c", "hurried", "--dedupe", "hurried")
     follower.expect(lambda lines: len(lines) >= 4, "all that was put")
     texts = [unit["text"] for unit in alone.ok("list", "c", "--json").objects]

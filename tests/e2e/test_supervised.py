@@ -122,4 +122,5 @@ def test_a_removed_socket_file_costs_nobody_anything(served: Shell) -> None:
     served.socket.unlink()
     served.put("c", "after")
     assert served.daemon_pid() == pid, "the same daemon serves"
+    assert served.metric("engram_sockets_renewed_total")["value"] >= 1
     assert [unit["text"] for unit in map(json.loads, follower.expect_lines(2))] == ["before", "after"]

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
-from wire import Client, Serve
+from wire import Client, Serve, Server
 
 from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MIB
 from engramd.service.counters import SECONDS, Histogram
+from engramd.service.engine import LOOK
 from engramd.service.metrics import collect
 
 
@@ -84,6 +86,34 @@ async def test_the_text_is_read_by_prometheus_and_says_the_same(serve: Serve, au
     assert samples["engram_last_seq",] == numbers["engram_last_seq",]
     assert samples["engram_writable",] == 1
     assert len(text) < MIB // 8
+
+
+async def test_a_loop_that_stood_still_is_seen(serve: Serve, nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    engine = serve().engine
+    nursery.start_soon(engine.see_stalls)
+    await trio.testing.wait_all_tasks_blocked()
+    for late in (0, 0, 3):
+        mock_clock.jump(LOOK + late)
+        await trio.testing.wait_all_tasks_blocked()
+    counts = dict(engine.counters.loop_late.buckets())
+    assert (counts[0.0001], counts[2.5], counts[5.0]) == (2, 2, 3)
+
+
+async def test_a_clock_that_was_set_back_is_told(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect()
+    await client.ask("put", context="c", text="x")
+    assert (await told(client))["engram_clock_behind_seconds",] == 0
+    server.skew = -90_000_000
+    assert 89 < (await told(client))["engram_clock_behind_seconds",] <= 90
+
+
+async def test_a_disk_that_is_almost_full_is_told(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect()
+    space = server.engine.space
+    space.least, space.free = MIB, lambda: MIB - 1
+    assert (await told(client))["engram_writable",] == 0
+    space.free = lambda: MIB
+    assert (await told(client))["engram_writable",] == 1
 
 
 async def test_what_the_disk_refused_is_told(serve: Serve, autojump_clock: MockClock) -> None:

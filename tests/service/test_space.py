@@ -52,8 +52,10 @@ async def test_a_put_is_refused_and_all_else_goes_on(serve: Serve, autojump_cloc
     refused = await client.refused("put", context="c", text="x")
     assert (refused.code, refused.details) == ("busy", {"free": 5 * MIB, "min_free": 10 * MIB})
     assert "5 MiB are free" in refused.message
+    assert "5 MiB are free" in (await client.ask("status"))["status"]["problem"]
     await client.ask("context_pin", context="c", ids=[2])
     lock = await client.ask("lock", resources=["/a"])
     await client.ask("unlock", token=lock["token"])
     space.free = lambda: 50 * MIB
     await client.ask("put", context="c", text="after")
+    assert "problem" not in (await client.ask("status"))["status"]

@@ -49,6 +49,9 @@ async def test_metrics_and_health(url: str, engine: Engine) -> None:
         assert (await client.get("/readyz")).text == "ready\n"
         assert (await client.get("/")).status_code == 404
         assert (await client.post("/metrics", content="x")).status_code == 405
+        engine.space.least, engine.space.free = MIB, lambda: 0
+        assert "almost full" in (await client.get("/readyz")).text
+        engine.space.least = 0
         engine.committer.refuse_writes(EngramError("storage", "a block is damaged"))
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.text.startswith("a block is damaged")) == (503, True)
