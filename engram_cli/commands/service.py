@@ -35,9 +35,9 @@ def install(common: Common, dry_run: bool) -> None:
     _needs("systemctl")
     for name, text in made.items():
         _write(systemd.directory() / name, text)
+    _systemctl("daemon-reload")
     if autostart.listening(socket) and not _enabled():
         daemon.stop(common)
-    _systemctl("daemon-reload")
     _systemctl("enable", "--now", systemd.SOCKET)
     _systemctl("try-restart", systemd.SERVICE)
     note(f"{systemd.SOCKET} listens at {socket}; the first command starts the daemon")
