@@ -89,6 +89,7 @@ EVENTS: dict[type, st.SearchStrategy[Event]] = {
     consumers.ConsumerRetried: st.builds(consumers.ConsumerRetried, NAMES, NAMES, st.lists(SEQS).map(tuple)),
     consumers.ConsumerReset: st.builds(consumers.ConsumerReset, NAMES, NAMES, COUNTS),
     consumers.ConsumerDeleted: st.builds(consumers.ConsumerDeleted, NAMES, NAMES),
+    consumers.ConsumerMissed: st.builds(consumers.ConsumerMissed, NAMES, SOME_SEQS),
     retention.RetentionSet: st.builds(retention.RetentionSet, NAMES, NAMES, LIMITS, LIMITS, LIMITS),
     retention.UnitsTrimmed: st.builds(retention.UnitsTrimmed, NAMES, st.lists(st.tuples(SEQS, IDS)).map(tuple), SOME_SEQS),
     retention.EventsTrimmed: st.builds(retention.EventsTrimmed, SEQS, SOME_SEQS, ENDS, ENDS),

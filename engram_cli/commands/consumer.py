@@ -9,7 +9,7 @@ from engramd.protocol import render
 from .. import common as c
 from ..output import note
 
-COLUMNS = ("id", "contexts", "cursor", "lag", "waiting", "held", "parked", "members")
+COLUMNS = ("id", "contexts", "cursor", "lag", "waiting", "held", "parked", "missed", "members")
 PARKED = ("entry", "parked_at", "agent", "deliveries", "text")
 
 

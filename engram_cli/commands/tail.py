@@ -8,6 +8,7 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import ENTRY_KINDS
 
 from .. import common as c
+from ..output import note
 
 LAST = 10
 PREFETCH = 64
@@ -84,8 +85,12 @@ def consume(
     prefetch = prefetch or (1 if ack == "manual" else PREFETCH)
     with common.client(presence=follow) as client:
         stream = client.consume(consumer, *names, follow=follow, ack="manual", prefetch=prefetch, **filters)
+        missed = 0
         for item in stream.raw():
             if "unit" in item:
+                if item.get("missed", 0) != missed:
+                    missed = item.get("missed", 0)
+                    note(f"engram: retention removed {missed} units before the consumer {consumer} had done them")
                 out.unit(item["unit"], len(names) != 1)
                 printed.append(item["cursor"])
             if not stream.pending() or len(printed) * 2 > prefetch:

@@ -182,6 +182,7 @@ KINDS = (  # of events, in the order of their codes
     "unit_redacted",
     "erasures_finished",
     "log_restored",
+    "consumer_missed",
 )
 DIRECTIONS = ("in", "out", "both")
 UNITS_OF_SIZE = ("tokens", "chars", "bytes")
@@ -798,6 +799,7 @@ SHAPES: tuple[tuple[str, Mapping[str, Record]], ...] = (
                     "kind": _must(Choice(ENTRY_KINDS)),
                     "unit": _must(Any_("unit")),
                     "deliveries": _may(COUNT, "of a consumer, this one included"),
+                    "missed": _may(COUNT, "of a consumer: as consumer-info has it, unless it is 0"),
                 }
             ),
             "written": Record({"cursor": _must(TEXT), "kind": _must(TEXT, "whatever it is"), "text": _must(SHOWN.type, SHOWN.doc)}),
@@ -896,6 +898,7 @@ SHAPES: tuple[tuple[str, Mapping[str, Record]], ...] = (
                     **{"deliveries": _must(COUNT), "cursor": _must(TEXT)},
                     "lag": _must(COUNT, "in events of the log"),
                     **{"waiting": _must(COUNT), "held": _must(COUNT), "parked": _must(COUNT)},
+                    "missed": _must(COUNT, "entries that retention took before they were done, since its creation or last reset"),
                     "members": _must(_all(Record({"agent": _must(TEXT), "held": _must(COUNT), "prefetch": _must(COUNT)}))),
                     **{"created_at": _must(TS), "updated_at": _must(TS)},
                 }

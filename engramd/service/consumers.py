@@ -21,9 +21,10 @@ from ..state.consumers import (
     RetryParked,
     absent,
 )
-from ..state.filters import EVERYTHING
+from ..state.filters import EVERYTHING, Filter
 from ..state.outcome import Refused
 from ..state.view import CONSUMERS, PARKED, PROGRESS, Consumer, Progress
+from ..storage import trim
 from ..storage.query import entry_of
 from .access import Sight, sees_consumer
 from .filters import read_filter
@@ -64,6 +65,15 @@ class Consumers:
         if room:
             self._names.add(name)
         return CreateConsumer(name, agent, asked, cursor, room)
+
+    def readers(self, context: str) -> list[trim.Reader]:
+        """The consumers that want entries of a context."""
+        rows, found = self._engine.log.pending, []
+        for name in sorted(self._names):
+            settings, progress = rows.get(CONSUMERS, name), rows.get(PROGRESS, name)
+            if settings is not None and progress is not None and (not settings.contexts or context in settings.contexts):
+                found.append(trim.Reader(name, progress.cursor, Filter.from_map(settings.filter)))
+        return found
 
     def get(self, name: str) -> Group | None:
         """The group of a consumer that has one."""
@@ -272,6 +282,7 @@ def _describe(engine: Engine, name: str, row: Consumer) -> dict[str, Any]:
         "waiting": len(group.claims) - held if group else 0,
         "held": held,
         "parked": sum(not parked.again for parked in rows.get(PARKED, name) or ()),
+        "missed": progress.missed,
         "members": group.members() if group else [],
         "created_at": row.created_at,
         "updated_at": progress.updated_at,

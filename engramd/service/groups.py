@@ -238,7 +238,8 @@ class Group:
             claim.member = None
         else:
             assert claim.member is not None
-            self._members[claim.member].send(entry, claim.failures + 1)
+            progress = self._engine.log.pending.get(PROGRESS, self.name)
+            self._members[claim.member].send(entry, claim.failures + 1, progress.missed if progress else 0)
 
     def _add_again(self, entries: Iterator[int]) -> None:
         gone = []
@@ -381,10 +382,11 @@ class Member:
         if group is not None:
             group.wake()
 
-    def send(self, entry: Entry, deliveries: int) -> None:
-        """Deliver an entry."""
+    def send(self, entry: Entry, deliveries: int, missed: int) -> None:
+        """Deliver an entry; if retention took others before they were done, with how many."""
         cursor = encode(format_cursor(self._engine.log.history, entry.seq))
-        self._write({"cursor": cursor, "kind": encode(entry.kind), "unit": entry.unit, "deliveries": encode(deliveries)})
+        item = {"cursor": cursor, "kind": encode(entry.kind), "unit": entry.unit, "deliveries": encode(deliveries)}
+        self._write({**item, "missed": encode(missed)} if missed else item)
 
     def _write(self, item: dict[str, bytes]) -> None:
         frame = item_frame(self._id, encode_map(item))

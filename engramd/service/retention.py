@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
 from ..protocol.sizes import parse_size
 from ..protocol.times import parse_duration
+from ..state.consumers import ConsumerMissed
 from ..state.retention import EventsTrimmed, SetRetention, TrimContext, TrimEvents, UnitsTrimmed
 from ..state.view import CONTEXTS, RETENTION, TRIMMED, Retention, Trimmed
 from ..storage import keys, trim
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("engramd.retention")
 
 INTERVAL = 5.0  # seconds between two looks at everything
-PAUSE = 0.01  # seconds between two steps
+PAUSE = 0.003  # seconds between two steps
 PAGE = 100  # contexts
 FAR = 65_536  # events that nothing was removed of, after which it is noted how far they were looked at
 COMPACT_ENTRIES = 4096  # removed ones after which their files are compacted
@@ -141,24 +143,29 @@ class Retainer:
 
     async def _trim(self, context: str) -> None:
         """Remove a context's oldest entries, until one may stay. The first step looks at one: mostly there is nothing to do."""
-        after, limit = 0, 1
+        engine, after, limit = self._engine, 0, 1
+        missed = Counter[str]()
         while True:
-            found, reached = trim.oldest(self._engine.log, context, after, limit)
+            found, reached = trim.oldest(engine.log, context, after, limit, engine.consumers.readers(context))
             removed = 0
             if found:
-                command = TrimContext(context, self._engine.committer.now(), tuple(found))
-                for appended in await self._engine.committer.carry_out(command):
-                    assert isinstance(appended.event, UnitsTrimmed)
-                    removed = len(appended.event.entries)
-                    self._note(
-                        removed, {keys.entries(context): [entry for entry, _ in appended.event.entries], keys.LOG: appended.event.removed}
-                    )
+                command = TrimContext(context, engine.committer.now(), tuple(found))
+                for appended in await engine.committer.carry_out(command):
+                    if isinstance(event := appended.event, ConsumerMissed):
+                        missed[event.consumer] += len(event.entries)
+                        continue
+                    assert isinstance(event, UnitsTrimmed)
+                    removed = len(event.entries)
+                    self._note(removed, {keys.entries(context): [entry for entry, _ in event.entries], keys.LOG: event.removed})
             if removed < len(found) or reached is None:
-                return
+                break
             after, limit = reached, trim.STEP_ENTRIES
             await trio.sleep(PAUSE)
             if self._count >= COMPACT_ENTRIES:
                 await self._compact()
+        engine.counters.consumers_missed += missed.total()
+        for name, count in missed.items():
+            logger.warning("retention took %d entries of context %r that the consumer %r wants and had not done", count, context, name)
 
     async def _trim_events(self, keep: int) -> None:
         engine, log = self._engine, self._engine.log

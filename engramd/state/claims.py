@@ -65,7 +65,7 @@ class Claims:
         self.position = progress.cursor
         self._visibility = visibility
         self._deliveries = deliveries
-        self._done = progress.done
+        self._progress = progress  # as it was
         self._saved = progress.cursor
         self._ahead: set[int] = set()
         self._open: dict[int, Pending] = {}
@@ -135,8 +135,7 @@ class Claims:
             self._ahead = {entry for entry in self._ahead if entry > self.position}
 
     def _is_done(self, entry: int) -> bool:
-        at = bisect_left(self._done, (entry + 1,))
-        return entry in self._ahead or (at > 0 and self._done[at - 1][1] >= entry)
+        return entry in self._ahead or self._progress.is_done(entry)
 
     def _make_ready(self, claim: Pending) -> None:
         heappush(self._ready, claim.entry)

@@ -126,6 +126,13 @@ class ConsumerDeleted(NamedTuple):
     agent: str
 
 
+class ConsumerMissed(NamedTuple):
+    """Retention has taken entries that the consumer wants, before they were done."""
+
+    consumer: str
+    entries: tuple[int, ...]
+
+
 DEFAULTS: dict[str, Any] = {"contexts": (), "filter": {}, "key": "", "visibility": 300_000_000, "deliveries": 5}
 
 
@@ -257,6 +264,12 @@ def apply_reset(state: State, seq: int, ts: int, event: ConsumerReset) -> None:
     _park(state, event.consumer, [row.entry for row in state.get(PARKED, event.consumer) or () if row.entry > event.cursor])
 
 
+def apply_missed(state: State, seq: int, ts: int, event: ConsumerMissed) -> None:
+    progress = state.get(PROGRESS, event.consumer)
+    assert progress is not None, "an event of a consumer follows its creation"
+    state.put(PROGRESS, event.consumer, progress._replace(missed=progress.missed + len(event.entries)))
+
+
 def apply_deleted(state: State, seq: int, ts: int, event: ConsumerDeleted) -> None:
     for table in (CONSUMERS, PROGRESS, PARKED):
         state.delete(table, event.consumer)
@@ -266,7 +279,7 @@ def _progress(state: State, ts: int, name: str, done: Ranges) -> None:
     progress = state.get(PROGRESS, name)
     assert progress is not None, "an event of a consumer follows its creation"
     cursor, rest = covered(progress.cursor, (*progress.done, *done))
-    state.put(PROGRESS, name, Progress(progress.epoch, cursor, rest, ts))
+    state.put(PROGRESS, name, progress._replace(cursor=cursor, done=rest, updated_at=ts))
 
 
 def _park(state: State, name: str, without: Collection[int], *more: Parked) -> None:

@@ -63,6 +63,7 @@ _APPLY: Mapping[type, Callable[[State, int, int, Any], None]] = {
     consumers.ConsumerRetried: consumers.apply_retried,
     consumers.ConsumerReset: consumers.apply_reset,
     consumers.ConsumerDeleted: consumers.apply_deleted,
+    consumers.ConsumerMissed: consumers.apply_missed,
     retention.RetentionSet: retention.apply_set,
     retention.UnitsTrimmed: retention.apply_trimmed,
     retention.EventsTrimmed: retention.apply_events_trimmed,
@@ -123,6 +124,7 @@ Event = (
     | consumers.ConsumerRetried
     | consumers.ConsumerReset
     | consumers.ConsumerDeleted
+    | consumers.ConsumerMissed
     | retention.RetentionSet
     | retention.UnitsTrimmed
     | retention.EventsTrimmed

@@ -23,6 +23,7 @@ from .view import (
     PINS,
     PLACES,
     PRESENCE,
+    PROGRESS,
     RETENTION,
     TOKENS,
     TRIMMED,
@@ -54,11 +55,12 @@ class SetRetention(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """An entry of a context: its seq and time, and its unit's id."""
+    """An entry of a context: its seq and time, its unit's id, and the consumers that want it."""
 
     entry: int
     ts: int
     id: bytes
+    wanted: tuple[str, ...] = ()
 
 
 class TrimContext(NamedTuple):
@@ -136,14 +138,18 @@ def decide_set(view: View, command: SetRetention) -> Decision:
 
 
 def decide_trim(view: View, command: TrimContext) -> Decision:
-    """Of the oldest entries those that are too many, too large together, or too old; until one may stay that is not pinned."""
+    """Of the oldest entries those that are too many, too large together, or too old; until one may stay that is not pinned.
+
+    Of every consumer that wants some of them and has not done them, an event says so.
+    """
     keep, context = view.get(RETENTION, command.context), view.get(CONTEXTS, command.context)
     if keep is None or context is None:
         return []
     count, size = context.entries + context.removed, context.size
     left: dict[bytes, int] = {}  # of each unit, the entries that are left
     trimmed, removed = [], []
-    for entry, ts, unit in command.oldest:
+    missed: dict[str, list[int]] = {}  # by consumer
+    for entry, ts, unit, wanted in command.oldest:
         head = view.get(UNITS, unit)
         if head is None or (place(view, command.context, head) == entry and is_pinned(view, command.context, head.seq)):
             continue
@@ -152,11 +158,18 @@ def decide_trim(view: View, command: TrimContext) -> Decision:
         count, size = count - 1, size - head.size
         left[unit] = left.get(unit, head.entries) - 1
         trimmed.append((entry, unit))
+        for name in wanted:
+            progress = view.get(PROGRESS, name)
+            if progress is not None and not progress.is_done(entry):
+                missed.setdefault(name, []).append(entry)
         if entry != head.seq:
             removed.append(entry)
         if not left[unit]:
             removed.append(head.seq)
-    return [UnitsTrimmed(command.context, tuple(trimmed), tuple(sorted(removed)))] if trimmed else []
+    if not trimmed:
+        return []
+    losses = [consumers.ConsumerMissed(name, tuple(entries)) for name, entries in sorted(missed.items())]
+    return [UnitsTrimmed(command.context, tuple(trimmed), tuple(sorted(removed))), *losses]
 
 
 def _is_over(keep: Retention, count: int, size: int, age: int) -> bool:

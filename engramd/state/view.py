@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -207,12 +208,19 @@ class Progress(NamedTuple):
         epoch: the seq of its creation or last reset.
         cursor: everything up to this seq is done.
         done: what is done beyond it.
+        missed: how many entries that it wants retention has taken since then, before they were done.
     """
 
     epoch: int
     cursor: int
     done: Ranges
     updated_at: int
+    missed: int = 0
+
+    def is_done(self, entry: int) -> bool:
+        """Whether an entry is."""
+        at = bisect_left(self.done, (entry + 1,))
+        return entry <= self.cursor or (at > 0 and self.done[at - 1][1] >= entry)
 
 
 class Parked(NamedTuple):

@@ -50,6 +50,7 @@ CODES: dict[int, tuple[str, type]] = {
     43: ("unit_redacted", redaction.UnitRedacted),
     44: ("erasures_finished", redaction.ErasuresFinished),
     45: ("log_restored", restored.LogRestored),
+    46: ("consumer_missed", consumers.ConsumerMissed),
 }
 UNIT_ADDED = 8
 UNIT_REMOVED = 9

@@ -53,8 +53,8 @@ def _token(row: list[Any]) -> view.Token:
 
 
 def _progress(row: list[Any]) -> view.Progress:
-    epoch, cursor, done, updated_at = row
-    return view.Progress(epoch, cursor, tuple((first, last) for first, last in done), updated_at)
+    epoch, cursor, done, *rest = row
+    return view.Progress(epoch, cursor, tuple((first, last) for first, last in done), *rest)
 
 
 _CODECS: dict[str, _Codec] = {

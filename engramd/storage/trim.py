@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cbor2
 
+from ..state.filters import Filter
 from ..state.retention import Candidate
 from ..state.view import PINS
 from . import keys, records
 from .log import Log
 
-STEP_ENTRIES = 128  # looked at in one step
+STEP_ENTRIES = 32  # looked at in one step: two milliseconds of the loop
 STEP_BYTES = 1024 * 1024  # and about how many bytes of units
 STEP_EVENTS = 512
 
 
-def oldest(log: Log, context: str, after: int, limit: int = STEP_ENTRIES) -> tuple[list[Candidate], int | None]:
+class Reader(NamedTuple):
+    """A consumer that reads a context: up to where all is done, and what it wants."""
+
+    name: str
+    cursor: int
+    filter: Filter
+
+
+def oldest(
+    log: Log, context: str, after: int, limit: int = STEP_ENTRIES, readers: Sequence[Reader] = ()
+) -> tuple[list[Candidate], int | None]:
     """The entries of a context behind `after` that may be removed, oldest first: so many, or what a step finds.
+
+    Args:
+        readers: the consumers of which it is to be said whether they want an entry.
 
     Returns:
         The entries, and the seq up to which was looked; None for the end.
@@ -30,7 +45,8 @@ def oldest(log: Log, context: str, after: int, limit: int = STEP_ENTRIES) -> tup
         size += len(encoded)
         unit = cbor2.loads(encoded)
         if log.durable.get(PINS, (context, unit["seq"])) is None or log.is_gone(context, entry):
-            found.append(Candidate(entry, _ts(log, entry, unit), unit["id"]))
+            wanted = tuple(one.name for one in readers if one.cursor < entry and one.filter.matches(unit))
+            found.append(Candidate(entry, _ts(log, entry, unit), unit["id"], wanted))
         if len(found) == limit or looked == STEP_ENTRIES or size > STEP_BYTES:
             return found, entry
     return found, None

@@ -135,7 +135,7 @@ _changes = st.fixed_dictionaries(
 _consumers = st.fixed_dictionaries(
     {
         **dict.fromkeys(("id", "key", "cursor"), NAMES),
-        **dict.fromkeys(("visibility", "deliveries", "lag", "waiting", "held", "parked", "created_at", "updated_at"), SEQ),
+        **dict.fromkeys(("visibility", "deliveries", "lag", "waiting", "held", "parked", "missed", "created_at", "updated_at"), SEQ),
         "contexts": st.lists(NAMES, max_size=3),
         "filter": LABELS,
         "members": st.lists(st.fixed_dictionaries({"agent": NAMES, "held": SEQ, "prefetch": SEQ}), max_size=2),

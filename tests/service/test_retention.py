@@ -90,7 +90,7 @@ async def test_every_missing_seq_is_covered(server: Server, autojump_clock: Mock
     assert there | covered == set(range(1, server.log.last_seq + 1))
     assert not there & covered
     assert len(covered) == 290
-    assert max(len(trim["entries"]) for trim in trims) <= 128, "a step is bounded"
+    assert max(len(trim["entries"]) for trim in trims) <= 32, "a step is bounded"
 
 
 async def test_writers_get_between_the_steps(server: Server, autojump_clock: MockClock) -> None:
@@ -215,6 +215,39 @@ async def test_consumers_pass_over_what_is_gone(server: Server, autojump_clock: 
     await trio.sleep(LOOK)
     left = (await client.ask("consumer_parked", consumer="w"))["parked"]
     assert None not in [row["unit"] for row in left], "there is nothing to deliver again"
+
+
+async def test_a_consumer_is_told_what_it_missed(server: Server, autojump_clock: MockClock) -> None:
+    client, member = await server.connect(), await server.connect()
+    seqs = [(await put(client, str(number), type="error" if number % 2 else "message"))[0] for number in range(6)]
+    await client.ask("consumer_create", consumer="errors", contexts=["c"], type=["error"])
+    await client.ask("consumer_create", consumer="elsewhere", contexts=["d"])
+    await client.ask("consumer_create", consumer="done", contexts=["c"], **{"from": "now"})
+    stream = await member.send("consume", consumer="all", prefetch=1, follow=True)
+    await member.settle()
+    assert "missed" not in member.items[stream][0].event
+    await client.ask("ack", consumer="all", entries=[seqs[0], seqs[2]])
+    await client.ask("context_pin", context="c", ids=[seqs[1]])
+    await client.ask("context_retain", context="c", units=2)
+    await trio.sleep(LOOK)
+    await client.ask("ack", consumer="all", entries=[seqs[1]])
+    await member.settle()
+    last = [item.event for item in member.items[stream] if "unit" in item.event][-1]
+    assert (last["unit"]["text"], last["missed"]) == ("5", 2), "3 and 4; 0 and 2 were done, 1 is pinned"
+    missed = {row["id"]: row["missed"] for row in (await client.ask("consumer_list"))["consumers"]}
+    assert missed == {"all": 2, "errors": 1, "elsewhere": 0, "done": 0}
+    assert [event["data"] for event in await events(client, "consumer_missed")] == [
+        {"consumer": "all", "entries": [seqs[3], seqs[4]]},
+        {"consumer": "errors", "entries": [seqs[3]]},
+    ]
+    assert server.engine.counters.consumers_missed == 3
+    await put(client, "6")
+    await client.ask("ack", consumer="all", entries=[seqs[5]])
+    await member.settle()
+    last = [item.event for item in member.items[stream] if "unit" in item.event][-1]
+    assert (last["unit"]["text"], last["missed"]) == ("6", 2), "it was not alone in missing 5"
+    await client.ask("consumer_reset", consumer="all", to="start")
+    assert (await client.ask("consumer_show", consumer="all"))["consumer"]["missed"] == 0
 
 
 async def test_old_events_go_when_nothing_rests_on_them(serve: Serve, log: Log, autojump_clock: MockClock) -> None:
