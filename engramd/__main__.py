@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ready.say(message)
         logging.getLogger("engramd").error("%s", message)
         return error.exit_code if isinstance(error, EngramError) else 1
+    except Exception as error:  # the log is all that is left of a daemon that a command has started
+        ready.say(f"engramd failed: {error!r:.200}")
+        logging.getLogger("engramd").critical(
+            "engramd failed, which it should not have; nothing that was acknowledged is lost", exc_info=True
+        )
+        return 1
     return 0
 
 

@@ -163,7 +163,7 @@ class Engine:
         self.erasures = redaction.Erasures(self)
         self.accounts = Accounts(limits or Limits())
         self.tokens = tokens.Tokens(self, require_token, users)
-        self.search = search.Search(log, search_settings)
+        self.search = search.Search(log, search_settings, self.heed)
         self.written = packs.Memory()
         self.peers: set[Peer] = set()
         self.checking = trio.Lock()
@@ -323,10 +323,14 @@ class Engine:
         peer.spawn(run)
 
     def fail(self, peer: Peer, request_id: Id, error: EngramError) -> None:
-        """Answer with an error. A damaged store that a read comes upon also ends writing."""
+        """Answer with an error, and heed it."""
+        self.heed(error)
+        peer.fail(request_id, error)
+
+    def heed(self, error: EngramError) -> None:
+        """Writing ends where a read comes upon damage in the store."""
         if error.code == "storage":
             self.committer.refuse_writes(error)
-        peer.fail(request_id, error)
 
     @staticmethod
     def _bug(peer: Peer, request_id: Id) -> None:

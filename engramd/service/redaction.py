@@ -98,7 +98,8 @@ class Erasures:
                 await self._engine.search.absorbed(max(row.event for _, row in rows))  # 4
                 await self._engine.committer.carry_out(FinishErasures(tuple(keys.seq_of(key) for key, _ in rows)))  # 5
             except EngramError as error:
-                logger.warning("redacted units cannot be erased: %s", error.message)
+                logger.error("redacted units cannot be erased: %s", error.message)
+                self._engine.heed(error)
                 return
             self._done.set()
             self._done = trio.Event()

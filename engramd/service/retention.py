@@ -121,7 +121,8 @@ class Retainer:
             try:
                 await self.sweep()
             except EngramError as error:
-                logger.warning("retention has stopped: %s", error.message)
+                logger.error("retention has stopped: %s", error.message)
+                self._engine.heed(error)
                 return
             with trio.move_on_after(INTERVAL):
                 await self._wake.wait()

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,15 +90,17 @@ class Search:
 
     Args:
         settings: None where there is nothing to search with.
+        heed: told of what kept the log from being read.
 
     Attributes:
         covers: the seq up to which the worker's index covers the log.
         restarts: how many workers have ended.
     """
 
-    def __init__(self, log: Log, settings: Settings | None) -> None:
+    def __init__(self, log: Log, settings: Settings | None, heed: Callable[[EngramError], None] = lambda error: None) -> None:
         self._log = log
         self._settings = settings
+        self._heed = heed
         self._needed = trio.Event()
         self._progress = trio.Event()
         self._hurry = trio.Event()  # set while somebody searches
@@ -235,6 +238,9 @@ class Search:
                 why = await self._serve(self._settings)
             except (OSError, EngramError) as error:
                 why = str(error)
+            except ExceptionGroup as failures:  # of the tasks around it: what goes wrong with a worker is no reason to end the daemon
+                logger.error("what serves the search worker has failed", exc_info=failures)
+                why = repr(failures.exceptions[0])
             self.restarts += 1
             self._failure = f"{format_ts(time.time_ns() // 1000)} {why}"
             quick = quick + 1 if trio.current_time() - began < QUICK else 0
@@ -322,10 +328,15 @@ class Search:
                     await self._stream.send_all(frame(encode(message)))
 
     async def _feed(self) -> None:
-        """Tell the worker what is on disk, as it has room."""
+        """Tell the worker what is on disk, as it has room. Ends where the log is damaged: searches say that they are behind."""
         while True:
             if self._sent < self._log.last_seq and self._feeds < FEEDS:
-                events, upto = self._next_events()
+                try:
+                    events, upto = self._next_events()
+                except EngramError as error:
+                    logger.error("the search index ends at %d, since the log cannot be read on: %s", self._sent, error.message)
+                    self._heed(error)
+                    return
                 self._feeds += 1
                 await self._send({"feed": events, "upto": upto})
                 self._sent = upto
@@ -365,9 +376,23 @@ class Search:
     async def _give_texts(self, message: dict[str, Any]) -> None:
         texts = []
         for seq in message["seqs"]:
-            texts.append(self._text(seq))
+            try:
+                texts.append(self._text(seq))
+            except EngramError as error:  # without the text, it might do without the hit
+                self._heed(error)
+                await self._fail(error)
+                return
             await trio.lowlevel.checkpoint()
         await self._send({"texts": texts, "id": message["need"]})
+
+    async def _fail(self, error: EngramError) -> None:
+        """End all searches under way."""
+        under_way = list(self._asked.items())
+        for _, asked in under_way:
+            asked.error = error
+            asked.done.set()
+        for number, _ in under_way:
+            await self._send({"drop": number})
 
     def _text(self, seq: int) -> str | None:
         """The text of the unit whose entry stands at `seq`; None if it was removed from that context since, or erased."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +18,7 @@ from commandline import Shell, until
 from engram_cli.client import Client
 from engramd.protocol.errors import EngramError
 from engramd.storage.lockfile import DataLock
+from engramd.storage.log import Log
 
 PATIENCE = 120.0  # seconds for one request, and
 WAIT = 60_000  # milliseconds for the worker: only a failure waits so long
@@ -119,6 +122,33 @@ def test_the_worker_ends_with_its_daemon_and_goes_on_with_the_next(shell: Shell)
     until(lambda: client.status()["search"]["state"] == "ready", "the worker that goes on without being asked")
     assert len(client.search("daemon", limit=1000, mode="keyword", wait=WAIT).hits) == 300
     assert [hit.unit.text for hit in client.search("restart", mode="keyword", wait=WAIT).hits] == ["after the restart"]
+
+
+def test_damage_that_only_the_feed_meets_ends_writing_and_not_the_daemon(shell: Shell) -> None:
+    client = shell.client(timeout=PATIENCE)
+    client.put("c", "the first word")
+    client.put_many("c", [{"text": random.Random(number).randbytes(2000).hex()} for number in range(100)])
+    last = client.put("c", "the last word").seq
+    client.search("word", wait=WAIT)
+    client.close()
+    assert shell.run("daemon", "stop").code == 0
+    shutil.rmtree(shell.data / "search" / "index")
+    (shell.data / "search" / "index").mkdir()  # one is to be made at once, from the whole log
+    Log(shell.data / "log").close()  # which moves it into tables
+    table = max((shell.data / "log").glob("*.ldb"), key=lambda path: path.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[data.rindex(b"the first word")] ^= 1  # in the log: entries come before it
+    table.write_bytes(data)
+    daemon = shell.daemon()
+    until(lambda: "problem" in client.status(), "the damage to be met")
+    assert "Corruption" in client.status()["problem"]
+    assert shell.metric("engram_writable")["value"] == 0
+    assert client.get(last)[0].text == "the last word", "reads go on"
+    with pytest.raises(EngramError) as refused:
+        client.put("c", "more")
+    assert refused.value.code == "storage"
+    assert client.search("word", wait=100).behind, "it does not pretend"
+    assert daemon.process.poll() is None
 
 
 def test_a_damaged_index_is_made_anew(shell: Shell) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from commandline import BIN, PATIENCE, Shell, until
 
+from engramd.__main__ import main
+
 
 class Notified:
     """The supervisor's end of sd_notify."""
@@ -112,6 +114,17 @@ def test_what_was_handed_over_by_mistake_is_refused(alone: Shell) -> None:
 def test_others_descriptors_are_not_taken(alone: Shell) -> None:
     alone.daemon(LISTEN_PID="1", LISTEN_FDS="1")
     alone.put("c", "x")
+
+
+def test_a_daemon_that_fails_in_a_way_that_nobody_foresaw_says_so_in_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ExceptionGroup("tasks", [ZeroDivisionError("a bug")])
+
+    monkeypatch.setattr("engramd.daemon.serve", fail)
+    assert main(["--data-dir", str(tmp_path), "--log-file", "auto"]) == 1
+    [line] = map(json.loads, (tmp_path / "engramd.log").read_text().splitlines())
+    assert line["level"] == "critical"
+    assert "a bug" in line["exception"]
 
 
 def test_a_removed_socket_file_costs_nobody_anything(served: Shell) -> None:
