@@ -87,21 +87,28 @@ def _loopback(address: str) -> tuple[str, int]:
 
 
 async def _answer(engine: Engine, stream: trio.SocketStream) -> None:
-    """Answer one request and hang up. What a client does wrong ends its own connection."""
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
+    """Answer one request and hang up. What a client does wrong, or what fails here, ends its own connection and nothing else."""
     async with stream:
         with trio.move_on_after(SECONDS):
             try:
-                try:
-                    request = await _receive(connection, stream)
-                    answer = None if request is None else _respond(engine, request)
-                except h11.RemoteProtocolError as error:
-                    answer = error.error_status_hint, TEXT, f"{error}\n"
-                if answer is not None:
-                    await _send(connection, stream, *answer)
+                await _exchange(engine, stream)
                 await _linger(stream)
             except trio.BrokenResourceError:
                 pass
+            except Exception:
+                logger.exception("a request over HTTP failed")
+
+
+async def _exchange(engine: Engine, stream: trio.SocketStream) -> None:
+    connection, request = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST), None
+    try:
+        request = await _receive(connection, stream)
+        if request is None:
+            return
+        answer = _respond(engine, request)
+    except h11.RemoteProtocolError as error:
+        answer = error.error_status_hint, TEXT, f"{error}\n"
+    await _send(connection, stream, *answer, with_body=request is None or request.method != b"HEAD")
 
 
 async def _receive(connection: h11.Connection, stream: trio.SocketStream) -> h11.Request | None:
@@ -114,11 +121,11 @@ async def _receive(connection: h11.Connection, stream: trio.SocketStream) -> h11
         connection.receive_data(await stream.receive_some(MAX_REQUEST))
 
 
-async def _send(connection: h11.Connection, stream: trio.SocketStream, status: int, kind: str, text: str) -> None:
+async def _send(connection: h11.Connection, stream: trio.SocketStream, status: int, kind: str, text: str, with_body: bool) -> None:
     body = text.encode()
     headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close"), ("Cache-Control", "no-store")]
-    data = connection.send(h11.Response(status_code=status, headers=headers)) or b""
-    await stream.send_all(data + (connection.send(h11.Data(body)) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+    events = [h11.Response(status_code=status, headers=headers), *([h11.Data(body)] if with_body else []), h11.EndOfMessage()]
+    await stream.send_all(b"".join(connection.send(event) or b"" for event in events))
 
 
 async def _linger(stream: trio.SocketStream) -> None:
@@ -131,8 +138,8 @@ async def _linger(stream: trio.SocketStream) -> None:
 
 def _respond(engine: Engine, request: h11.Request) -> tuple[int, str, str]:
     """Status, content type and text."""
-    if request.method != b"GET":
-        return 405, TEXT, "only GET is answered here\n"
+    if request.method not in (b"GET", b"HEAD"):
+        return 405, TEXT, "only GET and HEAD are answered here\n"
     hosts = [value.decode("ascii", "replace") for name, value in request.headers if name == b"host"]
     if not all(map(_is_local, hosts)):  # a web page may have a name of its own lead here
         return 403, TEXT, "the Host header must name this machine's loopback\n"

@@ -58,6 +58,29 @@ async def test_metrics_and_health(url: str, engine: Engine) -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize(("path", "status"), [("/metrics", 200), ("/healthz", 200), ("/nothing", 404)])
+async def test_a_head_is_the_answer_without_its_body(url: str, path: str, status: int) -> None:
+    async with httpx.AsyncClient(base_url=url) as client:
+        answer = await client.head(path)
+        assert (answer.status_code, answer.content, int(answer.headers["content-length"]) > 0) == (status, b"", True)
+        assert (await client.get("/healthz")).text == "ok\n"
+
+
+@pytest.mark.parametrize("method", ["POST", "CONNECT", "OPTIONS", "PRI", "TRACE", "HEAD", "x"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_whatever_is_asked_ends_nothing(url: str, method: str, version: str) -> None:
+    for target in ("/metrics", "*", "localhost:80", "http://localhost/metrics"):
+        answer = await exchange(url, f"{method} {target} HTTP/{version}\r\nHost: localhost\r\nUpgrade: h2c\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 ")
+    assert (await exchange(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")).endswith(b"\r\n\r\nok\n")
+
+
+async def test_what_cannot_be_told_ends_its_own_connection(url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.log, "size", lambda: 1 // 0)
+    assert await exchange(url, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
+    assert (await exchange(url, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")).endswith(b"\r\n\r\nok\n")
+
+
 @pytest.mark.parametrize(
     ("host", "status"), [("localhost:1", 200), ("[::1]:80", 200), ("[::1]", 200), ("127.0.0.9", 200), ("evil.net", 403)]
 )
