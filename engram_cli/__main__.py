@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +27,7 @@ def main() -> NoReturn:
     end(lambda: tree(arguments) if arguments else welcome())
 
 
+_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)  # of writes; where a file has a name, the error says it
 WELCOME = """\
 Engram keeps what agents do in one durable log, and streams it to all of them.
 
@@ -124,7 +127,8 @@ def guarded(action: Callable[[], object]) -> int:
         note(f"engram: {error.object!r} is not UTF-8, as names, labels and options must be; only a payload may be any bytes")
         return 2
     except OSError as error:
-        note(f"engram: {error}")
+        what = f"{os.fsdecode(error.filename)}: " if error.filename else "cannot write the output: " if error.errno in _OUTPUT else ""
+        note(f"engram: {what}{error.strerror or error}")
         return 1
 
 

@@ -18,6 +18,13 @@ COLORS = ("auto", "always", "never")
 ME = "me"  # as the value of --to: who acts
 
 
+def directory_of(what: str, path: str) -> str:
+    """A directory that was named. Raises EngramError("invalid") for an empty name, which would be where we stand."""
+    if not path:
+        raise EngramError("invalid", f"{what} must not be empty; perhaps a variable that it was made of is not set")
+    return path
+
+
 @dataclass(frozen=True)
 class Common:
     """The shared options of one command line.

@@ -11,11 +11,12 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from engramd.protocol.backup import (
     MANIFEST,
@@ -130,28 +131,39 @@ class Vault:
             EngramError: `storage` when the frames are damaged.
         """
         frames, digest, size, count, last = Frames(first - 1), hashlib.sha256(), 0, 0, first - 1
-        fd = os.open(_PART, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
-        with os.fdopen(fd, "wb") as part:
+        with self._written(_PART) as part:
             for chunk, reached in chunks:
                 part.write(chunk)
                 digest.update(chunk)
                 size, last = size + len(chunk), reached
                 count += sum(1 for _ in frames.feed(chunk))
             frames.finish()
-            part.flush()
-            os.fsync(fd)
         name = segment_name(first, last, digest.hexdigest())
         os.replace(_PART, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         return Segment(name, first, last, count, size, digest.hexdigest())
 
+    @contextmanager
+    def _written(self, name: str) -> Iterator[IO[bytes]]:
+        """A new file, on disk in the end. Where that fails there is none: what a full disk has room for is others'."""
+        try:
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
+            with os.fdopen(fd, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(fd)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._fd)
+            if isinstance(error, OSError):
+                what = f"{self.path} cannot be written: {error.strerror}. What it held before it still holds; mend that and repeat"
+                raise EngramError("storage", what) from None
+            raise
+
     def commit(self, manifest: Manifest) -> None:
         """Have the backup be what a manifest says, whose segments are all in their places, and remove what no longer counts."""
         os.fsync(self._fd)
-        fd = os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
-        with os.fdopen(fd, "wb") as file:
+        with self._written(_NEW) as file:
             file.write(manifest.encode())
-            file.flush()
-            os.fsync(fd)
         os.replace(_NEW, MANIFEST, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
         self.manifest = manifest

@@ -87,6 +87,11 @@ def _addresses(value: object) -> tuple[str, ...] | str:
     return found
 
 
+def _metrics_address(value: object) -> str:
+    address.loopback(_text(value), "metrics_listen")
+    return _text(value)
+
+
 def _one_of(*options: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         if value not in options:
@@ -178,7 +183,7 @@ class Config:
         '"auto"',
     )
     metrics_listen: str | None = _option(
-        _text,
+        _metrics_address,
         "Answer /metrics, /healthz and /readyz over HTTP at this loopback address and port. Default: nowhere.",
         '"127.0.0.1:9464"',
     )

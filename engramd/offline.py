@@ -162,6 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except EngramError as error:
         say(error=error.to_wire())
         sys.exit(1)
+    except BrokenPipeError:  # whoever started this was killed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         where = f": {os.fsdecode(error.filename)}" if error.filename else ""
         say(error=EngramError("storage", f"{error.strerror or error}{where}").to_wire())

@@ -13,7 +13,7 @@ from engramd.protocol.errors import EngramError
 
 from .. import offline
 from ..client import Client
-from ..common import Common
+from ..common import Common, directory_of
 from ..output import note
 from ..progress import bar
 from ..vault import Vault
@@ -21,7 +21,7 @@ from ..vault import Vault
 
 def run(common: Common, directory: str, verify: bool) -> None:
     """Bring a backup up to the end of the log; with `verify`, read it whole afterwards."""
-    path = Path(directory)
+    path = Path(directory_of("DIR", directory))
     with Vault(path) as vault, common.client() as client, bar("backup") as told:
         client.connect()
         facts = _update(vault, client, told)
@@ -47,7 +47,7 @@ def check(path: Path) -> dict[str, Any]:
 
 def run_verify(common: Common, directory: str) -> None:
     """Only read a backup whole; no daemon is asked."""
-    facts = check(Path(directory))
+    facts = check(Path(directory_of("DIR", directory)))
     out = common.output()
     if out.json:
         out.object(facts)

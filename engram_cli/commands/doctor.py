@@ -22,7 +22,7 @@ from engramd.protocol.errors import EngramError
 
 from .. import autostart, offline, systemd
 from ..client import Client
-from ..common import Common
+from ..common import Common, directory_of
 from ..output import Output, note
 from ..progress import bar
 from ..vault import Vault
@@ -51,6 +51,9 @@ class Finding(NamedTuple):
 
 def run(common: Common, data_dir: str | None, repair: bool, salvage: str | None) -> None:
     """Check everything and say what is wrong: then the exit code is 1."""
+    for option, given in (("--data-dir", data_dir), ("--salvage", salvage)):
+        if given is not None:
+            directory_of(option, given)
     if repair and salvage is not None:
         raise EngramError("invalid", "--repair and --salvage: give only one of them")
     where = socket_of(common)
@@ -98,7 +101,9 @@ def _all(common: Common, where: str, data_dir: str | None, runs: bool, repair: b
     try:
         yield from _offline(data_dir, repair)
     except EngramError as error:
-        if error.code == "not_found":
+        if error.code == "not_found" and data_dir is not None:
+            yield Finding("store", "wrong", error.message)
+        elif error.code == "not_found":
             yield Finding("store", "note", f"{error.message}; the first engramd makes one")
         elif error.code == "busy":
             yield Finding("daemon", "wrong", error.message)

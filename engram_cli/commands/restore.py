@@ -7,7 +7,7 @@ import os
 from engramd.protocol.errors import EngramError
 
 from .. import autostart, offline
-from ..common import Common
+from ..common import Common, directory_of
 from ..output import note
 from ..progress import bar
 from .daemon import path as socket_of
@@ -15,6 +15,9 @@ from .daemon import path as socket_of
 
 def run(common: Common, directory: str, data_dir: str | None) -> None:
     """Restore; the data directory is the one that a daemon started here would use, unless it is named."""
+    directory_of("DIR", directory)
+    if data_dir is not None:
+        directory_of("--data-dir", data_dir)
     if data_dir is None and autostart.listening(socket_of(common)):
         raise EngramError(
             "busy",

@@ -79,6 +79,20 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit() and host.count(".") == 3)
 
 
+def loopback(address: str, name: str) -> tuple[str, int]:
+    """`HOST:PORT` of this machine in parts.
+
+    Raises:
+        EngramError: `invalid`, naming the option, for anything else.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    host = "127.0.0.1" if host == "localhost" else host
+    if is_loopback(host) and port.isascii() and port.isdigit() and int(port) < 65536:
+        return host, int(port)
+    raise _error("invalid", f"{name}: {address!r} is no loopback address with a port, such as 127.0.0.1:9464")
+
+
 def _runtime_dir(env: Mapping[str, str]) -> str:
     xdg = env.get("XDG_RUNTIME_DIR")
     if xdg and os.path.isabs(xdg):

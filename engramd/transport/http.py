@@ -9,6 +9,7 @@ import socket
 import h11
 import trio
 
+from ..protocol.address import loopback
 from ..protocol.errors import EngramError
 from ..service.engine import Engine
 from ..service.metrics import collect, exposition
@@ -34,7 +35,7 @@ class HttpListener:
     """
 
     def __init__(self, address: str) -> None:
-        host, port = _loopback(address)
+        host, port = loopback(address, "metrics_listen")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,18 +73,6 @@ class HttpListener:
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
-
-
-def _loopback(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    host = "127.0.0.1" if host == "localhost" else host
-    try:
-        if ipaddress.ip_address(host).is_loopback and port.isdecimal() and int(port) < 65536:
-            return host, int(port)
-    except ValueError:
-        pass
-    raise EngramError("invalid", f"metrics_listen {address!r} must be a loopback address and a port, such as 127.0.0.1:9464")
 
 
 async def _answer(engine: Engine, stream: trio.SocketStream) -> None:

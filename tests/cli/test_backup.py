@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -289,3 +291,34 @@ def test_restoring_beside_a_daemon(alone: Shell, tmp_path: Path) -> None:
     assert (made["events"], made["last"], made["data_dir"]) == (2, 2, str(tmp_path / "d"))
     assert alone.run("doctor", "--data-dir", tmp_path / "d").code == 0
     assert "uses the data directory" in alone.fails(75, "restore", tmp_path / "b", "--data-dir", alone.data)
+
+
+def test_a_backup_that_cannot_be_written_leaves_what_was_there_and_no_rest(alone: Shell, tmp_path: Path) -> None:
+    alone.daemon()
+    alone.put("c", "first")
+    target = tmp_path / "backup"
+    alone.ok("backup", "--json", target)
+    before = sorted(target.iterdir())
+    alone.put("c", "x" * 100_000)
+    done = alone.script(f"ulimit -f 16; engram backup {target}")
+    assert done.code == 1
+    assert f"{target} cannot be written: File too large" in done.err
+    assert sorted(target.iterdir()) == before
+    alone.ok("backup", "--json", "--check-only", target)
+    alone.ok("backup", "--json", "--check", target)
+
+
+@pytest.mark.parametrize("line", [["backup", ""], ["backup", "--check-only", ""], ["restore", ""], ["doctor", "--data-dir", ""]])
+def test_a_directory_without_a_name_is_not_the_one_we_stand_in(alone: Shell, line: list[str]) -> None:
+    assert "must not be empty" in alone.fails(2, *line)
+
+
+def test_work_on_a_store_ends_quietly_when_nobody_listens(log: Log, tmp_path: Path) -> None:
+    update(log, tmp_path / "backup")
+    command = [sys.executable, "-m", "engramd.offline", "verify", str(tmp_path / "backup")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
+        assert worker.stdout
+        assert worker.stderr
+        worker.stdout.close()
+        assert worker.stderr.read() == b""
+    assert worker.returncode == 1

@@ -45,6 +45,7 @@ SOUND = dict.fromkeys(("format", "blocks", "gaps", "events", "keys", "rows"), "o
 def test_through_a_daemon_and_without_one(alone: Shell) -> None:
     assert doctor(alone) == {"socket": "ok", "store": "note"}
     assert not alone.serves(), "no daemon is started"
+    assert doctor(alone, "--data-dir", "/nowhere", code=1) == {"store": "wrong"}, "one that was named is meant to be there"
     fill(alone)
     assert doctor(alone) == {"socket": "ok", **SOUND}
     alone.daemon()
