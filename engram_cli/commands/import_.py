@@ -30,6 +30,7 @@ WINDOW = 32  # requests that are not answered yet
 MAX_ITEM = 8 * MAX_PAYLOAD  # bytes: JSON may take six for one
 NOT_TAKEN = ("seq", "ts", "entry", "entry_context", "redacted")  # of a unit as it is listed or exported
 PLACES = ListOf(NAME, 100_000)
+MAPS = frozenset(bytes((head,)) for head in range(0xA0, 0xC0))  # what a map in CBOR begins with
 
 UNIT = Record(
     {
@@ -105,8 +106,9 @@ def run(common: c.Common, file: str, format: str | None, dry_run: bool) -> None:
             else:
                 _Importing(client, tally).run(items)
         except EngramError as error:
-            done = f" Until then {tally.words()}; they stay. Mend it and repeat: what is there is left as it is" if not dry_run else ""
-            raise EngramError(error.code, f"{error.message}.{done}" if done else error.message, **error.details, **tally.facts()) from None
+            been = not dry_run and any(tally.facts().values())
+            done = f". Until then {tally.words()}; they stay. Mend it and repeat: what is there is left as it is" if been else ""
+            raise EngramError(error.code, f"{error.message}{done}", **error.details, **tally.facts()) from None
     if out.json:
         out.object(tally.facts())
     else:
@@ -136,7 +138,7 @@ def _read(source: IO[bytes], format: str | None, told: Callable[[int], None]) ->
         EngramError: `invalid` or `too_large`, with the number of the item.
     """
     start = source.read(1)
-    cbor = format == "cbor" or (format is None and start[:1] not in (b"{", b" ", b"\n", b"\t", b"\r", b""))
+    cbor = format == "cbor" or (format is None and start[:1] in MAPS)
     raw = _cbor_items(source, start) if cbor else _json_lines(source, start)
     done = 0
     for number in itertools.count(1):

@@ -54,7 +54,7 @@ logger = logging.getLogger("engramd.engine")
 T = TypeVarTuple("T")
 
 STOP_SECONDS = 5.0  # how long clients may take to read their last answers
-LOOK = 1.0  # seconds between two looks at how late the loop is
+LOOK = 1.0  # seconds between two looks at the loop and the store
 
 Handler = Callable[["Engine", Peer, Id, dict[str, Any]], None]
 
@@ -176,7 +176,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             tasks = (
                 self._commit,
-                self.see_stalls,
+                self.watch,
                 self.search.run,
                 self.leases.run,
                 self.presence.run,
@@ -193,12 +193,16 @@ class Engine:
         except EngramError:
             self.stopping.set()
 
-    async def see_stalls(self) -> None:
-        """Look again and again how late the loop is, until cancelled."""
+    async def watch(self) -> None:
+        """Look again and again how late the loop is, and whether the store is in its place, until cancelled."""
         while True:
             due = trio.current_time() + LOOK
             await trio.sleep_until(due)
             self.counters.loop_late.observe(trio.current_time() - due)
+            try:
+                self.log.free()
+            except EngramError as error:
+                self.heed(error)
 
     async def finish(self) -> None:
         """Let what is in flight reach the disk, and its answers their clients. Call it when `stopping` is set."""

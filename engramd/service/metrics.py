@@ -82,7 +82,7 @@ def _looked_up(engine: Engine) -> Iterator[Metric]:
         ("engram_leases", len(engine.log.pending.held.leases), "Locks that are held."),
         ("engram_lock_waiters", engine.leases.waiting, "Requests that wait for a lock."),
         ("engram_store_bytes", engine.log.size(), "The store on disk."),
-        ("engram_free_bytes", engine.space.free(), "Free on the store's disk; below min_free puts are refused."),
+        ("engram_free_bytes", engine.space.left(), "Free on the store's disk; below min_free puts are refused."),
         ("engram_memory_bytes", memory(), "Resident memory of the daemon."),
         ("engram_search_running", int("pid" in search), "1 while there is a search worker."),
         ("engram_search_lag_events", search.get("behind", 0), "Events that the search worker has not absorbed."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..protocol.errors import EngramError
 from ..protocol.messages import MIB
@@ -16,7 +17,7 @@ class Space:
     """What is left on the disk of the store.
 
     Args:
-        free: bytes that may still be written there.
+        free: bytes that may still be written there; raises EngramError("storage") when the store is gone.
         least: bytes that puts leave free. LevelDB needs some to tidy up, and what makes room again (unlocking, redacting, trimming) is
             written too.
     """
@@ -32,7 +33,7 @@ class Space:
         """Note that so many bytes are about to be put.
 
         Raises:
-            EngramError: `busy` when there is no room for them.
+            EngramError: `busy` when there is no room for them, `storage` when the store is gone.
         """
         if not self.least:
             return
@@ -44,8 +45,17 @@ class Space:
 
     def problem(self) -> EngramError | None:
         """Why no put is taken now, be it empty; None where some are."""
-        self._look()
+        try:
+            self._look()
+        except EngramError as error:
+            return error
         return self._refusal() if self._left < self.least else None
+
+    def left(self) -> int:
+        """Bytes that are free now; 0 where the store is gone."""
+        with suppress(EngramError):
+            return self.free()
+        return 0
 
     def _look(self) -> None:
         self._left, self._put, self._looked = self.free(), 0, time.monotonic()

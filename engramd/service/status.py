@@ -38,7 +38,7 @@ def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
         "waiters": engine.leases.waiting,
         "lag": subscribers[0].lag if subscribers else 0,
         "store_bytes": engine.log.size(),
-        "free_bytes": engine.space.free(),
+        "free_bytes": engine.space.left(),
         "memory_bytes": memory(),
         "max_payload": engine.max_payload,
         "search": engine.search.status(),

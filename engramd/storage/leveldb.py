@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -195,11 +196,10 @@ class Store(Reader):
     def size(self) -> int:
         """Bytes that the files take."""
         total = 0
-        for file in self.directory.iterdir():
-            try:
-                total += file.stat().st_size
-            except FileNotFoundError:  # LevelDB removes files in the background
-                continue
+        with suppress(FileNotFoundError):  # somebody has removed it
+            for file in self.directory.iterdir():
+                with suppress(FileNotFoundError):  # LevelDB removes files in the background
+                    total += file.stat().st_size
         return total
 
 

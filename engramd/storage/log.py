@@ -57,6 +57,7 @@ class Log:
         if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
             _make(directory)
         self._store = Store(directory)
+        self._inode = os.stat(directory).st_ino
         try:
             self.history = self._open_format(directory)
             self.durable = DurableRows(self._store)
@@ -209,8 +210,18 @@ class Log:
         return self._store.size()
 
     def free(self) -> int:
-        """Bytes that this user may still write to the store's disk."""
-        found = os.statvfs(self._store.directory)
+        """Bytes that this user may still write to the store's disk.
+
+        Raises:
+            EngramError: `storage` when the store is not in its place any more, so that what is written would be lost.
+        """
+        directory = self._store.directory
+        try:
+            found, inode = os.statvfs(directory), os.stat(directory).st_ino
+        except OSError as error:
+            raise EngramError("storage", f"the store in {directory} is gone: {error.strerror}") from error
+        if inode != self._inode:
+            raise EngramError("storage", f"the store in {directory} is gone: another directory is in its place")
         return found.f_bavail * found.f_frsize
 
     def _open_format(self, directory: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
+from pathlib import Path
 from typing import Any
 
 import cbor2
@@ -202,3 +203,8 @@ def test_export_and_import_are_each_others_reverse(tmp_path_factory: pytest.Temp
         data = one.ok("export", "--format", form).raw
         put(two, data)
         assert bare(exported(two)) == bare(exported(one))
+
+
+def test_a_json_array_is_not_taken_for_something_else(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "array").write_text('[{"id": "x"}]\n')
+    assert shell.fails(2, "import", tmp_path / "array") == "engram: item 1: must be a map\n"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -302,3 +304,25 @@ async def test_a_read_that_meets_damage_fails_aloud_and_ends_writing(
     await client.stream.aclose()
     nursery.cancel_scope.cancel()
     log.close()
+
+
+def test_a_store_that_was_taken_away_ends_writing(daemon: Daemon) -> None:
+    assert daemon.start() == "ready"
+    log, away = daemon.data_dir / "log", daemon.data_dir / "away"
+    with daemon.connect() as client:
+        acknowledged = [client.ask("put", context="c", text="before")["seq"]]
+        log.rename(away)
+        with pytest.raises(EngramError) as refused:
+            acknowledged.extend(client.ask("put", context="c", text="on")["seq"] for _ in count())  # for a second at most
+        assert (refused.value.code, "is gone" in refused.value.message) == ("storage", True)
+        assert "is gone" in client.ask("status")["status"]["problem"]
+        assert {one["name"]: one for one in client.ask("metrics")["metrics"]}["engram_writable"]["value"] == 0
+        away.rename(log)
+        with pytest.raises(EngramError):
+            client.ask("put", context="c", text="who knows what happened meanwhile")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 1
+    assert daemon.start() == "ready"
+    with daemon.connect() as client:
+        assert [event["unit"]["seq"] for event in client.replay(contexts=["c"])] == acknowledged
+    daemon.stop()

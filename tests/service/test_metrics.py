@@ -90,7 +90,7 @@ async def test_the_text_is_read_by_prometheus_and_says_the_same(serve: Serve, au
 
 async def test_a_loop_that_stood_still_is_seen(serve: Serve, nursery: trio.Nursery, mock_clock: MockClock) -> None:
     engine = serve().engine
-    nursery.start_soon(engine.see_stalls)
+    nursery.start_soon(engine.watch)
     await trio.testing.wait_all_tasks_blocked()
     for late in (0, 0, 3):
         mock_clock.jump(LOOK + late)
