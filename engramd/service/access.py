@@ -13,14 +13,14 @@ from ..protocol.errors import EngramError
 from ..protocol.messages import OPERATIONS
 from ..state.access import ACT_AS, OWNER, Access
 from ..state.consumers import absent
-from ..state.view import CONSUMERS, CONTEXTS, LEASES, PLACES, Consumer, UnitHead
+from ..state.view import CONSUMERS, CONTEXTS, LEASES, Consumer, UnitHead
 from ..storage.log import Log
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .peer import Peer
 
-LOOKS = 4096  # point reads of one request that look for units of contexts which it may not read, in those that it may
+LOOKS = 4096  # additions to contexts that one request looks at, for units that were born in contexts which it may not read
 
 
 def guard(engine: Engine, peer: Peer, op: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,6 @@ class Sight:
     def __init__(self, log: Log, access: Access) -> None:
         self.log = log
         self.access = access
-        self._contexts: list[str] | None = None
         self._left = LOOKS
 
     @property
@@ -118,11 +117,11 @@ class Sight:
         """
         if self.access.sees(head.context):
             return True
-        if self._contexts is None:
-            self._contexts = list(reached(self.log, self.access))
-        self._left -= len(self._contexts)
-        if self._left < 0:
-            raise EngramError(
-                "too_large", "this leads to too many units of contexts that may not be read; ask for fewer, or name entries by their seqs"
-            )
-        return any(self.log.durable.get(PLACES, (context, head.seq)) is not None for context in self._contexts)
+        for context in self.log.added_to(head.seq):
+            if self.access.sees(context):
+                return True
+            self._left -= 1
+            if self._left < 0:
+                why = "this leads to too many units of contexts that may not be read; ask for fewer, or name entries by their seqs"
+                raise EngramError("too_large", why)
+        return False

@@ -22,6 +22,7 @@ from .forms import unit_text
 _ITEM = b"\xa3" + encode("cursor")  # a map of three members
 _KINDS = {kind: encode("kind") + encode(kind) for kind in ENTRY_KINDS}
 _UNIT, _TEXT = encode("unit"), encode("text")
+UNTOLD = frozenset(("session", "digest"))  # of events: who knows a session can act in it
 
 
 def entry_item(history: str, entry: Entry, form: str | None = None) -> bytes:
@@ -31,14 +32,14 @@ def entry_item(history: str, entry: Entry, form: str | None = None) -> bytes:
 
 
 def event_item(history: str, seq: int, record: Record) -> bytes:
-    """The stream item of an event that is no entry, encoded."""
+    """The stream item of an event that is no entry, encoded, without what is for nobody to know."""
     return encode(
         {
             "cursor": format_cursor(history, seq),
             "kind": record.kind,
             "seq": seq,
             "ts": record.ts,
-            "data": cbor2.loads(record.body),
+            "data": {name: value for name, value in cbor2.loads(record.body).items() if name not in UNTOLD},
         }
     )
 

@@ -48,7 +48,7 @@ class Access(NamedTuple):
         """Those of some resources that have to do with what it may lock."""
         if not self.paths:
             return tuple(resources)
-        return tuple(resource for resource in resources if any(overlap(path, resource) for path in self.paths))
+        return tuple(resource for resource in resources if any(overlap(path, resource) or covers(path, resource) for path in self.paths))
 
     def sees_event(self, kind: str, context: str | None) -> bool:
         """Whether it is shown an event: those of tokens are for admins, those of no context for who has no limits."""

@@ -122,6 +122,10 @@ class Log:
             found |= {at.seq: at.event.context for at in batch.events if isinstance(at.event, UnitAdded) and at.event.unit == unit}
         return found
 
+    def added_to(self, unit: int) -> Iterator[str]:
+        """The contexts that a unit was added to, and perhaps removed from since, as long as retention keeps that entry there."""
+        return (context.decode() for _, context in self._store.prefixed(keys.ADDED + keys.pack_seq(unit)))
+
     def entry_at(self, seq: int) -> Record | None:
         """The record of the entry that arrived at a seq, with everything appended so far; None where retention has removed it."""
         for batch in self._unsettled:

@@ -13,6 +13,7 @@ from wire import Client, Server, texts
 from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import GRANTS, OPERATIONS, PERMISSIONS
 from engramd.protocol.schema import Any_, Bool, Bytes, Choice, Int, ListOf, MapOf, Null, Number, OneOf, Record, Resource, Text, Type
+from engramd.service import access
 from engramd.service.engine import _HANDLERS
 from engramd.service.peer import Origin
 from engramd.service.retention import INTERVAL
@@ -235,6 +236,32 @@ async def test_what_is_in_other_contexts_is_not_there(server: Server, autojump_c
     assert texts([change["unit"] for change in changes]) == ["open-2", "open-1"]
 
 
+async def test_a_unit_that_was_taken_out_again_is_found_by_its_id(server: Server, autojump_clock: MockClock) -> None:
+    """Streams have shown it: they are history."""
+    made, owner = await filled(server), await server.connect("owner")
+    client = await server.bearer("bob", "read", contexts=["open-*"])
+    await owner.ask("context_remove", context="open-1", ids=[made["shared"]["id"]])
+    for ref in (made["shared"]["id"], made["shared"]["seq"]):
+        assert texts((await client.ask("get", ids=[ref]))["units"]) == ["shared"]
+    assert (await client.refused("get", ids=[made["closed"]["id"]])).code == "not_found"
+
+
+async def test_what_is_hidden_is_absent_however_many_contexts_there_are(
+    server: Server, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "LOOKS", 2)
+    made = await filled(server)
+    client = await server.bearer("bob", "read", contexts=["open-*", "also-*"])
+    owner = await server.connect("owner")
+    for number in range(5):
+        await owner.ask("context_create", context=f"also-{number}")
+    assert (await client.refused("get", ids=[made["closed"]["id"]])).code == "not_found"
+    assert texts((await client.ask("get", ids=[made["shared"]["id"]]))["units"]) == ["shared"]
+    for number in range(3):
+        await owner.ask("context_add", context=f"closed-{number}", ids=[made["closed"]["id"]])
+    assert (await client.refused("get", ids=[made["closed"]["id"]])).code == "too_large", "that is as far as one request looks"
+
+
 @pytest.mark.parametrize("globs", [["open-*"], ["open-1", "open-2"]])
 @pytest.mark.parametrize("events", [False, True])
 async def test_a_stream_of_all_contexts_carries_those_that_are_allowed(
@@ -397,6 +424,29 @@ async def test_locks_elsewhere_are_not_listed(server: Server, autojump_clock: Mo
     assert str(hidden) not in (await client.ask("names", kind="locks"))["names"]
     assert [len(lock["resources"]) for lock in (await owner.ask("locks"))["locks"]] == [2, 1]
     assert all(lock["session"] == "secret" for lock in (await owner.ask("locks"))["locks"])
+
+
+async def test_locks_on_names_are_shown_to_who_may_take_them(server: Server, autojump_clock: MockClock) -> None:
+    client, owner = await server.bearer("bob", "read", "lock", paths=["/src", "@build-*"]), await server.connect("owner")
+    token = (await client.ask("lock", resources=["@build-1"]))["token"]
+    await owner.ask("lock", resources=["@deploy"])
+    await owner.ask("lock", resources=["@build-2", "@other"])
+    assert [info["resources"] for info in (await client.ask("locks"))["locks"]] == [["@build-1"], ["@build-2"]]
+    assert str(token) in (await client.ask("names", kind="locks"))["names"]
+    assert (await client.refused("lock", resources=["@deploy"])).code == "denied"
+
+
+async def test_no_event_tells_a_session_or_a_digest(server: Server, autojump_clock: MockClock) -> None:
+    owner, client = await server.connect("owner", session="secret", owner=True), await server.bearer("bob", "read")
+    live = await client.tail(events=True, follow=True)
+    await live.replayed()
+    await owner.ask("lock", resources=["/x"], session=True)
+    replayed = await (await owner.tail(after=0, events=True)).replayed()
+    told = [event for event in (*replayed, *await live.arrived()) if event["kind"] in ("lock_granted", "token_issued")]
+    assert [event["kind"] for event in told] == ["token_issued", "lock_granted", "lock_granted"]
+    for event in told:
+        assert not {"session", "digest"} & set(event["data"])
+        assert event["data"]["agent"] == "owner"
 
 
 # The end of tokens
