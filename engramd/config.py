@@ -164,6 +164,13 @@ class Config:
     )
     limits_streams: int = _option(_within(_whole, 1, 10**6), "Streams of one agent.", "1024", Limits.streams, table="limits")
     limits_waits: int = _option(_within(_whole, 1, 1024), "Waits of one agent for locks.", "256", Limits.waits, table="limits")
+    limits_searches: int = _option(
+        _within(_whole, 1, 1024),
+        "Searches and packs of one agent under way; all agents together may have 64.",
+        "32",
+        Limits.searches,
+        table="limits",
+    )
     limits_bytes_per_second: int = _option(
         _within(_size, 0, 2**40),
         "Bytes of requests of one agent in a second, or with a suffix; 0: no limit.",

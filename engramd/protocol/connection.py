@@ -65,19 +65,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """`credit` or `cancel`: a word on a stream under way, which has no answer of its own."""
+    """`credit` or `cancel`: a word on a stream under way, which has no answer of its own; `size` as of a request."""
 
     id: Id
     op: str
     fields: dict[str, Any]
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A request that was refused before it reached an operation; the connection goes on."""
+    """A request that was refused before it reached an operation; the connection goes on. `size` as of a request."""
 
     id: Id
     error: EngramError
+    size: int = field(default=0, compare=False)
 
 
 def answer_frame(request_id: Id, result: bytes) -> bytes:
@@ -153,7 +155,7 @@ class ServerConnection(_Connection):
         if op == "hello":
             return self._hello(request_id, message)
         if type(op) is str and op in NOTICES:
-            return self._notice(request_id, op, message)
+            return self._notice(request_id, op, message, len(body))
         self._step("request")
         return self._request(request_id, op, message, len(body))
 
@@ -175,29 +177,27 @@ class ServerConnection(_Connection):
         self._frames.max_frame = self._max_frame
         return Hello(request_id, known)
 
-    def _notice(self, request_id: Id, op: str, message: dict[str, Any]) -> Notice:
+    def _notice(self, request_id: Id, op: str, message: dict[str, Any], size: int) -> Notice:
         """A notice has no answer of its own, so a malformed one is the connection's fault."""
         self._step("notice")
         NOTICES[op].check(message, op)
-        return Notice(request_id, op, message)
+        return Notice(request_id, op, message, size)
 
     def _request(self, request_id: Id, op: object, message: dict[str, Any], size: int) -> Request | Rejected:
         if request_id in self.in_flight:
             raise EngramError("protocol", f"the id {request_id!r} is in use by a request under way")
         operation = OPERATIONS.get(op) if type(op) is str else None
         if type(op) is not str or operation is None:
-            known = ", ".join(OPERATIONS)
-            return Rejected(
-                request_id, EngramError("unknown_op", f"there is no operation {str(op)[:60]!r}; there are {known}", version=list(VERSION))
-            )
+            unknown = f"there is no operation {str(op)[:60]!r}; there are {', '.join(OPERATIONS)}"
+            return Rejected(request_id, EngramError("unknown_op", unknown, version=list(VERSION)), size)
         lasts = operation.lasts(message)
         if lasts and len(self.streams) >= MAX_STREAMS:
             busy = f"this connection has {MAX_STREAMS} streams and waits already; end one, or open another connection"
-            return Rejected(request_id, EngramError("busy", busy, limit=MAX_STREAMS, retry_after=1.0))
+            return Rejected(request_id, EngramError("busy", busy, limit=MAX_STREAMS, retry_after=1.0), size)
         try:
             operation.request.check(message)
         except EngramError as error:
-            return Rejected(request_id, error)
+            return Rejected(request_id, error, size)
         self.in_flight.add(request_id)
         if lasts:
             self.streams.add(request_id)

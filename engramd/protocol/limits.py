@@ -11,6 +11,7 @@ class Limits:
 
     Attributes:
         requests: without an answer, over all of its connections, streams and waits included.
+        searches: and packs.
         bytes_per_second: of requests; 0 means no limit.
     """
 
@@ -18,4 +19,5 @@ class Limits:
     requests: int = 16384
     streams: int = 1024
     waits: int = 256
+    searches: int = 32
     bytes_per_second: int = 64 * 1024 * 1024

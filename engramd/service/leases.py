@@ -206,7 +206,7 @@ class Leases:
 
     def _grant(self, peer: Peer, request_id: Id, command: Acquire) -> None:
         if len(self._view.held.leases) >= MAX_LEASES:
-            peer.fail(request_id, EngramError("busy", f"{MAX_LEASES} leases are held already; release some first", limit=MAX_LEASES))
+            peer.fail(request_id, self._engine.accounts.busy("leases", f"{MAX_LEASES} leases are held already", limit=MAX_LEASES))
             self._make_way()  # it may have been in the queue, before others
             return
         seen = self._view.held.keys.get((command.agent, command.key), 0)

@@ -15,17 +15,32 @@ from ..protocol.connection import Request
 from ..protocol.errors import EngramError
 from ..protocol.limits import Limits
 from ..protocol.messages import OPERATIONS
+from .turns import Turn
 
 logger = logging.getLogger("engramd.limits")
 
 SOON = 1.0  # seconds: when to try again what others have to end first
 BURST = 2.0  # seconds' worth of bytes that may come at once
-REQUESTS = ("requests",)
+PAUSE = 1.0  # seconds, at most: what is sent may be that a stream or a wait is given up
 NEWS = 10.0  # seconds between two messages about the same
+SEARCHING = ("search", "pack")  # which the worker carries out one after the other
+REQUESTS, STREAMS, WAITS, SEARCHES = ("requests",), ("requests", "streams"), ("requests", "waits"), ("requests", "searches")
+MAX_REMEMBERED = 4096  # accounts of agents that have gone, and have sent more than they may send again at once
+
+
+def _kinds(request: Request) -> tuple[str, ...]:
+    """The limits that a request counts against as long as it has no answer."""
+    if request.lasts:
+        return WAITS if OPERATIONS[request.op].waits else STREAMS
+    return SEARCHES if request.op in SEARCHING else REQUESTS
 
 
 class Account:
-    """What one agent uses now."""
+    """What one agent uses now.
+
+    Attributes:
+        turn: on the loop.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.used: Counter[str] = Counter()
@@ -33,6 +48,8 @@ class Account:
         self._rate = limits.bytes_per_second
         self._left = self._rate * BURST
         self._at = trio.current_time()
+        self.turn = Turn()
+        self._insists = False
 
     def spend(self, size: int) -> float:
         """Take bytes of what there is; where there is any at all, a request may take more. Else nothing is taken.
@@ -46,13 +63,31 @@ class Account:
         now = trio.current_time()
         left = min(rate * BURST, self._left + (now - self._at) * rate)
         if left < 0:
+            self._insists = True
             return -left / rate
         self._left, self._at = left - size, now
         return 0.0
 
+    def pause(self) -> float:
+        """Seconds in which not to read from it, since it has gone on although it may not: answering costs as much as doing."""
+        insists, self._insists = self._insists, False
+        return min(self._wait, PAUSE) if insists else 0.0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is as a new one would be."""
+        return not self.used["connections"] and (not self._rate or self._now_left() >= self._rate * BURST)
+
+    @property
+    def _wait(self) -> float:
+        return max(0.0, -self._now_left() / self._rate) if self._rate else 0.0
+
+    def _now_left(self) -> float:
+        return min(self._rate * BURST, self._left + (trio.current_time() - self._at) * self._rate)
+
 
 class Accounts:
-    """The accounts of everybody who is connected.
+    """The accounts of everybody who is connected, or was until just now: who comes back has not got anew what was used up.
 
     Attributes:
         refused: how often a limit was met, and how often other things were refused at the door, by name.
@@ -62,42 +97,52 @@ class Accounts:
         self.limits = limits
         self.refused: Counter[str] = Counter()
         self._accounts: dict[str, Account] = {}
+        self._left: dict[str, None] = {}  # accounts without connections, the one that was left first first
         self._told: dict[str, tuple[float, int]] = {}
 
     def open(self, name: str) -> Account:
         """One more connection. Raises EngramError("busy")."""
+        self._forget()
         account = self._accounts.get(name) or Account(self.limits)
-        self._take(account, name, "connections", self.limits.connections)
+        self._check(account, name, "connections")
+        account.used["connections"] += 1
         self._accounts[name] = account
+        self._left.pop(name, None)
         return account
 
     def close(self, name: str) -> None:
         """One connection less."""
         account = self._accounts[name]
         account.used["connections"] -= 1
-        if not account.used["connections"]:
+        if account.is_fresh:
             del self._accounts[name]
+        elif not account.used["connections"]:
+            self._left[name] = None
+
+    def _forget(self) -> None:
+        """Forget accounts that have nothing to remember any more, and the oldest of very many."""
+        while self._left:
+            name = next(iter(self._left))
+            if not self._accounts[name].is_fresh and len(self._left) <= MAX_REMEMBERED:
+                return
+            del self._left[name], self._accounts[name]
 
     def admit(self, account: Account, name: str, request: Request) -> tuple[str, ...]:
         """What a request takes up as long as it has no answer. Raises EngramError("busy")."""
         wait = account.spend(request.size)
         if wait:
             raise self.busy("bytes_per_second", f"{name} has sent more than {self.limits.bytes_per_second} bytes a second", wait)
-        self._take(account, name, "requests", self.limits.requests)
-        if not request.lasts:
-            return REQUESTS
-        kind, most = ("waits", self.limits.waits) if OPERATIONS[request.op].waits else ("streams", self.limits.streams)
-        try:
-            self._take(account, name, kind, most)
-        except EngramError:
-            account.used["requests"] -= 1
-            raise
-        return (*REQUESTS, kind)
+        kinds = _kinds(request)
+        for kind in kinds:
+            self._check(account, name, kind)
+        for kind in kinds:
+            account.used[kind] += 1
+        return kinds
 
-    def _take(self, account: Account, name: str, kind: str, most: int) -> None:
+    def _check(self, account: Account, name: str, kind: str) -> None:
+        most: int = getattr(self.limits, kind)
         if account.used[kind] >= most:
             raise self.busy(kind, f"{name} has {most} {kind} already, as many as one agent may", limit=most)
-        account.used[kind] += 1
 
     def busy(self, kind: str, problem: str, wait: float = SOON, **details: int) -> EngramError:
         """The error for a limit that was met; it is counted."""

@@ -15,6 +15,7 @@ from ..protocol.framing import encode
 from ..state.access import NOTHING, OWNER, Access
 from .counters import Counters
 from .limits import Account
+from .turns import Turn
 
 
 class Outbox(Protocol):
@@ -174,6 +175,21 @@ class Peer:
         for stream in list(self.streams.values()):
             stream.cancel(because)
         await self.settled(0)
+
+    @property
+    def turn(self) -> Turn:
+        """What it shares of the loop with its agent's other connections."""
+        assert self.account is not None, "a peer is welcomed first"
+        return self.account.turn
+
+    def charge(self, size: int) -> None:
+        """It has sent bytes that are no request to admit."""
+        if self.account is not None:
+            self.account.spend(size)
+
+    def pause(self) -> float:
+        """Seconds in which not to read from it: it goes on sending too much, though it was refused."""
+        return 0.0 if self.account is None else self.account.pause()
 
     def takes(self, request_id: Id, what: tuple[str, ...]) -> None:
         """A request takes up what is limited, as long as it has no answer."""

@@ -157,7 +157,7 @@ class Search:
         if self._settings is None:
             raise EngramError("unavailable", "this daemon cannot search: it was given no place for an index")
         if len(self._asked) >= MAX_ASKED:
-            raise EngramError("busy", f"{MAX_ASKED} searches are under way; try again later", limit=MAX_ASKED)
+            raise EngramError("busy", f"{MAX_ASKED} searches are under way; try again in 1 s", limit=MAX_ASKED, retry_after=1.0)
         self._needed.set()
         self._hurry.set()
         target, number, asked = self._log.last_seq if upto is None else upto, next(self._numbers), Asked(fields)

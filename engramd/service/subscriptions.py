@@ -192,8 +192,10 @@ class Subscription:
             await self._may_send()
             if self._cancelled:
                 return
+            await self._peer.turn.begin()
             self._check_trims()
             (self._step_events if self._events else self._step_entries)(end)
+            self._peer.turn.end()
             if trio.current_time() >= self._last_sent + HEARTBEAT:
                 self._heartbeat(self.cursor)
             self._peer.outbox.flush()

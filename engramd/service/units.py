@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import cbor2
-import trio
 
 from ..protocol.connection import Id
 from ..protocol.cursor import format_cursor
@@ -177,8 +176,9 @@ def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
         return
 
     async def go_on() -> None:
+        await peer.turn.begin()
         while not page.advance():
-            await trio.lowlevel.checkpoint()
+            await peer.turn.next()
         peer.answer_encoded(request_id, page.encoded())
 
     engine.spawn(peer, request_id, go_on)

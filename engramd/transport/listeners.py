@@ -344,7 +344,7 @@ async def _admit(
     """Serve a connection, or say why not."""
     plain = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
     stream: trio.abc.Stream = plain
-    problem = crowd.problem(origin)
+    problem, began = crowd.problem(origin), trio.current_time()
     if tls is not None:
         if problem is not None:  # a handshake is dear
             engine.accounts.note(*problem[:2])
@@ -355,7 +355,7 @@ async def _admit(
             await trio.aclose_forcefully(plain)
             return
         stream = secured
-    session = Session(engine, stream, accepted.send if tls is None else None, origin, known)
+    session = Session(engine, stream, accepted.send if tls is None else None, origin, known, trio.current_time() - began)
     if not engine.tokens.admits(origin):
         await session.refuse(
             EngramError("denied", f"uid {origin.uid} may not use this daemon, which belongs to uid {os.getuid()} (it could, by auth.users)")

@@ -15,6 +15,7 @@ from ..protocol.errors import EngramError
 from ..protocol.framing import encode
 from ..service.engine import Engine
 from ..service.peer import Origin, Peer
+from ..service.turns import Turn
 from .outbox import LOW, StreamOutbox
 
 OWN = Origin(is_owner=True)
@@ -36,6 +37,7 @@ class Session:
         send_now: see StreamOutbox.
         origin: where the client is.
         greeted: called when it has said who it is, and may come in.
+        waited: seconds that were waited for the client already, of those in which it has to greet.
     """
 
     def __init__(
@@ -45,15 +47,18 @@ class Session:
         send_now: Callable[[bytes], int] | None = None,
         origin: Origin = OWN,
         greeted: Callable[[], None] = lambda: None,
+        waited: float = 0.0,
     ) -> None:
         self._engine = engine
         self._stream = stream
         self._connection = ServerConnection(engine.max_frame)
         self.outbox = StreamOutbox(stream, engine.flusher, send_now)
         self._peer: Peer | None = None
+        self._turn = Turn()
         self._patience = trio.CancelScope()
         self._origin = origin
         self._greeted = greeted
+        self._waited = waited
         self._showed_token = False
         self._serving = trio.CancelScope()
         self._dismissed: EngramError | None = None
@@ -84,12 +89,14 @@ class Session:
                 self._engine.farewell(self._peer)
 
     async def _turn_away(self, error: EngramError) -> None:
-        """The client is told, when what it has under way is answered. A stranger has to wait for it, and is not logged every time."""
-        if self._peer is not None:
-            logger.info("a client was refused: %s", error.message)
-            await self._end_requests(self._dismissed)
+        """The client is told, when what it has under way is answered. A stranger has to wait for it; the same is not logged every time."""
+        if self._dismissed is not None:
+            logger.info("a connection ends: %s", error.message)
+        elif self._peer is not None:
+            self._engine.accounts.note("faults", f"{self._peer.account_name}: {error.message}")
         elif error.code != "busy":
             self._engine.accounts.note("strangers", f"a client that had not greeted: {error.message}")
+        await self._end_requests(self._dismissed)
         if self._showed_token and self._peer is None and error.code == "denied":
             await trio.sleep(WRONG_SECONDS)
         self.outbox.finish(failure_frame(None, error))
@@ -111,7 +118,7 @@ class Session:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         engine = self._engine
-        with trio.move_on_after(HELLO_SECONDS) as self._patience:
+        with trio.move_on_after(max(0.0, HELLO_SECONDS - self._waited)) as self._patience:
             while self._peer is None:
                 if not await self._receive(nursery):
                     return
@@ -122,6 +129,8 @@ class Session:
             await engine.committer.room()
             await self.outbox.room()
             await peer.settled(MAX_IN_FLIGHT)
+            if pause := peer.pause():
+                await trio.sleep(pause)
         await self._finish()
 
     async def _receive(self, nursery: trio.Nursery) -> bool:
@@ -132,26 +141,39 @@ class Session:
             raise EngramError("timeout", f"the rest of a frame did not come within {FRAME_SECONDS:g} s")
         if not data:
             return False
+        await self._turn.begin()
         for message in self._connection.receive(data):
             self._take(message, nursery)
-            if self.outbox.pending > LOW:  # one chunk can ask for more than memory holds
-                await self.outbox.room()
+            if self.outbox.pending > LOW or self._turn.is_over:
+                await self._let_others()
+        self._turn.end()
         self._engine.flusher.flush()
         return True
+
+    async def _let_others(self) -> None:
+        """In the middle of a chunk: it can ask for more than memory holds, and for more work than is good for others."""
+        self._turn.end()
+        self._engine.flusher.flush()
+        await self.outbox.room()
+        await self._turn.begin()
 
     def _take(self, message: Hello | Request | Notice | Rejected, nursery: trio.Nursery) -> None:
         if isinstance(message, Request):
             assert self._peer is not None, "a request follows hello"
             self._engine.handle(self._peer, message)
-        elif isinstance(message, Rejected):
+            return
+        if isinstance(message, Hello):
+            self._greet(message, nursery)
+            return
+        assert self._peer is not None, "notices follow hello"
+        self._peer.charge(message.size)
+        if isinstance(message, Rejected):
             self._engine.counters.answered("rejected", None, message.error)
             if message.error.code == "busy":
                 self._engine.accounts.refused["streams"] += 1
             self.outbox.write(failure_frame(message.id, message.error))
-        elif isinstance(message, Notice):
-            self._notice(message)
         else:
-            self._greet(message, nursery)
+            self._notice(self._peer, message)
 
     def _greet(self, hello: Hello, nursery: trio.Nursery) -> None:
         def spawn(task: Callable[[], Awaitable[Any]]) -> None:
@@ -165,13 +187,16 @@ class Session:
         peer = Peer(agent, self._connection, self.outbox, spawn, self._engine.counters, session, owner, presence, access, self.hang_up)
         self._engine.welcome(peer)
         self._peer = peer
+        self._turn = peer.turn
+        self._turn.start()
         self._greeted()
         greeting = self._engine.greeting()
         self.outbox.write(answer_frame(hello.id, encode(greeting if "agent" in said else {**greeting, "agent": agent})))
 
-    def _notice(self, notice: Notice) -> None:
+    @staticmethod
+    def _notice(peer: Peer, notice: Notice) -> None:
         """Notices for streams that have just ended are normal, and ignored."""
-        stream = self._peer.streams.get(notice.id) if self._peer else None
+        stream = peer.streams.get(notice.id)
         if stream is None:
             return
         if notice.op == "credit":

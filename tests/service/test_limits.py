@@ -11,6 +11,7 @@ from wire import Client, Server
 
 from engramd.protocol.errors import EngramError
 from engramd.protocol.limits import Limits
+from engramd.service import limits
 
 
 async def refused(server: Server, kind: str, error: EngramError) -> None:
@@ -95,6 +96,65 @@ async def test_bytes_per_second(serve: Any, autojump_clock: MockClock) -> None:
     await trio.sleep(10)
     await put(1900)
     await put(10)
+
+
+async def test_who_comes_back_has_not_got_anew_what_was_used_up(serve: Any, autojump_clock: MockClock) -> None:
+    """Commands have a connection each."""
+    server: Server = serve(limits=Limits(bytes_per_second=1000))
+    for size in (3000, 3000):
+        client = await server.connect("bob")
+        await client.ask("put", context="c", text="x" * size)
+        await client.stream.aclose()
+        await trio.sleep(0.1)
+        client = await server.connect("bob")
+        assert (await client.refused("put", context="c", text="more")).code == "busy"
+        await client.stream.aclose()
+        await trio.sleep(10)
+    await server.connect("somebody else")
+    assert set(server.engine.accounts._accounts) == {"agent somebody else"}, "who owes nothing is forgotten"
+
+
+async def test_accounts_that_are_remembered_are_not_too_many(
+    serve: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_REMEMBERED", 5)
+    server: Server = serve(limits=Limits(bytes_per_second=1000))
+    for number in range(20):
+        client = await server.connect(f"agent {number}")
+        await client.ask("put", context="c", text="x" * 3000)
+        await client.stream.aclose()
+        await trio.sleep(0.01)
+    assert len(server.engine.accounts._accounts) <= 6
+
+
+async def test_what_is_malformed_counts_too_and_a_flood_of_it_is_read_slowly(serve: Any, autojump_clock: MockClock) -> None:
+    server: Server = serve(limits=Limits(bytes_per_second=10_000))
+    client = await server.connect("bob")
+    began = trio.current_time()
+    for _ in range(12):
+        assert (await client.refused("fly", wings="x" * 5000)).code == "unknown_op"
+    assert trio.current_time() - began == pytest.approx(4, abs=1.2)
+    assert (await client.refused("status")).code == "busy"
+
+
+async def test_notices_count_too(serve: Any, autojump_clock: MockClock) -> None:
+    server: Server = serve(limits=Limits(bytes_per_second=1000))
+    client = await server.connect("bob")
+    await client.stream.send_all(client.connection.notice(7, "credit", bytes=1) * 200)
+    assert (await client.refused("status")).code == "busy"
+
+
+async def test_searches(serve: Any, autojump_clock: MockClock) -> None:
+    """Packs are searches too. Those of one agent keep others from nothing."""
+    server: Server = serve(limits=Limits(searches=1))
+    client, owner = await server.connect("bob"), await server.connect("owner")
+    for number in range(600):
+        await owner.send("put", context="c", text=str(number))
+    await owner.settle()
+    pack = client.frame("pack", contexts=["c"], budget=8000)[1]
+    request_id, search = client.frame("search", query="x")
+    await client.stream.send_all(pack + search)
+    await refused(server, "searches", await client.failure(request_id))
 
 
 async def test_no_limit_of_bytes(serve: Any, autojump_clock: MockClock) -> None:

@@ -15,7 +15,7 @@ from engramd.protocol.cursor import format_cursor
 from engramd.protocol.errors import EngramError
 from engramd.protocol.framing import frame
 from engramd.protocol.messages import VERSION
-from engramd.transport.session import HELLO_SECONDS, LINGER_SECONDS
+from engramd.transport.session import HELLO_SECONDS, LINGER_SECONDS, Session
 
 HELLO = {"id": 0, "op": "hello", "version": list(VERSION), "agent": "a"}
 NO_CBOR = struct.pack(">I", 3) + b"\xff\xff\xff"
@@ -76,6 +76,14 @@ async def test_no_hello_in_time_ends_the_connection(server: Server, autojump_clo
         nursery.cancel_scope.cancel()
     assert error.code == "timeout"
     assert (await dripping.last_words()).code == "timeout", "a byte now and then is no hello"
+
+
+async def test_what_tls_took_is_not_given_again(server: Server, autojump_clock: MockClock) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    server.nursery.start_soon(Session(server.engine, theirs, waited=HELLO_SECONDS - 1).run)
+    began = trio.current_time()
+    assert (await Client(ours).last_words()).code == "timeout"
+    assert trio.current_time() - began == pytest.approx(1)
 
 
 async def test_after_hello_there_is_no_hurry(server: Server, autojump_clock: MockClock) -> None:
