@@ -87,9 +87,14 @@ def sees_consumer(access: Access, consumer: Consumer) -> bool:
     return not access.contexts or (bool(consumer.contexts) and all(map(access.sees, consumer.contexts)))
 
 
-def reached(log: Log, access: Access) -> Iterator[str]:
-    """The contexts there are that may be reached."""
-    return filter(access.sees, (key.decode() for key in log.durable.keys(CONTEXTS)))
+def reached(log: Log, access: Access, prefix: str = "", after: str = "") -> Iterator[str]:
+    """The names of the contexts there are that may be reached, in order; only those that start with `prefix`, and sort behind `after`."""
+    for start in access.prefixes():
+        first, last = sorted((start, prefix), key=len)
+        if not last.startswith(first) or (after > last and not after.startswith(last)):
+            continue
+        behind = after[len(last) :].encode() if after.startswith(last) and after else None
+        yield from filter(access.sees, (key.decode() for key in log.durable.keys(CONTEXTS, last.encode(), behind)))
 
 
 def _who(peer: Peer) -> str:

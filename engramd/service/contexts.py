@@ -18,7 +18,7 @@ from ..state.machine import Command
 from ..state.retention import NO_LIMIT
 from ..state.view import AGENTS, CONSUMERS, CONTEXTS, LEASES, MEMBERS, PINS, PRESENCE, RETENTION, Agent, Context, Table
 from ..storage import keys
-from .access import Sight, sees_consumer
+from .access import Sight, reached, sees_consumer
 from .peer import Peer
 from .refs import unit_id
 
@@ -98,15 +98,13 @@ def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     """Describe a page of contexts, by name."""
     limit, size = min(fields.get("limit", PAGE), PAGE), 0
     found: list[bytes] = []
-    name, after = "", fields.get("after")
-    for key, row in engine.log.durable.scan(CONTEXTS, after=None if after is None else after.encode()):
+    last = ""
+    for name in reached(engine.log, peer.access, after=fields.get("after", "")):
         if len(found) == limit or size > PAGE_BYTES:
-            peer.answer_encoded(request_id, encode_map({"contexts": encode_array(found), "next": encode(name)}))
+            peer.answer_encoded(request_id, encode_map({"contexts": encode_array(found), "next": encode(last)}))
             return
-        if not peer.access.sees(key.decode()):
-            continue
-        name = key.decode()
-        found.append(encode(_describe(engine, name, row)))
+        last = name
+        found.append(encode(describe(engine, name)))
         size += len(found[-1])
     peer.answer_encoded(request_id, encode_map({"contexts": encode_array(found), "next": encode(None)}))
 
@@ -176,7 +174,7 @@ def names(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
     rows, kind = engine.log.durable, fields["kind"]
     found: Iterator[str] = (key.decode() for key in rows.keys(_NAMED[kind], prefix.encode()))
     if kind == "contexts":
-        found = filter(access.sees, found)
+        found = reached(engine.log, access, prefix)
     elif kind == "consumers" and access.contexts:
         found = (name for name in found if (row := rows.get(CONSUMERS, name)) is not None and sees_consumer(access, row))
     peer.answer(request_id, {"names": list(islice(found, limit))})

@@ -23,7 +23,7 @@ from .contexts import describe
 from .peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from .engine import Engine
 
@@ -61,7 +61,7 @@ def _limit(name: str, value: str | int | None) -> int | None:
     return limit
 
 
-def lost(engine: Engine, contexts: Sequence[str] | None, entries: bool, events: bool) -> int:
+def lost(engine: Engine, contexts: Iterable[str] | None, entries: bool, events: bool) -> int:
     """The highest seq that retention took of what a reader of these contexts (None: all) wants; 0 for none.
 
     Args:
@@ -69,7 +69,7 @@ def lost(engine: Engine, contexts: Sequence[str] | None, entries: bool, events: 
     """
     rows = engine.log.durable
     everywhere = rows.get(TRIMMED, "") or Trimmed()
-    if not entries:
+    if not entries or not everywhere.entries:
         found = 0
     elif contexts is None:
         found = everywhere.entries

@@ -206,10 +206,9 @@ class Subscription:
 
     def _gone(self) -> int:
         """The highest seq that retention took of what is wanted."""
-        entries, contexts, access = self._kinds is None or not self._kinds.isdisjoint(ENTRY_KINDS), self.contexts, self._peer.access
-        if contexts is None and access.contexts:
-            contexts = list(reached(self._engine.log, access))
-        return lost(self._engine, contexts, entries, self._events)
+        entries, access = self._kinds is None or not self._kinds.isdisjoint(ENTRY_KINDS), self._peer.access
+        everywhere = reached(self._engine.log, access) if access.contexts else None
+        return lost(self._engine, everywhere if self.contexts is None else self.contexts, entries, self._events)
 
     def _check_trims(self) -> None:
         """End the stream if what it has not come to yet was removed since it began. Raises EngramError("trimmed")."""

@@ -36,6 +36,11 @@ class Access(NamedTuple):
         """Whether it reaches a context."""
         return not self.contexts or any(matches(glob, context) for glob in self.contexts)
 
+    def prefixes(self) -> list[str]:
+        """What the names of the contexts that it reaches start with: as few texts as can be, in order."""
+        starts = sorted(glob[: next((at for at, char in enumerate(glob) if char in "*?"), len(glob))] for glob in self.contexts or ("*",))
+        return [start for at, start in enumerate(starts) if not any(start.startswith(other) for other in starts[:at])]
+
     def names_contexts(self) -> bool:
         """Whether its contexts are plain names, with no wildcard among them."""
         return not any("*" in glob or "?" in glob for glob in self.contexts)

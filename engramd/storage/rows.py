@@ -123,9 +123,9 @@ class DurableRows:
         for key, value in self._store.prefixed(codec.prefix + prefix, after):
             yield key, codec.row(cbor2.loads(value))
 
-    def keys(self, table: Table[Any, Any], prefix: bytes = b"") -> Iterator[bytes]:
-        """The keys that start with the prefix, in order, without the table's own; rows are not decoded."""
-        for rest in self._store.keys(_CODECS[table.name].prefix + prefix):
+    def keys(self, table: Table[Any, Any], prefix: bytes = b"", after: bytes | None = None) -> Iterator[bytes]:
+        """The keys that start with the prefix, in order, without the table's own; rows are not decoded. `after` is as in `scan`."""
+        for rest, _ in self._store.prefixed(_CODECS[table.name].prefix + prefix, after):
             yield prefix + rest
 
 

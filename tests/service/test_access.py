@@ -17,6 +17,7 @@ from engramd.service import access
 from engramd.service.engine import _HANDLERS
 from engramd.service.peer import Origin
 from engramd.service.retention import INTERVAL
+from engramd.state.access import Access
 
 ROLES = [role for size in range(len(PERMISSIONS) + 1) for role in itertools.combinations(PERMISSIONS, size)]
 
@@ -260,6 +261,34 @@ async def test_what_is_hidden_is_absent_however_many_contexts_there_are(
     for number in range(3):
         await owner.ask("context_add", context=f"closed-{number}", ids=[made["closed"]["id"]])
     assert (await client.refused("get", ids=[made["closed"]["id"]])).code == "too_large", "that is as far as one request looks"
+
+
+async def test_the_contexts_that_are_reached_are_those_that_fit(server: Server, autojump_clock: MockClock) -> None:
+    """They are looked for by what they start with, and are the same as if all had been looked at."""
+    names = sorted("".join(letters) for size in (1, 2, 3) for letters in itertools.product("aé", repeat=size))
+    owner = await server.connect("owner")
+    for name in names:
+        await owner.ask("context_create", context=name)
+    for globs in ((), ("*",), ("a*",), ("é?", "a"), ("aa", "a", "aaa"), ("a*", "aé*"), ("?é*", "éa"), ("nothing*",), ("*a", "é*")):
+        limited = Access(frozenset(), globs)
+        assert limited.prefixes() == sorted(limited.prefixes())
+        for prefix, after in itertools.product(["", *names[::3]], repeat=2):
+            wanted = [name for name in names if limited.sees(name) and name.startswith(prefix) and name > after]
+            assert list(access.reached(server.log, limited, prefix, after)) == wanted, (globs, prefix, after)
+
+
+async def test_a_limited_token_pages_through_its_contexts(server: Server, autojump_clock: MockClock) -> None:
+    owner, client = await server.connect("owner"), await server.bearer("bob", "read", contexts=["b*", "d"])
+    for name in ("a", "b1", "b2", "b3", "c", "d", "e"):
+        await owner.ask("context_create", context=name)
+    found, after = list[str](), dict[str, str]()
+    while True:
+        page = await client.ask("context_list", limit=2, **after)
+        found += [info["id"] for info in page["contexts"]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert found == ["b1", "b2", "b3", "d"]
 
 
 @pytest.mark.parametrize("globs", [["open-*"], ["open-1", "open-2"]])
