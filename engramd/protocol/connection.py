@@ -116,8 +116,8 @@ class _Connection:
         return self._frames.feed(data)
 
     @property
-    def partial(self) -> bool:
-        """Whether the peer's bytes so far end inside a frame."""
+    def partial(self) -> int:
+        """The peer's bytes so far that are of a frame which has not arrived whole."""
         return self._frames.partial
 
 

@@ -115,6 +115,6 @@ class FrameDecoder:
             del buffer[:at]
 
     @property
-    def partial(self) -> bool:
-        """Whether the stream would end inside a frame if it ended now."""
-        return bool(self._buffer)
+    def partial(self) -> int:
+        """The bytes of a frame that has not arrived whole."""
+        return len(self._buffer)

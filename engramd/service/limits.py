@@ -21,6 +21,7 @@ logger = logging.getLogger("engramd.limits")
 
 SOON = 1.0  # seconds: when to try again what others have to end first
 BURST = 2.0  # seconds' worth of bytes that may come at once
+LARGE_FRAMES = 16  # that may arrive at a time
 PAUSE = 1.0  # seconds, at most: what is sent may be that a stream or a wait is given up
 NEWS = 10.0  # seconds between two messages about the same
 SEARCHING = ("search", "pack")  # which the worker carries out one after the other
@@ -40,6 +41,7 @@ class Account:
 
     Attributes:
         turn: on the loop.
+        large: what a connection needs to have more than a little of a frame: what has not arrived whole takes memory.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -49,6 +51,7 @@ class Account:
         self._left = self._rate * BURST
         self._at = trio.current_time()
         self.turn = Turn()
+        self.large = trio.Semaphore(LARGE_FRAMES)
         self._insists = False
 
     def spend(self, size: int) -> float:

@@ -23,6 +23,7 @@ CLOSE_SECONDS = 1.0
 logger = logging.getLogger("engramd.session")
 
 READ_BYTES = 8 * 1024  # what one client may have done before others get their turn: about thirty puts
+LARGE = 64 * 1024  # bytes of a frame that arrive without leave
 HELLO_SECONDS = 5.0
 FRAME_SECONDS = 30.0  # between two pieces of one frame
 WRONG_SECONDS = 1.0  # how long a stranger waits to be told that a token is wrong, so that guessing is slow
@@ -55,6 +56,7 @@ class Session:
         self.outbox = StreamOutbox(stream, engine.flusher, send_now)
         self._peer: Peer | None = None
         self._turn = Turn()
+        self._grows = False  # a large frame, by leave of its account
         self._patience = trio.CancelScope()
         self._origin = origin
         self._greeted = greeted
@@ -86,6 +88,8 @@ class Session:
         finally:
             self.outbox.close()
             if self._peer is not None:
+                if self._grows and self._peer.account is not None:
+                    self._peer.account.large.release()
                 self._engine.farewell(self._peer)
 
     async def _turn_away(self, error: EngramError) -> None:
@@ -126,12 +130,23 @@ class Session:
         if peer is None:
             raise EngramError("timeout", f"no hello came within {HELLO_SECONDS:g} s")
         while await self._receive(nursery):
+            await self._may_grow(peer)
             await engine.committer.room()
             await self.outbox.room()
             await peer.settled(MAX_IN_FLIGHT)
             if pause := peer.pause():
                 await trio.sleep(pause)
         await self._finish()
+
+    async def _may_grow(self, peer: Peer) -> None:
+        """Wait before there is more of a large frame, if its agent sends many: they are bounded together, not one by one."""
+        assert peer.account is not None, "a peer is welcomed first"
+        is_large = self._connection.partial > LARGE
+        if is_large and not self._grows:
+            await peer.account.large.acquire()
+        elif self._grows and not is_large:
+            peer.account.large.release()
+        self._grows = is_large
 
     async def _receive(self, nursery: trio.Nursery) -> bool:
         data = b""

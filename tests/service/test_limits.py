@@ -12,6 +12,7 @@ from wire import Client, Server
 from engramd.protocol.errors import EngramError
 from engramd.protocol.limits import Limits
 from engramd.service import limits
+from engramd.transport.session import LARGE
 
 
 async def refused(server: Server, kind: str, error: EngramError) -> None:
@@ -142,6 +143,26 @@ async def test_notices_count_too(serve: Any, autojump_clock: MockClock) -> None:
     client = await server.connect("bob")
     await client.stream.send_all(client.connection.notice(7, "credit", bytes=1) * 200)
     assert (await client.refused("status")).code == "busy"
+
+
+async def test_large_frames_that_arrive_at_a_time(serve: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One agent cannot have a large frame begun on each of very many connections. Nothing is refused, and others go on."""
+    monkeypatch.setattr(limits, "LARGE_FRAMES", 2)
+    server: Server = serve()
+    clients = [await server.connect("bob") for _ in range(6)]
+    whole = clients[0].frame("put", context="c", text="x" * 900_000)[1]
+    for client in clients:
+        await client.stream.send_all(whole[:-1])
+    await trio.sleep(1)
+    held = [session._connection.partial for session in server.sessions]
+    assert sorted(size > 2 * LARGE for size in held) == [False] * 4 + [True] * 2
+    other = await server.connect("other")
+    await other.ask("put", context="c", text="x" * 900_000)
+    await clients[0].stream.aclose()
+    for client in clients[1:]:
+        await client.stream.send_all(whole[-1:])
+    for client in clients[1:]:
+        assert (await client.answer(1))["seq"]
 
 
 async def test_searches(serve: Any, autojump_clock: MockClock) -> None:
