@@ -21,6 +21,7 @@ from .protocol.address import DEFAULT_PORT, private_dir
 from .protocol.errors import EngramError
 from .ready import Ready
 from .service.engine import Engine
+from .service.memory import give_back_after
 from .service.search import Settings
 from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
@@ -172,6 +173,7 @@ async def _run(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, signals, engine)
             nursery.start_soon(engine.run)
+            nursery.start_soon(give_back_after, crowd.gone)
             if supervisor.watchdog is not None:
                 nursery.start_soon(_bark, supervisor, supervisor.watchdog)
             if http is not None:

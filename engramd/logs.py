@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from .protocol.render import for_terminal
 from .protocol.times import format_ts
 
 
@@ -30,6 +31,11 @@ class _Human(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
         self.converter = time.localtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line that is safe for a terminal, whatever others said that stands in it."""
+        record.message = for_terminal(record.message).replace("\n", "\\n")
+        return super().formatMessage(record)
 
 
 def set_up(level: str, form: str, file: Path | None) -> None:

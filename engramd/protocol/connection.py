@@ -120,6 +120,11 @@ class _Connection:
         """The peer's bytes so far that are of a frame which has not arrived whole."""
         return self._frames.partial
 
+    def close(self) -> None:
+        """The connection has ended: nothing of it is kept."""
+        self.state = "closed"
+        self._frames.clear()
+
 
 class ServerConnection(_Connection):
     """The daemon's side.
@@ -165,7 +170,7 @@ class ServerConnection(_Connection):
         if isinstance(version, list) and version and version[0] != VERSION[0]:
             raise EngramError(
                 "version",
-                f"the client speaks protocol version {str(version[0])[:20]}, this daemon version {VERSION[0]}; if the daemon is older "
+                f"the client speaks protocol version {str(version[0])[:20]!r}, this daemon version {VERSION[0]}; if the daemon is older "
                 "than the program, run: engram daemon restart",
                 daemon=list(VERSION),
             )

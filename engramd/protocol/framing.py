@@ -118,3 +118,7 @@ class FrameDecoder:
     def partial(self) -> int:
         """The bytes of a frame that has not arrived whole."""
         return len(self._buffer)
+
+    def clear(self) -> None:
+        """Forget what has not arrived whole."""
+        self._buffer = bytearray()

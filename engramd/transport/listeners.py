@@ -19,14 +19,16 @@ from ..protocol.address import socket_dir, split
 from ..protocol.errors import EngramError
 from ..service.engine import Engine
 from ..service.peer import Origin
-from .session import HELLO_SECONDS, Session
+from .session import CLOSE_SECONDS, HELLO_SECONDS, READ_BYTES, Session
 
 logger = logging.getLogger("engramd.listeners")
 
 BACKLOG = 1024
 LOOK = 1.0  # seconds between two looks at the socket's file
 WAITING_ROOM = 32  # connections beyond the most, which are told so
+LARGE_CROWD = 64  # connections that leave noteworthy memory behind
 STRANGERS, STRANGERS_OF_A_HOST = 256, 64  # connections over a network that have not greeted
+LAST_READS = 16  # from a client that is to hear why it is not served
 OVERFLOW_UID = 65534  # what the kernel shows for a uid that this user namespace does not map
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
@@ -249,11 +251,14 @@ class Crowd:
     def __init__(self, most: int) -> None:
         self.most = most
         self.open = 0
+        self._most_open = 0  # since it was last small
+        self._is_small = trio.Event()
         self._strangers: Counter[str] = Counter()
 
     def arrived(self, origin: Origin) -> None:
         """One more connection."""
         self.open += 1
+        self._most_open = max(self._most_open, self.open)
         if origin.is_network:
             self._strangers[origin.host] += 1
 
@@ -267,6 +272,14 @@ class Crowd:
     def left(self) -> None:
         """One connection less."""
         self.open -= 1
+        if self._most_open >= LARGE_CROWD and self.open < self._most_open / 4:
+            self._is_small.set()
+
+    async def gone(self) -> None:
+        """Wait until most of a large crowd has left, and a moment more for what it leaves behind."""
+        await self._is_small.wait()
+        await trio.sleep(LOOK)
+        self._is_small, self._most_open = trio.Event(), self.open
 
     @property
     def is_flooded(self) -> bool:
@@ -352,7 +365,10 @@ async def _admit(
             return
         secured = trio.SSLStream(plain, tls, server_side=True)
         if not await _shake_hands(engine, secured, origin):
-            await trio.aclose_forcefully(plain)
+            try:
+                await _last_words(plain, secured)
+            finally:
+                await trio.aclose_forcefully(plain)
             return
         stream = secured
     session = Session(engine, stream, accepted.send if tls is None else None, origin, known, trio.current_time() - began)
@@ -377,3 +393,17 @@ async def _shake_hands(engine: Engine, stream: trio.SSLStream[trio.SocketStream]
             why = str(error.__cause__ or error)
     engine.accounts.note("handshakes", f"no TLS with {origin.host}: {why}")
     return False
+
+
+async def _last_words(plain: trio.SocketStream, stream: trio.SSLStream[trio.SocketStream]) -> None:
+    """Tell the client why TLS has failed: trio keeps OpenSSL's alert. What the client has sent is read, or the alert would be lost."""
+    alert = stream._outgoing.read()
+    with trio.move_on_after(CLOSE_SECONDS if alert else 0):
+        try:
+            await plain.send_all(alert)
+            await plain.send_eof()
+            for _ in range(LAST_READS):
+                if not await plain.receive_some(READ_BYTES):
+                    return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass

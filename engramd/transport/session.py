@@ -69,7 +69,7 @@ class Session:
         """Serve until the client hangs up, breaks the protocol, or the task is cancelled. Does not raise for what a client does."""
         try:
             async with _closing(self._stream), trio.open_nursery() as nursery:
-                nursery.start_soon(self.outbox.run)
+                nursery.start_soon(self._send)
                 try:
                     with self._serving:
                         await self._serve(nursery)
@@ -91,6 +91,14 @@ class Session:
                 if self._grows and self._peer.account is not None:
                     self._peer.account.large.release()
                 self._engine.farewell(self._peer)
+            self._connection.close()
+            self._peer = None  # it knows the session, so either would keep the other
+
+    async def _send(self) -> None:
+        """Send until the peer is gone. Then nobody hears its streams any more, but what it has asked for before is done."""
+        await self.outbox.run()
+        for stream in list(self._peer.streams.values()) if self._peer is not None else ():
+            stream.cancel()
 
     async def _turn_away(self, error: EngramError) -> None:
         """The client is told, when what it has under way is answered. A stranger has to wait for it; the same is not logged every time."""
@@ -99,10 +107,11 @@ class Session:
         elif self._peer is not None:
             self._engine.accounts.note("faults", f"{self._peer.account_name}: {error.message}")
         elif error.code != "busy":
-            self._engine.accounts.note("strangers", f"a client that had not greeted: {error.message}")
+            kind = "tokens" if self._showed_token and error.code == "denied" else "strangers"
+            self._engine.accounts.note(kind, f"{self._origin.host or 'a client'}, who has not greeted: {error.message}")
+            if kind == "tokens":
+                await trio.sleep(WRONG_SECONDS)
         await self._end_requests(self._dismissed)
-        if self._showed_token and self._peer is None and error.code == "denied":
-            await trio.sleep(WRONG_SECONDS)
         self.outbox.finish(failure_frame(None, error))
 
     def hang_up(self, because: EngramError) -> None:
@@ -188,7 +197,7 @@ class Session:
                 self._engine.accounts.refused["streams"] += 1
             self.outbox.write(failure_frame(message.id, message.error))
         else:
-            self._notice(self._peer, message)
+            self._notice(message)
 
     def _greet(self, hello: Hello, nursery: trio.Nursery) -> None:
         def spawn(task: Callable[[], Awaitable[Any]]) -> None:
@@ -208,10 +217,9 @@ class Session:
         greeting = self._engine.greeting()
         self.outbox.write(answer_frame(hello.id, encode(greeting if "agent" in said else {**greeting, "agent": agent})))
 
-    @staticmethod
-    def _notice(peer: Peer, notice: Notice) -> None:
+    def _notice(self, notice: Notice) -> None:
         """Notices for streams that have just ended are normal, and ignored."""
-        stream = peer.streams.get(notice.id)
+        stream = self._peer.streams.get(notice.id) if self._peer else None
         if stream is None:
             return
         if notice.op == "credit":

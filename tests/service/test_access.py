@@ -110,7 +110,7 @@ async def test_nobody_comes_in_from_a_network_without_a_token(server: Server, au
     wrong = [good[:-1] + "x", good[:4] + "0" * 59, "secret", await revoked(server)]
     for token in wrong:
         assert (await refused_hello(server.open(origin=away), agent="bob", token=token)).code == "denied"
-    assert server.engine.accounts.refused["strangers"] == 1 + len(wrong)
+    assert server.engine.accounts.refused == {"strangers": 1, "tokens": len(wrong)}
     client = server.open(origin=away)
     assert (await client.hello(None, token=good))["agent"] == "bob"
     assert "agent" not in await server.open(origin=away).hello("bob", token=good), "it need not be told what it said"
@@ -126,6 +126,13 @@ async def test_a_wrong_token_is_told_late(server: Server, autojump_clock: MockCl
     began = trio.current_time()
     await refused_hello(server.open(origin=Origin(host="h")), agent="bob", token="egt_" + "0" * 53 + "4JoCrE")
     assert trio.current_time() - began >= 1
+
+
+async def test_who_shows_a_wrong_token_is_logged_with_where_it_comes_from(
+    server: Server, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await refused_hello(server.open(origin=Origin(host="192.0.2.7")), agent="bob", token="wrong")
+    assert "192.0.2.7" in caplog.records[-1].getMessage()
 
 
 async def test_a_token_counts_on_the_unix_socket_too(server: Server, autojump_clock: MockClock) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from trio.testing import MockClock
 from wire import Client, HungUpError
 
 from engramd import daemon
@@ -22,11 +23,12 @@ from engramd.protocol.messages import MIB
 from engramd.protocol.tokens import new_token, read_token
 from engramd.service.committer import write_inline
 from engramd.service.engine import Engine
+from engramd.service.peer import Origin
 from engramd.state.tokens import IssueToken
 from engramd.state.view import Token
 from engramd.storage.log import Log
 from engramd.transport import listeners, session
-from engramd.transport.listeners import Crowd, NetworkListener, server_tls
+from engramd.transport.listeners import LARGE_CROWD, Crowd, NetworkListener, server_tls
 
 
 class Pems:
@@ -215,6 +217,37 @@ async def test_a_network_cannot_take_every_connection(log: Log) -> None:
             await greeted(await served.open(), token)
         assert (refused.value.code, refused.value.details["limit"]) == ("busy", 6)
         await clients[0].ask("status")
+
+
+async def test_a_crowd_that_has_left_is_noticed_once(autojump_clock: MockClock) -> None:
+    crowd, gone = Crowd(1000), list[float]()
+
+    async def watch() -> None:
+        while True:
+            await crowd.gone()
+            gone.append(trio.current_time())
+
+    def come_and_go(count: int) -> None:
+        for _ in range(count):
+            crowd.arrived(Origin())
+        for _ in range(count):
+            crowd.left()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        for _ in range(3):
+            come_and_go(LARGE_CROWD - 1)
+            await trio.sleep(10)
+        assert gone == []
+        come_and_go(500)
+        await trio.sleep(10)
+        come_and_go(3)
+        await trio.sleep(10)
+        assert len(gone) == 1
+        come_and_go(LARGE_CROWD)
+        await trio.sleep(10)
+        assert len(gone) == 2
+        nursery.cancel_scope.cancel()
 
 
 def test_a_port_that_is_taken_is_said(pems: Pems) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 
 import cbor2
 import pytest
@@ -76,6 +78,38 @@ async def test_no_hello_in_time_ends_the_connection(server: Server, autojump_clo
         nursery.cancel_scope.cancel()
     assert error.code == "timeout"
     assert (await dripping.last_words()).code == "timeout", "a byte now and then is no hello"
+
+
+async def test_streams_end_with_who_reads_them(server: Server, autojump_clock: MockClock) -> None:
+    """Whoever is gone for good need not be read to, though what it has asked for before is done."""
+    client = await server.connect("gone")
+    await client.tail(follow=True)
+    await client.settle()
+    (peer,) = [peer for peer in server.engine.peers if peer.agent == "gone"]
+    server.sessions[0].outbox.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not peer.streams
+    await client.stream.send_all(client.frame("put", context="c", text="the last")[1])
+    await trio.testing.wait_all_tasks_blocked()
+    other = await server.connect("other")
+    assert texts((await other.ask("list", context="c"))["units"]) == ["the last"]
+
+
+async def test_nothing_of_a_connection_is_kept(server: Server, autojump_clock: MockClock) -> None:
+    """Not even until the garbage collector comes round: a crowd would leave its frames behind."""
+    client = await server.connect("gone")
+    await client.tail(follow=True)
+    await client.stream.send_all(client.frame("put", context="c", text="x" * 100_000)[1][:-1])
+    await client.settle()
+    session = weakref.ref(server.sessions.pop())
+    gc.collect()
+    gc.disable()
+    try:
+        await client.stream.aclose()
+        await trio.sleep(1)
+        assert session() is None
+    finally:
+        gc.enable()
 
 
 async def test_what_tls_took_is_not_given_again(server: Server, autojump_clock: MockClock) -> None:
