@@ -76,6 +76,12 @@ def untrusted(address: str, error: BaseException) -> EngramError:
     return EngramError("denied", f"no TLS with {address}: {why}; the authority to trust is named by ENGRAM_CA_FILE")
 
 
+def dismissed(error: ssl.SSLError) -> EngramError:
+    """The other side has ended TLS, and said why: with TLS 1.3 a client hears only after its greeting what its certificate lacks."""
+    why = (error.reason or str(error)).lower().replace("_", " ")
+    return EngramError("denied", f"the daemon ends TLS: {why}; a certificate is shown with ENGRAM_CERT_FILE and ENGRAM_KEY_FILE")
+
+
 class TlsSocket:
     """As much of a socket as the client needs, with TLS on it.
 
@@ -129,7 +135,7 @@ class TlsSocket:
         return taken
 
     def recv(self, size: int) -> bytes:
-        """What has arrived, at least a byte; nothing at the end. Raises TimeoutError."""
+        """What has arrived, at least a byte; nothing at the end. Raises TimeoutError, and EngramError when the other side refuses."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             data = self._read()
@@ -147,6 +153,8 @@ class TlsSocket:
                 parts.append(part)
         except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
             pass
+        except ssl.SSLError as error:
+            raise dismissed(error) from error
         return b"".join(parts)
 
     def _fill(self) -> bool:

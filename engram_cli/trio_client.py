@@ -20,6 +20,7 @@ import itertools
 import math
 import re
 import socket as sockets
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import GenericAlias, TracebackType
@@ -35,7 +36,7 @@ from engramd.protocol.unit import Relationship, Unit
 
 from . import calls, core, settings
 from .calls import Call, Change, Found, Hit, Pack, Pages, PutResult, Redacted, Related, Relations
-from .connect import check, tls_context, untrusted
+from .connect import check, dismissed, tls_context, untrusted
 from .core import (
     ANSWER_SECONDS,
     RETRY_SECONDS,
@@ -235,8 +236,10 @@ class _Link:
         while True:
             try:
                 data = bytes(await self._stream.receive_some(_READ_BYTES))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 data = b""
+                if isinstance(error.__cause__, ssl.SSLError):
+                    self.conversation.broken = dismissed(error.__cause__)
             try:
                 for message in self.conversation.receive(data):
                     if self.conversation.keep(message):

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from engramd.protocol import render
-from engramd.protocol.resources import resource
 from engramd.protocol.tokens import NAME, PREFIX
 
 from ..common import Common
+from ..lease import normal
 from ..output import note, when
 
 COLUMNS = ("token", "agent", "permissions", "contexts", "paths", "expires_at", "connections", "note")
@@ -20,7 +20,7 @@ NEVER = "never"
 def issue(common: Common, agent: str, may: list[str], contexts: list[str], paths: list[str], expires: str, remark: str | None) -> None:
     """Issue a token: its text alone on stdout, the words on stderr."""
     permissions = [right for given in may or USUAL for right in given.split(",")]
-    limits = {"contexts": contexts, "paths": [resource(path) for path in paths], "note": remark}
+    limits = {"contexts": contexts, "paths": normal(paths) if paths else [], "note": remark}
     given: dict[str, Any] = {name: value for name, value in limits.items() if value}
     with common.client() as client:
         issued = client.token_issue(agent, permissions, expires=None if expires == NEVER else expires, **given)
@@ -31,7 +31,8 @@ def issue(common: Common, agent: str, may: list[str], contexts: list[str], paths
     info = issued["info"]
     ends = "for ever" if info["expires_at"] is None else f"until {when(info['expires_at'])}"
     where = f" in {' '.join(info['contexts'])}" if info["contexts"] else ""
-    note(f"engram: {agent} may {', '.join(info['permissions'])}{where} {ends}; to end it: engram token revoke {info['token']}")
+    locks = f", locking no more than {' '.join(info['paths'])}," if info["paths"] else ""
+    note(f"engram: {agent} may {', '.join(info['permissions'])}{where}{locks} {ends}; to end it: engram token revoke {info['token']}")
 
 
 def list_(common: Common) -> None:

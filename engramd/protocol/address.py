@@ -24,7 +24,7 @@ def socket_path(flag: str | None = None, env: Mapping[str, str] = os.environ) ->
         EngramError: `invalid` when the path is longer than a socket's may be (107 bytes).
     """
     chosen = flag or env.get("ENGRAM_SOCKET") or os.path.join(_runtime_dir(env), "engramd.sock")
-    if chosen.startswith(NETWORK):
+    if _is_url(chosen):
         raise _error("invalid", f"{chosen} is no path of a Unix socket; a daemon listens elsewhere with its option listen")
     path = os.path.abspath(chosen)
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
@@ -43,10 +43,15 @@ def endpoint(flag: str | None = None, env: Mapping[str, str] = os.environ) -> st
         EngramError: `invalid` for what is neither.
     """
     chosen = flag or env.get("ENGRAM_SOCKET") or ""
-    if not chosen.startswith(NETWORK):
+    if not _is_url(chosen):
         return socket_path(flag, env)
     scheme, host, port = split(chosen)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _is_url(text: str) -> bool:
+    """Whether a text is an address of some kind, and no path; which kinds there are is for `split` to say."""
+    return text.partition("://")[0].isalpha() and "://" in text
 
 
 def is_network(address: str) -> bool:

@@ -61,6 +61,8 @@ def test_issue_prints_the_token_alone_and_once(networked: Shell) -> None:
     assert "there is no token" in networked.fails(1, "token", "revoke", name)
     assert networked.fails(2, "token", "issue", "bob", "--may", "fly")
     assert "admin" in networked.fails(2, "token", "issue", "bob", "--may", "admin", "--context", "a")
+    assert "empty" in networked.fails(2, "token", "issue", "bob", "--path", "")
+    assert "locking no more than /src @b*" in done(networked, "token", "issue", "bob", "--path", "/src", "--path", "@b*").err
 
 
 def test_the_verbs_over_tcp(networked: Shell) -> None:
@@ -135,7 +137,7 @@ def test_a_follower_ends_when_its_token_is_revoked(networked: Shell) -> None:
 def test_tcp_is_for_this_machine(networked: Shell) -> None:
     env = {**away(networked), "ENGRAM_SOCKET": "tcp://192.0.2.1:7411"}
     assert "tls://" in networked.fails(77, "put", "c", "x", env=env)
-    for nonsense in ("tcp://", "tcp://host:port", "tls://[::1", "tcp://a b:1"):
+    for nonsense in ("tcp://", "tcp://host:port", "tls://[::1", "tcp://a b:1", "http://127.0.0.1:7411"):
         assert nonsense in networked.fails(2, "put", "c", "x", "--socket", nonsense)
     env["ENGRAM_SOCKET"] = "tcp://127.0.0.1:1"
     assert "cannot connect" in networked.fails(69, "put", "c", "x", env=env)
@@ -194,7 +196,18 @@ def test_clients_with_certificates(alone: Shell) -> None:
     env = tls(alone, "--tls-client-ca", str(alone.home / "ca.pem"))
     cert = str(alone.home / "client.pem")
     alone.ok("put", "work", "x", env={**env, "ENGRAM_CERT_FILE": cert, "ENGRAM_KEY_FILE": cert})
-    assert alone.run("put", "work", "x", env=env).code != 0
+    refused = alone.run("put", "work", "x", env=env)
+    assert (refused.code, "certificate required" in refused.err, "ENGRAM_CERT_FILE" in refused.err) == (77, True, True)
+    assert refused.seconds < 4, "it is not tried again"
+    token = (alone.home / "token").read_text().strip()
+
+    async def main() -> None:
+        with pytest.raises(EngramError, match="certificate required") as refused:
+            async with trio_client.Client(env["ENGRAM_SOCKET"], token=token, ca_file=env["ENGRAM_CA_FILE"]) as client:
+                await client.connect()
+        assert refused.value.code == "denied"
+
+    trio.run(main)
 
 
 def test_the_python_clients_over_tls(alone: Shell) -> None:
