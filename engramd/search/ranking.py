@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,9 @@ from .snippets import Snippet, snippet
 
 KEYWORD, SEMANTIC, WHOLE = 0.45, 0.35, 0.2  # shares of a hybrid score: the parts, and having all that was asked for (docs/adr/0021)
 LEAST_COSINE = 0.2  # a text that is less like the query, and has none of its words, is no hit
-DEPTH = 100  # units that each part offers to a hybrid order
-DEEP = 1000  # the same, where more hits are asked for
+DEPTH = 128  # units that each part gives to the beginning of an order
+DEEP = 1024  # the same, where more hits are asked for
+DEEPER = 8  # so many times deeper each part is asked where that was not enough
 MAX_CHECKED = 2048  # units whose text is compared with phrases for one page
 STEP_TEXTS = 64  # texts asked for at once
 MEMORY = 32  # searches whose order is remembered
@@ -72,19 +74,26 @@ class Page(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Docs, best first, with their scores and those of the parts."""
+    """Docs, best first, with their scores and those of the parts; and the most that what is not in it can score, 0 if there is nothing."""
 
     docs: Docs
     scores: Floats
     keyword: Floats
     semantic: Floats
+    rest: float
 
     def and_then(self, other: Order) -> Order:
         """This order, and behind it what another has besides."""
         at = np.flatnonzero(~np.isin(other.docs, self.docs))
         docs = np.concatenate([self.docs, other.docs[at]])
-        scores, keyword, semantic = (np.concatenate([ours, theirs[at]]) for ours, theirs in zip(self[1:], other[1:], strict=True))
-        return Order(docs, scores, keyword, semantic)
+        scores, keyword, semantic = (np.concatenate([ours, theirs[at]]) for ours, theirs in zip(self[1:4], other[1:4], strict=True))
+        return Order(docs, scores, keyword, semantic, other.rest)
+
+    def over(self, least: float) -> Order:
+        """What of it scores at least so much."""
+        at = np.flatnonzero(self.scores >= least)
+        scores, keyword, semantic = (part[at] for part in self[1:4])
+        return Order(self.docs[at], scores, keyword, semantic, self.rest if self.rest >= least else 0.0)
 
 
 Texts = Sequence[str | None]
@@ -96,61 +105,63 @@ class Memory:
     def __init__(self) -> None:
         self._orders: OrderedDict[Any, tuple[Order, int]] = OrderedDict()
 
-    def order(self, key: Any, count: int, make: Callable[[], Order]) -> Order:
-        """The remembered order, or a new one behind what is remembered of it, at least `count` long if there is so much."""
-        known, asked = self._orders.pop(key, (None, 0))
-        if known is None or (asked < count and len(known.docs) >= asked):
-            made = make()
-            if known is not None:
-                made = known.and_then(made)
-            known, asked = made, count
-        self._orders[key] = known, asked
+    def order(self, key: Any, count: int, depth: int, make: Callable[[int], Order]) -> Order:
+        """The order of a search, at least `count` long if there is so much. It begins with what parts give that are asked `depth` deep,
+        and goes on with what they give when asked deeper; what is remembered of it stands."""
+        order, depth = self._orders.pop(key, (None, depth))
+        while order is None or (len(order.docs) < count and order.rest > 0):
+            order, depth = make(depth) if order is None else order.and_then(make(depth)), depth * DEEPER
+        self._orders[key] = order, depth
         if len(self._orders) > MEMORY:
             self._orders.popitem(last=False)
-        return known
+        return order
 
 
 def search(index: Index, request: Request, memory: Memory | None = None) -> Generator[list[int], Texts, Page]:
-    """Find a page of hits. Yields seqs of entries whose units' texts it must be sent (None for one that is no more).
+    """Find a page of hits. Yields seqs of entries whose units' texts it must be sent: None for one that is no more; at least one text,
+    and where they are large perhaps not all. The index may absorb more in the meantime.
 
     Raises:
         EngramError: `invalid` for a query that cannot be read.
     """
     query = queries.parse(request.query)
-    depth = request.depth or (DEPTH if request.start + request.limit <= DEPTH else DEEP)
-    mask = _mask(index, request.wanted, query)
+    depth = request.depth or (DEPTH if request.start + request.limit < DEPTH else DEEP)
+    request = replace(request, wanted=request.wanted._replace(upto=min(request.wanted.upto, index.covers)))
     ranked = _Ranking(index, query)
-    if mask is not None and not mask.any():
-        return Page([], 0, False, depth)
+
+    def make(depth: int) -> Order:
+        nonlocal ranked
+        if ranked.covers != index.covers:
+            ranked = _Ranking(index, query)
+        order = ranked.order(request.mode, _mask(index, request.wanted, query), depth)
+        return order if request.min_score is None else order.over(request.min_score)
+
+    key, memory = _key(request, depth), memory or Memory()
     checks = [phrase for phrase in query.phrases if len(phrase) > 1], [phrase for phrase in query.not_phrases if len(phrase) > 1]
-    needed = request.start + (MAX_CHECKED if any(checks) else request.limit) + 1
-    memory = memory or Memory()
-    order = memory.order(_key(index, request, depth), needed, lambda: ranked.order(request.mode, mask, needed, depth))
-    if request.min_score is not None:
-        count = int(np.count_nonzero(order.scores >= request.min_score))
-        order = Order(order.docs[:count], order.scores[:count], order.keyword[:count], order.semantic[:count])
     hits: list[Hit] = []
-    at, last = request.start, min(len(order.docs), request.start + MAX_CHECKED)
-    while at < last and len(hits) < request.limit:
+    at, last, more = request.start, request.start + MAX_CHECKED, True
+    while more and at < last and len(hits) < request.limit:
         stop = min(last, at + (STEP_TEXTS if any(checks) else min(STEP_TEXTS, request.limit - len(hits))))
+        order = memory.order(key, stop + 1, depth, make)
         seqs = [index.entry(int(doc), request.wanted) for doc in order.docs[at:stop]]
-        texts = yield seqs
-        for place, seq, text in zip(range(at, stop), seqs, texts, strict=True):
+        texts = (yield seqs) if seqs else []
+        for place, seq, text in zip(range(at, stop), seqs, texts, strict=False):
             at = place + 1
             if text is None or not _has(text, *checks):
                 continue
-            score, keyword, semantic = (float(part[place]) for part in order[1:])
+            score, keyword, semantic = (float(part[place]) for part in order[1:4])
             hits.append(Hit(seq, at, score, keyword, semantic, snippet(text, ranked.weights)))
             if len(hits) == request.limit:
                 break
-    return Page(hits, at, at < len(order.docs), depth)
+        more = at < len(order.docs)
+    return Page(hits, at, more, depth)
 
 
-def _key(index: Index, request: Request, depth: int) -> Any:
+def _key(request: Request, depth: int) -> Any:
     """What tells an order from others."""
     wanted = request.wanted
     filters = tuple(wanted.contexts), tuple(wanted.agents), tuple(wanted.types), tuple(wanted.meta), wanted.related_to
-    return request.query, request.mode, depth, filters, wanted.first, wanted.last, min(wanted.upto, index.covers)
+    return request.query, request.mode, depth, request.min_score, filters, wanted.first, wanted.last, wanted.upto
 
 
 def _has(text: str, phrases: Sequence[tuple[str, ...]], not_phrases: Sequence[tuple[str, ...]]) -> bool:
@@ -168,8 +179,8 @@ def _contains(atoms: list[str], phrase: tuple[str, ...]) -> bool:
 
 def _mask(index: Index, wanted: Wanted, query: Query) -> Mask | None:
     """Which docs may be found at all; None for all."""
-    parts = [_field(index, *field) for field in query.fields]
-    parts += [~_field(index, *field) for field in query.not_fields]
+    parts = [index.fitting(_fields(query.fields))] if query.fields else []
+    parts += [~index.fitting(_fields([field])) for field in query.not_fields]
     for phrase in query.phrases:
         parts += [index.having(atom.encode()) for atom in set(phrase)]
     parts += [~index.having(phrase[0].encode()) for phrase in query.not_phrases if len(phrase) == 1]
@@ -179,21 +190,27 @@ def _mask(index: Index, wanted: Wanted, query: Query) -> Mask | None:
     return np.logical_and.reduce(parts) if parts else None
 
 
-def _field(index: Index, name: str, value: str) -> Mask:
-    key, _, label = value.partition("=")
-    asked = {"type": Wanted(types=[value]), "agent": Wanted(agents=[value]), "meta": Wanted(meta=[(key, label)])}[name]
-    return index.fitting(asked)
+def _fields(fields: Sequence[tuple[str, str]]) -> Wanted:
+    """What a query's fields ask for: as options do, one of the types, one of the agents, all of the labels."""
+    labels = [value.partition("=") for name, value in fields if name == "meta"]
+    return Wanted(
+        types=[value for name, value in fields if name == "type"],
+        agents=[value for name, value in fields if name == "agent"],
+        meta=[(key, label) for key, _, label in labels],
+    )
 
 
 class _Ranking:
     """The order that a query gives.
 
     Attributes:
+        covers: of the index as it was.
         weights: the terms that were looked for and what each counts, for snippets.
     """
 
     def __init__(self, index: Index, query: Query) -> None:
         self._index = index
+        self.covers = index.covers
         self._text = query.words
         self._asked = [_meant(index, term, times) for term, times in _terms(index, query.words)]
         weights: dict[str, float] = {}
@@ -205,27 +222,36 @@ class _Ranking:
         self._scorer = Scorer(index.postings, index.lengths, index.mean, len(index), wanted)
         self.weights = {term: weight * part for (term, weight), part in zip(weights.items(), self._scorer.idf, strict=True)}
 
-    def order(self, mode: str, mask: Mask | None, count: int, depth: int) -> Order:
-        """The order, at least `count` long if there are so many."""
+    def order(self, mode: str, mask: Mask | None, depth: int) -> Order:
+        """The order of what the parts find that are asked so deep."""
+        if mask is not None and not mask.any():
+            nothing = np.zeros(0, np.float32)
+            return Order(np.zeros(0, np.int64), nothing, nothing, nothing, 0.0)
         if mode == "keyword":
-            found = self._scorer.best(count, mask)
+            found = self._scorer.best(depth, mask)
             scores = found.scores / np.float32(self._most)
-            return Order(found.docs, scores, scores, np.zeros(len(scores), np.float32))
-        vector = self._index.embedder.embed([self._corrected()])[0]
+            return Order(found.docs, scores, scores, np.zeros(len(scores), np.float32), _last(scores, depth))
         vectors = self._index.vectors
-        near = vectors.nearest(vector, depth if mode == "hybrid" else max(count, depth), mask, LEAST_COSINE)
+        near = vectors.nearest(self._vector, depth, mask, LEAST_COSINE)
         if mode == "semantic":
-            return Order(near.docs, near.cosines, np.zeros(len(near.docs), np.float32), near.cosines)
+            return Order(near.docs, near.cosines, np.zeros(len(near.docs), np.float32), near.cosines, _last(near.cosines, depth))
         found = self._scorer.best(depth, mask)
         docs = distinct(np.concatenate([found.docs, near.docs]))
         looked = self._scorer.of(docs)
         keyword = looked.scores / np.float32(self._most)
         semantic = _known(docs, near.docs, near.cosines)
         other = np.isnan(semantic)
-        semantic[other] = vectors.of(vector, docs[other]) if vector.any() else 0
+        semantic[other] = vectors.of(self._vector, docs[other])
         scores = fuse(keyword, semantic, self._has_all(looked.has))
         ranks = np.lexsort((-docs, -scores))
-        return Order(docs[ranks], scores[ranks], keyword[ranks], semantic[ranks])
+        worst = _last(found.scores / np.float32(self._most), depth)
+        rest = KEYWORD * worst + SEMANTIC * _last(near.cosines, depth) + WHOLE * (worst > 0)
+        return Order(docs[ranks], scores[ranks], keyword[ranks], semantic[ranks], rest)
+
+    @cached_property
+    def _vector(self) -> Floats:
+        vector: Floats = self._index.embedder.embed([self._corrected()])[0]
+        return vector
 
     def _has_all(self, has: Mask) -> Mask:
         """Which docs have every term of the query, or one that it may stand for, where `has` says which have which."""
@@ -260,6 +286,11 @@ def _known(docs: Docs, found: Docs, scores: Floats) -> Floats:
     out = np.full(len(docs), np.nan, np.float32)
     out[np.searchsorted(docs, found)] = scores
     return out
+
+
+def _last(scores: Floats, depth: int) -> float:
+    """The most that can score what a part would find if asked deeper."""
+    return float(scores[-1]) if len(scores) == depth else 0.0
 
 
 class _Asked(NamedTuple):

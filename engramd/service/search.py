@@ -49,7 +49,8 @@ FEED_EVENTS = 128  # events looked at for one feed
 FEED_BYTES = 128 * 1024  # and about how many bytes it has
 FEEDS = 2  # feeds under way
 NAP = 0.05  # seconds that a few new events wait for more, unless somebody searches: a feed for every put would cost the writers
-TEXT_BYTES = 256 * 1024  # of a payload that the worker is given
+TEXT_BYTES = 256 * 1024  # of a payload that the worker is given; of a text, characters
+TEXTS_CHARACTERS = 1024 * 1024  # in one answer to the worker, about
 MAX_FRAME = 64 * MIB
 MAX_ASKED = 64  # searches under way
 MAX_TRIES = 3  # workers that a search may cost
@@ -178,7 +179,8 @@ class Search:
                     raise asked.error
                 if asked.found is not None:
                     return asked.found
-            raise EngramError("internal", f"the search worker ended {MAX_TRIES} times before it had an answer, the last at {self._failure}")
+            said = f"the search worker ended {MAX_TRIES} times before it had an answer, the last at {self._failure}"
+            raise EngramError("unavailable", said)
         finally:
             del self._asked[number]
             if asked.found is None and asked.error is None:
@@ -374,7 +376,9 @@ class Search:
         return trimmed is not None and seq <= trimmed.gone and self._log.is_gone(cbor2.loads(record.body)["context"], seq)
 
     async def _give_texts(self, message: dict[str, Any]) -> None:
-        texts = []
+        """Send the worker the texts that it needs; where they are large only the first of them, and it asks again."""
+        texts: list[str | None] = []
+        size = 0
         for seq in message["seqs"]:
             try:
                 texts.append(self._text(seq))
@@ -382,6 +386,9 @@ class Search:
                 self._heed(error)
                 await self._fail(error)
                 return
+            size += len(texts[-1] or "")
+            if size > TEXTS_CHARACTERS:
+                break
             await trio.lowlevel.checkpoint()
         await self._send({"texts": texts, "id": message["need"]})
 
