@@ -50,7 +50,7 @@ def made(option: str, env: Mapping[str, str] = os.environ) -> Embedder:
 
 def _key(env: Mapping[str, str]) -> str | None:
     if key := env.get("ENGRAM_EMBEDDER_KEY"):
-        return key
+        return key.strip()
     name = env.get("ENGRAM_EMBEDDER_KEY_FILE")
     if not name:
         return None
@@ -76,7 +76,15 @@ class HttpEmbedder:
             raise EngramError("unavailable", "an embedder behind HTTP needs httpx: pip install 'engram[http]'") from None
         self.name, self.version, self.dim = f"http:{model}", url, dim
         self._model, self._url, self._pause = model, f"{url.rstrip('/')}/embeddings", pause
+        if key and not (key.isascii() and key.isprintable()):  # which httpx would say, and the key with it
+            raise EngramError("invalid", "the embedder's key must be one line of ASCII characters")
         headers = {"authorization": f"Bearer {key}"} if key else {}
+        try:
+            read = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise EngramError("invalid", f"embedder {url!r}: {error}") from error
+        if not read.host or (read.port or 0) > 65535:
+            raise EngramError("invalid", f"embedder {url!r}: there can be no such host and port")
         self._client, self._failure = httpx.Client(timeout=SECONDS, headers=headers), httpx.HTTPError
         self._failures, self._rests_until = 0, 0.0
 
@@ -118,8 +126,14 @@ class HttpEmbedder:
 
     def _read(self, answer: Any, count: int) -> Floats:
         rows = np.zeros((count, self.dim), np.float32)
+        missing = set(range(count))
         for item in answer["data"]:
+            missing.remove(item["index"])
+            if len(item["embedding"]) != self.dim:
+                raise ValueError(f"an embedding has {len(item['embedding'])} numbers, and not {self.dim}")
             rows[item["index"]] = item["embedding"]
+        if missing or not np.isfinite(rows).all():
+            raise ValueError(f"{len(missing)} of {count} embeddings are missing" if missing else "an embedding is not of finite numbers")
         return rows
 
 

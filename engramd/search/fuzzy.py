@@ -52,17 +52,17 @@ class Vocabulary:
                 fresh.append(word)
         return fresh
 
-    def remove(self, word: str) -> bool:
-        """Forget a word; False if it was not known."""
-        if word not in self._known:
-            return False
-        self._known.remove(word)
-        kept = [other for other in self._words[len(word)] if other != word]
-        self._words[len(word)] = kept
-        signatures = Column(np.uint64)
-        signatures.extend(np.array([_signature(other) for other in kept], np.uint64))
-        self._signatures[len(word)] = signatures
-        return True
+    def remove(self, words: Iterable[str]) -> set[str]:
+        """Forget words; gives those that were known."""
+        gone = self._known.intersection(words)
+        self._known -= gone
+        for size in {len(word) for word in gone}:
+            kept = np.array([word not in gone for word in self._words[size]])
+            self._words[size] = [word for word in self._words[size] if word not in gone]
+            signatures = Column(np.uint64)
+            signatures.extend(self._signatures[size].values[kept])
+            self._signatures[size] = signatures
+        return gone
 
     def variants(self, word: str) -> list[Variant]:
         """The words that are most like this one, best first, itself left out."""

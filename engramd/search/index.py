@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from ..protocol.errors import EngramError
 from ..protocol.unit import TYPES
-from ..storage.leveldb import Store
+from ..storage.leveldb import Damage, Store
 from ..storage.records import UNIT_ADDED, UNIT_PUT, UNIT_REDACTED, UNIT_REMOVED, UNITS_TRIMMED
 from . import postings as segmented
 from . import tokens
-from .columns import Column
+from .columns import Column, distinct
 from .embedder import Embedder, rows_of
 from .fuzzy import Vocabulary
 from .postings import Postings
-from .vectors import Vectors
+from .vectors import MAX_PIECES, Vectors
 
 logger = logging.getLogger("engramd.search")
 
@@ -49,7 +49,6 @@ FLUSH_DOCS = 1024  # new docs after which everything is written
 FLUSH_EVENTS = 65_536  # events without a new doc after which that is noted
 MAX_TEXT = 256 * 1024  # characters of a payload that are read
 PIECE = 2000  # characters of a text that one vector stands for
-MAX_PIECES = 4
 EMBED_DOCS = 64  # texts embedded at once
 
 Mask = NDArray[np.bool_]
@@ -91,7 +90,8 @@ class Index:
         covers: the seq up to which the log was absorbed.
 
     Raises:
-        EngramError: `storage`, here and from every method, when it is damaged; `throw_away` is the remedy.
+        EngramError: `storage`, here and from every method, when it is damaged (then it is a `Damage`, and `throw_away` is the remedy) or
+            the disk fails.
     """
 
     def __init__(self, directory: Path, embedder: Embedder, history: str = "", last_seq: int = 2**63 - 1) -> None:
@@ -127,17 +127,16 @@ class Index:
         self._flushed = self.covers
         self._columns = {name: Column(dtype) for name, dtype in _COLUMNS}
         self._owners = Column(np.int32)
-        self._checks: list[tuple[int, int, int]] = []
-        for _, value in self._store.prefixed(COLUMNS):
+        self._unchecked: list[int] = []  # first docs of what was written together, where vectors and checksum are still to be compared
+        for first, value in self._store.prefixed(COLUMNS):
             stored = cbor2.loads(value)
             for name, dtype in _COLUMNS:
                 self._columns[name].extend(np.frombuffer(stored[name], dtype))
-            first = len(self._owners)
             self._owners.extend(np.frombuffer(stored["owners"], np.int32))
-            self._checks.append((first, len(self._owners), stored["check"]))
+            self._unchecked.append(int.from_bytes(first))
         docs = len(self._columns["seq"])
         if docs != state["docs"]:
-            raise EngramError("storage", f"the search index in {self._directory} has lost a part")
+            raise Damage("storage", f"the search index in {self._directory} has lost a part")
         self._gone = Column(np.bool_)  # whether a doc's birth entry was removed
         self._gone.extend(np.zeros(docs, np.bool_))
         self._names: dict[tuple[str, str], int] = {}
@@ -160,10 +159,8 @@ class Index:
         self._new_words: list[str] = []
         self.postings = Postings(self._store, docs)
         self.vectors = Vectors(self._directory, self.embedder.dim, self._owners)
-        if self._checks:
-            first, last, check = self._checks[-1]
-            if self.vectors.checksum(first, last) != check:
-                raise EngramError("storage", f"the vectors in {self._directory} are damaged")
+        if self._unchecked:  # the last are those that a crash may have cost; the others are looked at by and by
+            self._check(self._unchecked.pop())
         lengths = self._columns["length"].values
         self._tokens, self._with_text = float(lengths.sum(dtype=np.float64)), int(np.count_nonzero(lengths))
         for key in self._store.keys(ERASED):
@@ -172,6 +169,19 @@ class Index:
         self._trimmed = sum(1 for _ in self._store.keys(TRIMMED))
         self._texts: list[tuple[int, str]] = []  # docs whose vectors are still to be made
         self._mute = False  # whether the embedder has failed to make them
+
+    def _check(self, first: int) -> None:
+        """Compare the vectors of docs that were written together with their checksum."""
+        key = COLUMNS + first.to_bytes(4)
+        stored = cbor2.loads(self._store.get(key) or b"")
+        if self.vectors.checksum(*self._rows_of(first, stored)) != stored["check"]:
+            raise Damage("storage", f"the vectors in {self._directory} are damaged")
+
+    def _rows_of(self, first: int, stored: dict[str, Any]) -> tuple[int, int]:
+        """The first row of docs that were written together, and the one behind their last."""
+        docs = len(stored["length"]) // 4
+        start, stop = np.searchsorted(self._owners.values, np.array((first, first + docs), np.int32))
+        return int(start), int(stop)
 
     # What is in it
 
@@ -321,7 +331,12 @@ class Index:
         return not self._texts and (len(self) - self._flushed_docs >= FLUSH_DOCS or self.covers - self._flushed >= FLUSH_EVENTS)
 
     def flush(self) -> None:
-        """Write all that is new in one batch. Before it, the rows of the vectors: a row without a batch is cut off at the next start."""
+        """Write all that is new in one batch. Before it, the rows of the vectors: a row without a batch is cut off at the next start.
+
+        Nothing is written while texts wait for an embedder that does not answer: they would never get their vectors.
+        """
+        if self._texts:
+            return
         first, docs, rows = self._flushed_docs, len(self), len(self._owners)
         batch = self._store.batch()
         if docs > first:
@@ -354,7 +369,7 @@ class Index:
     @property
     def has_chores(self) -> bool:
         """Whether there is something to do that can be done at any time."""
-        return self.postings.merging or self.vectors.wants_work
+        return self.postings.merging or self.vectors.wants_work or bool(self._unchecked)
 
     @property
     def stuck(self) -> bool:
@@ -374,6 +389,8 @@ class Index:
             self.vectors.work()
         elif self.postings.merging:
             self.postings.merge_step()
+        elif self._unchecked:
+            self._check(self._unchecked.pop())
 
     def facts(self) -> dict[str, Any]:
         """What `status` tells of it."""
@@ -385,44 +402,41 @@ class Index:
         Their places stay, empty, so that no other moves. What is new is written first, and moved into table files, so that a crash leaves
         whole units or nothing, and what is erased stands in other files than what takes its place.
         """
-        docs = [doc for seq in seqs if (doc := self.doc_of(seq)) is not None]
+        docs = sorted({doc for seq in seqs if (doc := self.doc_of(seq)) is not None})
         if not docs:
             return 0
         self._texts = [(doc, text) for doc, text in self._texts if doc not in docs]
         self.flush()
         self._store.flush()
-        gone = {term for doc in docs for term in self._erase(doc)}
-        for span in {span for doc in docs for span in self.postings.spans(doc)} | {(WORD, WORD + b"\xff" * 8)}:
+        gone = self._erase(docs)
+        for span in self.postings.spans(docs) | {(WORD, WORD + b"\xff" * 8)}:
             self._store.compact(*span)
         self._store.reopen()
         if self._store.notes(gone):
             self._store.rewrite()
         return len(docs)
 
-    def _erase(self, doc: int) -> set[bytes]:
-        """Take one out of everything but the files; gives its terms that no other of its segment has."""
-        self.vectors.erase(doc)
-        terms = set(self.postings.erase(doc))
-        gone = {term.decode() for term in terms if term[0] > 2}
+    def _erase(self, docs: Sequence[int]) -> set[bytes]:
+        """Take docs out of everything but the files; gives the terms that a segment has no more."""
+        self.vectors.erase(docs)
+        gone = self.postings.erase(docs)
         batch = self._store.batch()
-        for word in gone:
-            if not self.having_count(word.encode()) and self.vocabulary.remove(word):
-                batch.delete(WORD + word.encode())
-        batch.put(ERASED + doc.to_bytes(4), b"")
-        self._check_anew(batch, doc)
+        for word in self.vocabulary.remove(term.decode() for term in gone if term[0] > 2 and not self.having_count(term)):
+            batch.delete(WORD + word.encode())
+        for doc in docs:
+            batch.put(ERASED + doc.to_bytes(4), b"")
+            self._set_erased(doc)
+        self._check_anew(batch, docs)
         self._store.write(batch)
-        self._set_erased(doc)
-        return terms
+        return gone
 
-    def _check_anew(self, batch: Any, doc: int) -> None:
-        """Put the checksum of the rows that a doc was written with."""
-        key = max(key for key in self._store.keys(COLUMNS) if int.from_bytes(key) <= doc)
-        stored = cbor2.loads(self._store.get(COLUMNS + key) or b"")
-        first = int.from_bytes(key)
-        docs = len(stored["length"]) // 4
-        owners = self._owners.values
-        rows = np.searchsorted(owners, (first, first + docs))
-        batch.put(COLUMNS + key, cbor2.dumps({**stored, "check": self.vectors.checksum(*map(int, rows))}))
+    def _check_anew(self, batch: Any, docs: Sequence[int]) -> None:
+        """Put the checksums of the rows that some docs were written with."""
+        firsts = np.array([int.from_bytes(key) for key in self._store.keys(COLUMNS)])
+        for first in firsts[distinct(np.searchsorted(firsts, docs, "right") - 1)].tolist():
+            key = COLUMNS + first.to_bytes(4)
+            stored = cbor2.loads(self._store.get(key) or b"")
+            batch.put(key, cbor2.dumps({**stored, "check": self.vectors.checksum(*self._rows_of(first, stored))}))
 
     def _set_erased(self, doc: int) -> None:
         self._gone.values[doc] = True

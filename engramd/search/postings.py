@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -207,33 +207,32 @@ class Postings:
 
     # Erasing
 
-    def spans(self, doc: int) -> list[tuple[bytes, bytes]]:
-        """The first and last key that the blocks of a doc's segment can have."""
-        prefix = _prefix(doc >> SEGMENT_BITS)
-        return [(prefix, prefix + b"\xff" * 8)]
+    def spans(self, docs: Iterable[int]) -> set[tuple[bytes, bytes]]:
+        """The first and last keys that the blocks of the docs' segments can have."""
+        prefixes = {_prefix(doc >> SEGMENT_BITS) for doc in docs}
+        return {(prefix, prefix + b"\xff" * 8) for prefix in prefixes}
 
-    def erase(self, doc: int) -> Iterator[bytes]:
-        """Take a doc out of every block, written at once; yields the terms that no doc of its segment has any more."""
-        segment, low = doc >> SEGMENT_BITS, doc & SEGMENT - 1
-        for term, values in list(self._tail.items()):
-            kept = [value for value in values if value >> 8 != doc]
-            if not kept:
-                del self._tail[term]
-                yield term
-            else:
-                self._tail[term] = kept
-        prefix = _prefix(segment)
-        batch = self._store.batch()
+    def erase(self, docs: Iterable[int]) -> set[bytes]:
+        """Take docs that are on disk out of every block, in one pass over their segments; gives the terms of blocks that had no others."""
+        lows: dict[int, list[int]] = {}
+        for doc in docs:
+            lows.setdefault(doc >> SEGMENT_BITS, []).append(doc & SEGMENT - 1)
+        return {term for segment, erased in lows.items() for term in self._erase(segment, erased)}
+
+    def _erase(self, segment: int, lows: list[int]) -> Iterator[bytes]:
+        erased = np.zeros(SEGMENT, np.bool_)
+        erased[lows] = True
+        prefix, batch = _prefix(segment), self._store.batch()
         for rest, value in self._store.prefixed(prefix):
             block = unpack(value)
-            at = int(np.searchsorted(block.low, low))
-            if at < len(block.low) and block.low[at] == low:
+            lost = erased[block.low]
+            if lost.any():
                 batch.delete(prefix + rest)
-                if len(block.low) > 1:
-                    kept_block = Block(np.delete(block.low, at), np.delete(block.times, at))
-                    batch.put(_key(segment, rest[:-3], int(kept_block.low[0])), pack(kept_block))
-                else:
+                if lost.all():
                     yield rest[:-3]
+                else:
+                    kept = Block(block.low[~lost], block.times[~lost])
+                    batch.put(_key(segment, rest[:-3], int(kept.low[0])), pack(kept))
         self._store.write(batch)
         self._drop_cached(segment)
 

@@ -8,12 +8,14 @@ thread while the old index goes on answering.
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import math
 import mmap
 import os
 import threading
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol.errors import EngramError
+from ..storage.leveldb import Damage
 from .columns import Column, distinct
 from .embedder import Floats, Quantised
 
@@ -30,6 +33,7 @@ faiss.omp_set_num_threads(1)
 
 logger = logging.getLogger("engramd.search")
 
+MAX_PIECES = 4  # vectors of one doc
 EXACT = 20_000  # vectors up to which every one is compared
 RETRAIN = 3  # a trained index is trained anew when a cell has so many times more vectors than there are cells
 TRAIN_ROWS = 40  # vectors for each cell that a training looks at
@@ -39,6 +43,8 @@ VISITED = 3  # one in so many cells is visited: with fewer, pairs of words that 
 FEW = 16_384  # allowed docs whose vectors are all compared
 KEPT = 256  # numbers of a vector that the cells keep, two in four bits: the ones that say most, found by the training
 RERANKED = 1000  # rows that the cells propose at least, for the exact rows to decide
+CRC_BYTES = 4  # behind the saved index
+READ_BYTES = 1024 * 1024  # of it, at once
 CHUNK_ROWS = 8192  # rows read at once where all are read
 CACHED_ROWS = 512  # rows compared at once: as floats they stay in the processor's cache
 
@@ -63,7 +69,7 @@ class Vectors:
         owners: for each row that counts, the doc it belongs to. Rows beyond these are what a crash left, and are cut off.
 
     Raises:
-        EngramError: `storage` when the file has fewer rows than it should.
+        EngramError: `storage`, when the file has fewer rows than it should (then it is a `Damage`) or the disk refuses a write.
     """
 
     def __init__(self, directory: Path, dim: int, owners: Column) -> None:
@@ -72,7 +78,7 @@ class Vectors:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._file).st_size < len(owners) * dim:
             os.close(self._file)
-            raise EngramError("storage", f"{path} is shorter than it should be")
+            raise Damage("storage", f"{path} is shorter than it should be")
         os.ftruncate(self._file, len(owners) * dim)
         self._mapped: Quantised = np.zeros((0, dim), np.int8)
         self._squares = Column(np.int32)  # of the first rows
@@ -103,8 +109,15 @@ class Vectors:
 
     def add(self, doc: int, rows: Quantised) -> None:
         """Add a doc's vectors; rows of zeros must be left out."""
-        os.pwrite(self._file, rows.tobytes(), len(self._owners) * self.dim)
+        self._write(rows.tobytes(), len(self._owners))
         self._owners.extend(np.full(len(rows), doc, np.int32))
+
+    def _write(self, data: bytes, row: int) -> None:
+        try:
+            if os.pwrite(self._file, data, row * self.dim) < len(data):  # which only a full disk does
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise EngramError("storage", f"the disk refused a write to {self._directory / 'vectors'}: {error.strerror}") from error
 
     def refresh(self) -> None:
         """Have the index take in what was added since, and take a better index if one was made."""
@@ -129,21 +142,22 @@ class Vectors:
         """Of the rows from `first` to before `last`."""
         return zlib.crc32(os.pread(self._file, (last - first) * self.dim, first * self.dim))
 
-    def erase(self, doc: int) -> None:
-        """Make a doc's vectors zeros, on disk and in the index."""
+    def erase(self, docs: Sequence[int]) -> None:
+        """Make the vectors of some docs zeros, on disk and in the index."""
         if self._thread is not None:
             self._thread.join()
             self.refresh()
-        rows = np.flatnonzero(self._owners.values == doc)
+        rows = np.flatnonzero(np.isin(self._owners.values, docs))
         if not len(rows):
             return
         for row in rows:
-            os.pwrite(self._file, bytes(self.dim), int(row) * self.dim)
+            self._write(bytes(self.dim), int(row))
         self._squares.values[rows[rows < len(self._squares)]] = 0
         self.sync()
         if _cells(self._index):
-            self._index.remove_ids(faiss.IDSelectorBatch(np.array([doc], np.int64)))
+            self._index.remove_ids(faiss.IDSelectorBatch(np.array(docs, np.int64)))
             self._index.ntotal = _ivf(self._index).ntotal = len(self._owners)  # the next row's number
+            (self._directory / "cells").unlink(missing_ok=True)  # whether or not there is room for the next
             self._save(len(self._owners))
         else:
             self._index = _exact(self.dim)
@@ -174,11 +188,13 @@ class Vectors:
     def nearest(self, query: Floats, count: int, mask: Mask | None, least: float = 0.0) -> Near:
         """The docs with the nearest vectors among those that `mask` allows (None: all), at most `count`, none with a
         cosine below `least`."""
+        if not query.any():  # of a text that means nothing to the embedder
+            return Near(np.zeros(0, np.int64), np.zeros(0, np.float32))
         having = len(self._owners) if mask is None else int(np.count_nonzero(mask))
         if mask is not None and having <= FEW:
             docs = np.flatnonzero(mask)
         else:
-            docs = self._proposed(query, min(2 * count + 16, having), mask, having / max(len(self._owners), 1))
+            docs = self._proposed(query, MAX_PIECES * count, mask, having / max(len(self._owners), 1))
         return self._nearest_of(query, docs, count, least)
 
     def exactly(self, query: Floats, count: int, mask: Mask | None) -> Near:
@@ -305,22 +321,45 @@ class Vectors:
         return np.frombuffer(raw, np.int8).reshape(-1, self.dim)
 
     def _save(self, size: int) -> None:
-        path = self._directory / "cells"
-        faiss.write_index(self._index, f"{path}.new")
-        os.replace(f"{path}.new", path)
+        path, fresh = self._directory / "cells", self._directory / "cells.new"
+        try:
+            faiss.write_index(self._index, str(fresh))
+            crc = _crc(fresh, fresh.stat().st_size)
+            with fresh.open("ab") as file:
+                file.write(crc.to_bytes(CRC_BYTES))
+            os.replace(fresh, path)
+        except (OSError, RuntimeError) as error:  # it can be made again from the rows
+            logger.warning("the vector index could not be saved: %s", str(error).splitlines()[-1])
+            with suppress(OSError):
+                fresh.unlink()
 
     def _load(self) -> Any:
         """The saved index of cells; None if there is none that can be used."""
         path = self._directory / "cells"
         if path.exists():
-            try:
+            if _is_whole(path):
                 index = faiss.read_index(str(path))
                 if index.d == self.dim and _cells(index) and index.ntotal <= len(self._owners):
                     return index
-            except RuntimeError:
-                pass
             path.unlink()
         return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a saved index is as it was written."""
+    size = path.stat().st_size - CRC_BYTES
+    with path.open("rb") as file:
+        file.seek(max(size, 0))
+        return size > 0 and file.read() == _crc(path, size).to_bytes(CRC_BYTES)
+
+
+def _crc(path: Path, size: int) -> int:
+    """The checksum of a file's first bytes."""
+    with path.open("rb") as file:
+        crc = 0
+        while size and (part := file.read(min(size, READ_BYTES))):
+            crc, size = zlib.crc32(part, crc), size - len(part)
+        return crc
 
 
 def give_back() -> None:

@@ -92,10 +92,8 @@ class Worker:
         """The index; a damaged one is made anew."""
         try:
             return Index(self._directory, self._embedder, self._history, self._last_seq)
-        except EngramError as error:
-            if error.code != "storage":
-                raise
-            logger.warning(ANEW, error.message)
+        except Damage as damage:
+            logger.warning(ANEW, damage.message)
             throw_away(self._directory)
             return Index(self._directory, self._embedder, self._history, self._last_seq)
 

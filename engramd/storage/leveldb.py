@@ -5,6 +5,8 @@ The one place that names the binding: `plyvel` where it has wheels (to CPython 3
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,6 +25,9 @@ else:
 WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart replays
 BLOOM_BITS = 10
 COPY_ROWS = 4096  # written at once where a store is written anew
+REFUSALS = tuple(  # of the system, which say nothing of what is on disk
+    os.strerror(code) for code in (errno.EACCES, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS)
+)
 MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 
 
@@ -90,9 +95,10 @@ class Reader:
         return (key for key, _ in self.prefixed(prefix))
 
     def _damaged(self, error: Exception) -> EngramError:
-        return Damage(
+        reason = _reason(error)
+        return (EngramError if any(map(reason.endswith, REFUSALS)) else Damage)(
             "storage",
-            f"the store in {self.directory} cannot be used: {_reason(error)}. Nothing was changed; if the disk is full or read-only, "
+            f"the store in {self.directory} cannot be used: {reason}. Nothing was changed; if the disk is full or read-only, "
             "mend that and start again, else keep a copy of the directory before trying anything",
         )
 

@@ -115,6 +115,33 @@ def test_a_failing_endpoint_is_tried_again_and_then_left_alone(endpoint: Endpoin
     assert len(endpoint.asked) == count
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        [{"index": 0, "embedding": [1, 2, 3]}],
+        [{"index": 0, "embedding": [1, 2, 3]}] * 2,
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": 2, "embedding": [1, 2, 3]}],
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": -1, "embedding": [1, 2, 3]}],
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": [1], "embedding": [1, 2, 3]}],
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": 1, "embedding": [1, 2]}],
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": 1, "embedding": 7}],
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": 1, "embedding": [[1, 2], 3, 4]}],
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": 1, "embedding": [1, 2, float("nan")]}],
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": 1, "embedding": [1, 2, float("inf")]}],
+        [{"index": 0, "embedding": [1, 2, 3]}, {"index": 1, "embedding": [1, 2, "x"]}],
+        {"0": 1},
+        None,
+    ],
+)
+def test_an_endpoint_that_answers_nonsense_is_as_one_that_does_not(endpoint: Endpoint, data: object) -> None:
+    asked = HttpEmbedder("m", 3, endpoint.url, None, lambda _: None)
+    endpoint.faults = [json.dumps({"data": data}).encode()] * 3
+    with pytest.raises(EngramError, match="does not answer as it should") as caught:
+        asked.embed(["a", "b"])
+    assert caught.value.code == "unavailable"
+
+
 def test_while_the_endpoint_is_away_nothing_is_lost(endpoint: Endpoint, tmp_path: Path, ledger: Ledger) -> None:
     asked = HttpEmbedder("m", 3, endpoint.url, None, lambda _: None)
     index = Index(tmp_path / "search", asked)
@@ -122,6 +149,8 @@ def test_while_the_endpoint_is_away_nothing_is_lost(endpoint: Endpoint, tmp_path
     seq = ledger.put("a daemon")
     index.absorb(ledger.events, ledger.last)
     assert (index.stuck, index.wants_flush) == (True, False)
+    index.flush()  # as a worker does that ends
+    assert index.flushed_docs == 0, "texts without vectors would never get them"
     assert [hit.seq for hit in find(index, ledger, "daemon", mode="keyword").hits] == [seq]
     index.do_chore()
     assert not index.stuck
@@ -133,7 +162,14 @@ def test_which_embedder_an_option_names(tmp_path: Path) -> None:
     assert made("builtin").name == "engram-static"
     remote = made("http:text-3:1536@https://example.org/v1", {"ENGRAM_EMBEDDER_KEY": "k"})
     assert (remote.name, remote.dim, remote.version) == ("http:text-3", 1536, "https://example.org/v1")
-    for option in ("magic", "http:m@https://x", "http:m:3@ftp://x", f"local:{tmp_path / 'none'}"):
+    for option in (
+        "magic",
+        "http:m@https://x",
+        "http:m:3@ftp://x",
+        "http:m:3@http://a:x",
+        "http:m:3@http://a:99999999",
+        f"local:{tmp_path / 'none'}",
+    ):
         with pytest.raises(EngramError) as caught:
             made(option)
         assert caught.value.code == "invalid", option
@@ -144,6 +180,11 @@ def test_which_embedder_an_option_names(tmp_path: Path) -> None:
         made("http:m:3@http://localhost", {"ENGRAM_EMBEDDER_KEY_FILE": str(key)})
     key.chmod(0o600)
     assert embedders._key({"ENGRAM_EMBEDDER_KEY_FILE": str(key)}) == "secret"
+    assert embedders._key({"ENGRAM_EMBEDDER_KEY": "secret\n"}) == "secret"
+    for secret in ("two\nlines", "schlüssel"):
+        with pytest.raises(EngramError, match="one line of ASCII") as caught:
+            made("http:m:3@http://localhost", {"ENGRAM_EMBEDDER_KEY": secret})
+        assert secret not in caught.value.message
 
 
 def test_an_onnx_model_in_a_directory(tmp_path: Path, ledger: Ledger) -> None:

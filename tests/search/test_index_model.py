@@ -20,6 +20,7 @@ from engramd.search import index as index_module
 from engramd.search import keyword, postings, ranking
 from engramd.search.embedder import StaticEmbedder
 from engramd.search.index import Index, Wanted
+from engramd.storage.leveldb import Damage
 from engramd.storage.records import UNIT_REMOVED, UNITS_TRIMMED
 
 WORDS = ["daemon", "lock", "logFile", "x.py", "broken", "pipe", "42", "日本", "socket", "the"]
@@ -301,6 +302,33 @@ def test_what_was_erased_is_nowhere_on_disk(open_index: Any, ledger: Ledger, tmp
         assert b"swordfish" not in file.read_bytes(), file
     assert list(index._store.prefixed(b"w", None)) == [(b"another", b""), (b"text", b"")]
     assert not [key for key, _ in index._store.prefixed(b"p") if b"swordfish" in key]
+
+
+def test_a_damaged_vector_is_noticed_wherever_it_is(open_index: Any, ledger: Ledger, tmp_path: Path) -> None:
+    index = open_index()
+    for number in range(6):
+        ledger.put(f"daemon {number}")
+        feed(index, ledger)
+        index.flush()
+    index.erase([2])
+    index.close()
+    path = tmp_path / "search" / "vectors"
+    whole = path.read_bytes()
+
+    def look() -> None:
+        index = Index(tmp_path / "search", EMBEDDER, "0123456789ab")
+        try:
+            while index.has_chores:
+                index.do_chore()
+        finally:
+            index.close()
+
+    look()
+    for row in (0, 3, 5):
+        at = row * EMBEDDER.dim
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(Damage, match="damaged"):
+            look()
 
 
 def test_what_retention_removed_is_hidden_and_wears_the_index_out(open_index: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

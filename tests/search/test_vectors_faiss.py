@@ -96,10 +96,24 @@ def test_many_vectors_are_found_by_cells_that_are_trained_beside(tmp_path: Path,
     assert again.nearest(queries(2)[1], 1, None).docs.tolist() != [3099]
     assert np.mean([same(again, query) for query in queries()]) >= 0.95
     again.close()
-    (tmp_path / "cells").write_bytes(b"rubbish")
-    damaged = Vectors(tmp_path, DIM, owners)
-    assert (damaged.kind, same(damaged, queries(1)[0])) == ("exact", 1)
-    damaged.close()
+    whole = (tmp_path / "cells").read_bytes()
+    middle = len(whole) // 2
+    for damage in (b"rubbish", b"", whole[:-9], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], bytes(len(whole))):
+        (tmp_path / "cells").write_bytes(damage)
+        damaged = Vectors(tmp_path, DIM, owners)
+        assert (damaged.kind, same(damaged, queries(1)[0])) == ("exact", 1)
+        assert not (tmp_path / "cells").exists()
+        damaged.close()
+
+
+def test_an_index_that_cannot_be_saved_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(module, "EXACT", 1000)
+    (tmp_path / "cells.new").mkdir()
+    vectors, _ = made(tmp_path, 1500)
+    trained(vectors)
+    assert (vectors.kind, vectors.wants_work) == ("cells", False)
+    assert "could not be saved" in caplog.text
+    vectors.close()
 
 
 def test_rows_that_nobody_owns_are_cut_off_and_missing_ones_are_an_error(tmp_path: Path) -> None:
