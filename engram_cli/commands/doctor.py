@@ -38,6 +38,7 @@ WORDS = {
     "rows": "every row of the state is what the log makes of it",
 }
 _STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red", "skipped": "yellow"}
+FAILURES = 3  # search workers that have ended, when there is none
 SHOWN = 20  # findings, unless --json or --verbose
 
 
@@ -176,6 +177,8 @@ def _daemon(client: Client) -> Iterator[Finding]:
         yield Finding("search", "wrong", f"the index covers events up to {search['covers']}, the log ends at {facts['last_seq']}")
     elif search["state"] == "ready":
         yield Finding("search", "ok", f"the index covers the whole log, up to seq {search['covers']}")
+    elif search["state"] == "starting" and search.get("restarts", 0) >= FAILURES:
+        yield Finding("search", "wrong", f"there is no search worker, and {search['restarts']} have ended: {search['last_failure']}")
     else:
         behind = f", {search['behind']} events behind" if "behind" in search else ""
         yield Finding("search", "note", f"the index is {search['state']}{behind}; searches wait for it")

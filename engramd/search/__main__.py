@@ -37,21 +37,19 @@ def main() -> int:
     ours = socket.socket(fileno=given.fd)
     try:
         lock = _lock(given.dir)
-    except EngramError as error:
-        logging.getLogger("engramd.search").error("%s", error.message)
-        return error.exit_code
-    from .embedders import made
-    from .worker import Worker
+        from .embedders import made
+        from .worker import Worker
 
-    try:
         Worker(ours, given.dir, made(given.embedder), given.history, given.last_seq, given.tokenizer).run()
+        lock.release()
     except EngramError as error:
         logging.getLogger("engramd.search").error("%s", error.message)
         return error.exit_code
     except (BrokenPipeError, ConnectionResetError):
         return 0
-    finally:
-        lock.release()
+    except OSError as error:
+        logging.getLogger("engramd.search").error("%s", error)
+        return 1
     return 0
 
 

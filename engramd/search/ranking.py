@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ DEEPER = 8  # so many times deeper each part is asked where that was not enough
 MAX_CHECKED = 2048  # units whose text is compared with phrases for one page
 STEP_TEXTS = 64  # texts asked for at once
 MEMORY = 32  # searches whose order is remembered
+MEMORY_DOCS = 1_000_000  # in all of them; the last one is remembered even if it has more
 PREFIX_TERMS = 8  # hashes that the start of one may stand for
 
 Floats = NDArray[np.float32]
@@ -112,9 +114,12 @@ class Memory:
         while order is None or (len(order.docs) < count and order.rest > 0):
             order, depth = make(depth) if order is None else order.and_then(make(depth)), depth * DEEPER
         self._orders[key] = order, depth
-        if len(self._orders) > MEMORY:
+        while len(self._orders) > MEMORY or (len(self._orders) > 1 and self._docs() > MEMORY_DOCS):
             self._orders.popitem(last=False)
         return order
+
+    def _docs(self) -> int:
+        return sum(len(order.docs) for order, _ in self._orders.values())
 
 
 def search(index: Index, request: Request, memory: Memory | None = None) -> Generator[list[int], Texts, Page]:
@@ -125,7 +130,7 @@ def search(index: Index, request: Request, memory: Memory | None = None) -> Gene
         EngramError: `invalid` for a query that cannot be read.
     """
     query = queries.parse(request.query)
-    depth = request.depth or (DEPTH if request.start + request.limit < DEPTH else DEEP)
+    depth = min(request.depth, DEEP) or (DEPTH if request.start + request.limit < DEPTH else DEEP)
     request = replace(request, wanted=request.wanted._replace(upto=min(request.wanted.upto, index.covers)))
     ranked = _Ranking(index, query)
 
@@ -137,17 +142,18 @@ def search(index: Index, request: Request, memory: Memory | None = None) -> Gene
         return order if request.min_score is None else order.over(request.min_score)
 
     key, memory = _key(request, depth), memory or Memory()
-    checks = [phrase for phrase in query.phrases if len(phrase) > 1], [phrase for phrase in query.not_phrases if len(phrase) > 1]
+    phrases, not_phrases = ([_Phrase(phrase) for phrase in some if len(phrase) > 1] for some in (query.phrases, query.not_phrases))
+    checks = phrases or not_phrases
     hits: list[Hit] = []
     at, last, more = request.start, request.start + MAX_CHECKED, True
     while more and at < last and len(hits) < request.limit:
-        stop = min(last, at + (STEP_TEXTS if any(checks) else min(STEP_TEXTS, request.limit - len(hits))))
+        stop = min(last, at + (STEP_TEXTS if checks else min(STEP_TEXTS, request.limit - len(hits))))
         order = memory.order(key, stop + 1, depth, make)
         seqs = [index.entry(int(doc), request.wanted) for doc in order.docs[at:stop]]
         texts = (yield seqs) if seqs else []
         for place, seq, text in zip(range(at, stop), seqs, texts, strict=False):
             at = place + 1
-            if text is None or not _has(text, *checks):
+            if text is None or not all(phrase.is_in(text) for phrase in phrases) or any(phrase.is_in(text) for phrase in not_phrases):
                 continue
             score, keyword, semantic = (float(part[place]) for part in order[1:4])
             hits.append(Hit(seq, at, score, keyword, semantic, snippet(text, ranked.weights)))
@@ -164,17 +170,19 @@ def _key(request: Request, depth: int) -> Any:
     return request.query, request.mode, depth, request.min_score, filters, wanted.first, wanted.last, wanted.upto
 
 
-def _has(text: str, phrases: Sequence[tuple[str, ...]], not_phrases: Sequence[tuple[str, ...]]) -> bool:
-    """Whether a text has all of some phrases and none of others."""
-    if not phrases and not not_phrases:
-        return True
-    atoms = tokens.atoms(text)
-    return all(_contains(atoms, phrase) for phrase in phrases) and not any(_contains(atoms, phrase) for phrase in not_phrases)
+class _Phrase:
+    """Words next to each other, to be looked for in texts."""
 
+    def __init__(self, atoms: tuple[str, ...]) -> None:
+        self._atoms = atoms
+        self._look = re.compile("[^0-9A-Za-z]*".join(map(re.escape, atoms)), re.IGNORECASE)
 
-def _contains(atoms: list[str], phrase: tuple[str, ...]) -> bool:
-    size = len(phrase)
-    return any(atoms[at] == phrase[0] and tuple(atoms[at : at + size]) == phrase for at in range(len(atoms) - size + 1))
+    def is_in(self, text: str) -> bool:
+        """Whether a text has it. Most have not, and are not read word by word."""
+        if text.isascii() and not self._look.search(text):
+            return False
+        atoms, size = tokens.atoms(text), len(self._atoms)
+        return any(atoms[at] == self._atoms[0] and tuple(atoms[at : at + size]) == self._atoms for at in range(len(atoms) - size + 1))
 
 
 def _mask(index: Index, wanted: Wanted, query: Query) -> Mask | None:

@@ -246,7 +246,7 @@ class Vectors:
         if ivf is None:
             found = self._found(query, min(count, int(index.ntotal)), faiss.SearchParameters(**options) if options else None)
         else:
-            count, visited = max(count, RERANKED), min(ivf.nlist, math.ceil(ivf.nprobe / min(part, 1.0) ** FARTHER))
+            count, visited = min(max(count, RERANKED), int(index.ntotal)), min(ivf.nlist, math.ceil(ivf.nprobe / min(part, 1.0) ** FARTHER))
             found = self._found(query, count, _visiting(visited, options))
             if len(found) < count and visited < ivf.nlist:  # what the filter keeps is elsewhere
                 found = self._found(query, count, _visiting(ivf.nlist, options))

@@ -116,6 +116,7 @@ class Search:
         self._said = ""  # the worker's last words
         self._failure = ""  # when the last worker that has ended did so, and why
         self.restarts = 0
+        self._quick = 0  # how many workers in a row have ended soon
         self._facts: dict[str, Any] = {}
         self.covers = 0
 
@@ -180,7 +181,7 @@ class Search:
                 if asked.found is not None:
                     return asked.found
             said = f"the search worker ended {MAX_TRIES} times before it had an answer, the last at {self._failure}"
-            raise EngramError("unavailable", said)
+            raise EngramError("internal", said)
         finally:
             del self._asked[number]
             if asked.found is None and asked.error is None:
@@ -201,7 +202,8 @@ class Search:
         """Wait until the worker was told the log up to `target`, or is there and the wait is over."""
         began = trio.current_time()
         while self._stream is None or self._sent < target:
-            left = (wait if self._stream is not None else max(wait, STARTING)) - (trio.current_time() - began)
+            starting = self._stream is None and self._quick < MAX_TRIES
+            left = (max(wait, STARTING) if starting else wait) - (trio.current_time() - began)
             if left <= 0 and self._stream is not None:
                 return
             if left <= 0:
@@ -233,7 +235,6 @@ class Search:
             self._needed.set()
         await self._needed.wait()
         assert self._settings is not None
-        quick = 0
         while True:
             began = trio.current_time()
             try:
@@ -245,9 +246,10 @@ class Search:
                 why = repr(failures.exceptions[0])
             self.restarts += 1
             self._failure = f"{format_ts(time.time_ns() // 1000)} {why}"
-            quick = quick + 1 if trio.current_time() - began < QUICK else 0
+            self._quick = self._quick + 1 if trio.current_time() - began < QUICK else 0
             logger.warning("the search worker has ended: %s; it is started again", why)
-            await trio.sleep(min(SLOWEST, 0.05 * 2**quick) if quick > 1 else 0)
+            self._tell()
+            await trio.sleep(min(SLOWEST, 0.05 * 2**self._quick) if self._quick > 1 else 0)
 
     async def _serve(self, settings: Settings) -> str:
         """Start a worker, and feed it and listen to it until it ends; gives what ended it."""

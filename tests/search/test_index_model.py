@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from naive import Ledger, drive, feed, find
@@ -266,6 +266,16 @@ def test_phrases_and_exclusions(open_index: Any, ledger: Ledger) -> None:
     assert found("broken pipe") == set(texts)
     assert found('pipe -"broken pipe"') == {texts[1], texts[4]}
     assert found("pipe -broken") == {texts[4]}
+
+
+@given(st.lists(st.sampled_from(["a", "B", "aB", "_", " ", "-", "1", "abc", "é", "日本", "."]), max_size=12).map("".join), st.data())
+def test_a_phrase_is_looked_for_quickly_and_rightly(text: str, data: st.DataObject) -> None:
+    atoms = ranking.tokens.atoms(text + " a b")
+    start = data.draw(st.integers(0, len(atoms) - 2))
+    phrase = tuple(atoms[start : start + data.draw(st.integers(2, 4))])
+    there = ranking.tokens.atoms(text)
+    expected = any(tuple(there[at : at + len(phrase)]) == phrase for at in range(len(there)))
+    assert ranking._Phrase(phrase).is_in(text) == expected
 
 
 def test_a_page_of_few_matches_says_that_there_is_more(open_index: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
