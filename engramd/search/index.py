@@ -47,6 +47,7 @@ WORD = b"w"  # word -> empty
 WORN = 10_000  # docs that the log has no more, and at least half of all, make an index worth making anew
 FLUSH_DOCS = 1024  # new docs after which everything is written
 FLUSH_EVENTS = 65_536  # events without a new doc after which that is noted
+COMPARED = 16  # names that are compared one by one: for more, looking them up is quicker
 MAX_TEXT = 256 * 1024  # characters of a payload that are read
 PIECE = 2000  # characters of a text that one vector stands for
 EMBED_DOCS = 64  # texts embedded at once
@@ -550,11 +551,14 @@ class Index:
 
 def _among(values: NDArray[Any], chosen: Sequence[int], count: int) -> Mask:
     """Which of some small numbers, all below `count`, are among those chosen."""
-    if len(chosen) == 1:
-        return values == chosen[0]  # type: ignore[no-any-return]
-    wanted = np.zeros(count, np.bool_)
-    wanted[list(chosen)] = True
-    return wanted.take(values)
+    if len(chosen) > COMPARED:
+        wanted = np.zeros(count, np.bool_)
+        wanted[list(chosen)] = True
+        return wanted.take(values)
+    found = np.zeros(len(values), np.bool_)
+    for number in chosen:
+        found |= values == number
+    return found
 
 
 def label_term(key: str, value: str) -> bytes:

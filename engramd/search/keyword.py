@@ -20,6 +20,7 @@ from .postings import Block, Postings
 
 K1 = 1.5
 B = 0.75
+FEW = 512  # docs of a segment that a filter leaves: of more, all are scored, and those that it does not allow are left out then
 LOOK_UP = 8  # looking up a doc takes about as long as scoring so many in a row
 
 Docs = NDArray[np.int64]
@@ -136,25 +137,16 @@ class Scorer:
         lengths = self._segment_lengths(segment)
         scores = np.zeros(len(lengths), np.float32)
         left = sum(weight for weight, _ in terms)
-        close: Docs | None = None
+        close = None if allowed is None or np.count_nonzero(allowed) > FEW else np.flatnonzero(allowed)
         for weight, block in terms:
-            if close is None and bar > 0 and left <= bar:
-                close = np.flatnonzero(scores > bar - left)
-            elif close is not None:
-                close = close[scores[close] > bar - left]
-            if close is None:
-                low, times = block.low, block.times
-                if allowed is not None:
-                    fits = allowed[low]
-                    low, times = low[fits], times[fits]
-                scores[low] += self._share(weight, times, lengths[low])
-            elif len(close) * LOOK_UP > len(block.low):
+            if bar > 0 and left <= bar:
+                close = _over(bar - left, scores, close, allowed)
+            if close is None or len(close) * LOOK_UP > len(block.low):
                 scores[block.low] += self._share(weight, block.times, lengths[block.low])
             elif len(close):
                 scores[close] += self._looked_up(weight, block, close, lengths[close])[1]
             left -= weight
-        if close is None:
-            close = np.flatnonzero(scores > bar) if bar > 0 else np.flatnonzero(scores)
+        close = _over(bar, scores, close, allowed)
         return close, scores[close]
 
     def _share(self, weight: float, times: NDArray[np.uint8], lengths: NDArray[np.float32]) -> Scores:
@@ -172,6 +164,14 @@ class Scorer:
         at[at == len(block.low)] = 0
         has = block.low[at] == low
         return has, np.where(has, self._share(weight, block.times[at], lengths), np.float32(0))
+
+
+def _over(bar: float, scores: Scores, close: Docs | None, allowed: Mask | None) -> Docs:
+    """Which docs of a segment have a score over the bar: of those that are close to it, or of all that are allowed."""
+    if close is not None:
+        return close[scores[close] > bar]
+    over = scores > bar
+    return np.flatnonzero(over if allowed is None else over & allowed)
 
 
 def _top(docs: Docs, scores: Scores, count: int) -> Docs:
