@@ -49,13 +49,14 @@ Steps = Generator[list[int], ranking.Texts, Any]
 
 
 class _Search:
-    """A search under way; `begin` gives its steps."""
+    """A search under way; `begin` gives its steps, `covers` is up to where it sees the log: more is absorbed while it waits for texts."""
 
     def __init__(self, number: int, after: int, begin: Callable[[], Steps]) -> None:
         self.id, self.after, self.begin = number, after, begin
         self.steps: Steps | None = None
         self.texts: list[str | None] | None = None
         self.waits = False
+        self.covers = 0
 
 
 class Worker:
@@ -199,7 +200,7 @@ class Worker:
     def _advance(self, search: _Search) -> None:
         try:
             if search.steps is None:
-                search.steps = search.begin()
+                search.steps, search.covers = search.begin(), self._index.covers
                 seqs = next(search.steps)
             else:
                 texts, search.texts = search.texts, None
@@ -208,7 +209,7 @@ class Worker:
             self._send({"need": search.id, "seqs": seqs})
         except StopIteration as stop:
             del self._searches[search.id]
-            self._send({"found": search.id, "covers": self._index.covers, "page": stop.value})
+            self._send({"found": search.id, "covers": search.covers, "page": stop.value})
         except EngramError as error:
             if error.code == "storage":
                 raise
