@@ -17,14 +17,23 @@ from engramd.protocol.messages import MIB, frame_limit
 
 WAIT = 20.0  # seconds after which a process that should have answered counts as hanging
 
-# `python -m engramd`, which Linux ends with its parent, so that even a test runner that is killed leaves no daemon behind.
+# `python -m MODULE`, which Linux ends with its parent, so that even a test runner that is killed leaves no process behind.
 _MODULE = """
 import ctypes, runpy, signal
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
 if prctl is not None:
     prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of prctl(2)
-runpy.run_module("engramd", run_name="__main__", alter_sys=True)
+runpy.run_module("{}", run_name="__main__", alter_sys=True)
 """
+
+
+def python(module: str, *arguments: object, first: str = "") -> list[str]:
+    """The command that runs a module.
+
+    Args:
+        first: Python to run before anything else.
+    """
+    return [sys.executable, "-c", first + _MODULE.format(module), *map(str, arguments)]
 
 
 class Daemon:
@@ -48,7 +57,7 @@ class Daemon:
         """
         assert self.process is None, "the last process was not waited for"
         reading, writing = os.pipe()
-        command = [sys.executable, "-c", first + _MODULE, "--socket", str(self.socket_path), "--data-dir", str(self.data_dir)]
+        command = python("engramd", "--socket", self.socket_path, "--data-dir", self.data_dir, first=first)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
         with self.stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
@@ -162,19 +171,27 @@ class Blocking:
             ConnectionError: the daemon is gone.
         """
         while request_id not in self.answers:
-            data = self.socket.recv(65536)
-            if not data:
-                raise ConnectionResetError("the daemon hung up")
-            for message in self.connection.receive(data):
-                if isinstance(message, Answer):
-                    self.answers[message.id] = message
-                else:
-                    self.items.setdefault(message.id, []).append(message)
+            self.take()
         answer = self.answers.pop(request_id)
         if answer.error is not None:
             raise answer.error
         assert answer.result is not None
         return answer.result
+
+    def take(self) -> None:
+        """Wait until something arrives, and keep it. Raises ConnectionError: the daemon is gone."""
+        data = self.socket.recv(65536)
+        if not data:
+            raise ConnectionResetError("the daemon hung up")
+        for message in self.connection.receive(data):
+            self.keep(message)
+
+    def keep(self, message: Answer | Item) -> None:
+        """Keep what has arrived."""
+        if isinstance(message, Answer):
+            self.answers[message.id] = message
+        else:
+            self.items.setdefault(message.id, []).append(message)
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send a request and wait for its answer."""

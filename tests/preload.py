@@ -9,6 +9,86 @@ from pathlib import Path
 
 import pytest
 
+# Interposes the C library's syncs; they fail as long as the file named by FAIL_SYNC_WHEN exists.
+FAILING_SYNC = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static int broken(void) {
+    const char *trigger = getenv("FAIL_SYNC_WHEN");
+    return trigger && access(trigger, F_OK) == 0;
+}
+
+int fdatasync(int fd) {
+    if (broken()) { errno = EIO; return -1; }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasync"))(fd);
+}
+
+int fsync(int fd) {
+    if (broken()) { errno = EIO; return -1; }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+"""
+
+# Interposes writing: files take nothing more as long as the file named by FULL_DISK_WHEN exists, but for what is said on stderr. Whoever
+# asks for free space finds none as long as that named by LITTLE_ROOM_WHEN does.
+FULL_DISK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+static int is_so(const char *name) {
+    const char *trigger = getenv(name);
+    return trigger && access(trigger, F_OK) == 0;
+}
+
+ssize_t write(int fd, const void *data, size_t size) {
+    struct stat about;
+    if (fd > 2 && is_so("FULL_DISK_WHEN") && fstat(fd, &about) == 0 && S_ISREG(about.st_mode)) { errno = ENOSPC; return -1; }
+    return ((ssize_t (*)(int, const void *, size_t)) dlsym(RTLD_NEXT, "write"))(fd, data, size);
+}
+
+int statvfs(const char *path, struct statvfs *found) {
+    int result = ((int (*)(const char *, struct statvfs *)) dlsym(RTLD_NEXT, "statvfs"))(path, found);
+    if (result == 0 && is_so("LITTLE_ROOM_WHEN")) found->f_bavail = 0;
+    return result;
+}
+
+int statvfs64(const char *path, struct statvfs64 *found) {
+    int result = ((int (*)(const char *, struct statvfs64 *)) dlsym(RTLD_NEXT, "statvfs64"))(path, found);
+    if (result == 0 && is_so("LITTLE_ROOM_WHEN")) found->f_bavail = 0;
+    return result;
+}
+"""
+
+# Interposes the wall clock: it is off by as many seconds as the file named by CLOCK_IS_OFF_BY says.
+JUMPING_CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+int clock_gettime(clockid_t clock, struct timespec *found) {
+    int result = ((int (*)(clockid_t, struct timespec *)) dlsym(RTLD_NEXT, "clock_gettime"))(clock, found);
+    const char *path = getenv("CLOCK_IS_OFF_BY");
+    FILE *file = clock == CLOCK_REALTIME && path ? fopen(path, "re") : NULL;
+    long seconds = 0;
+    if (file) {
+        if (fscanf(file, "%ld", &seconds) == 1) found->tv_sec += seconds;
+        fclose(file);
+    }
+    return result;
+}
+"""
+
 
 def preloadable(directory: Path, name: str, source: str) -> Path:
     """The library made of C source; skips the test where none can be made."""

@@ -2,12 +2,17 @@
 
 A history is what clients saw: the log as one reader replayed it in the end, what writers were told, and what every subscriber received,
 connection by connection. Nothing here knows how the daemon works.
+
+Moments are numbers that rise with time, the same for all clients. What was sent has a moment before that, what was received one after it
+was there; so the one is early and the other late, and what is said to have come before something else has.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,12 +41,14 @@ class Session:
         after: the seq from which it resumed: what the cursor it gave stands for.
         until: the last seq that a cursor it was given stands for; `after` if there was none.
         told: that retention had removed something, and `after` is where it was told to go on.
+        error: the code with which the daemon ended it, if it did.
     """
 
     after: int
     until: int
     received: list[Entry] = field(default_factory=list)
     told: bool = False
+    error: str = ""
 
 
 @dataclass
@@ -84,13 +91,123 @@ class Subscriber:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """What a writer was told of one unit."""
+    """What a writer was told of one unit, and the moment of that."""
 
     writer: str
     key: str
     context: str
     id: bytes
     seq: int
+    answered: float = 0
+
+
+@dataclass(frozen=True)
+class Put:
+    """A put as it was sent.
+
+    Attributes:
+        texts: the payloads of its units, each of which is put nowhere else.
+        released: the token of the lease that was to end in its batch; 0 for none.
+        sent, answered: moments; `answered` only where it was accepted, and not as a retry of one that had been written.
+    """
+
+    context: str
+    texts: tuple[str, ...]
+    released: int = 0
+    sent: float = 0
+    answered: float = math.inf
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A unit that was added to a context, which was answered."""
+
+    context: str
+    id: bytes
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a get, a page of a context's newest units, or a search gave. Of `ids`, `context` and `word`, one says what was asked.
+
+    Attributes:
+        sent: the moment.
+        found: the ids.
+        floor: of a page, the seq of its oldest entry; 0 when it goes down to the first.
+        behind: of a search, how much it said that it had not seen.
+    """
+
+    client: str
+    sent: float
+    found: frozenset[bytes]
+    ids: frozenset[bytes] = frozenset()
+    context: str = ""
+    floor: int = 0
+    word: str = ""
+    behind: int = 0
+
+    def covers(self, told: Acknowledged) -> bool:
+        """Whether it should have found a unit that is there."""
+        if self.word:
+            return self.behind == 0 and self.word in told.key.split()
+        return told.context == self.context and told.seq > self.floor if self.context else told.id in self.ids
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A stream that was asked to go on at a cursor of another history: what it gave, and the code of the error, if it came to one."""
+
+    name: str
+    after: str
+    items: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A time, from a moment to another, in which nothing could be written."""
+
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Life:
+    """A process of the daemon: what ended it, the exit code that this leads to (negative: a signal), and its own.
+
+    Attributes:
+        words: what it has to say in the end.
+        said: all that it said.
+    """
+
+    ended_by: str
+    expected: int
+    code: int
+    words: str = ""
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """What a damaged store still gave: the events that were read from it, and all there were before."""
+
+    before: list[dict[str, Any]]
+    read: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """That a history goes on from a backup, or from what was saved of a damaged store.
+
+    Attributes:
+        before: every event of the history before, up to its end.
+        upto: the seq up to which the backup has it.
+        lost: the seqs of which it says that they are lost, now or before.
+    """
+
+    before: list[dict[str, Any]]
+    upto: int
+    lost: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -117,6 +234,7 @@ class Consumer:
         asked, acked: the seqs that a member acknowledged, and those whose acknowledgement was answered, with the number of the moment.
         cut: the connections that ended, with the number of the moment.
         restarts: the numbers of the moments when all of them did.
+        done: the seqs that were done before the history began.
     """
 
     name: str
@@ -127,6 +245,7 @@ class Consumer:
     asked: dict[int, int] = field(default_factory=dict)
     cut: dict[int, int] = field(default_factory=dict)
     restarts: list[int] = field(default_factory=list)
+    done: set[int] = field(default_factory=set)
 
     def wants(self, entry: Entry) -> bool:
         """Whether an entry is one it asked for."""
@@ -137,9 +256,17 @@ class Consumer:
         ends = [*self.restarts, self.cut.get(before.connection, after.number)]
         return any(before.number < number < after.number for number in ends)
 
-    def before(self, delivery: Delivery) -> set[int]:
-        """What members had acknowledged before a delivery."""
-        return {seq for seq, number in self.asked.items() if number < delivery.number}
+    def released(self, wanted: Iterable[Entry]) -> dict[int, float]:
+        """Of every entry, the number of the moment from which it may come: when all of its key before it were acknowledged."""
+        latest: dict[str | None, float] = defaultdict(float)
+        found = {}
+        for entry in wanted:
+            label = None if self.key is None else entry.unit["meta"].get(self.key)
+            found[entry.seq] = latest[label]
+            if label is not None:
+                acknowledged = 0 if entry.seq in self.done else self.asked.get(entry.seq, math.inf)
+                latest[label] = max(latest[label], acknowledged)
+        return found
 
 
 @dataclass(frozen=True)
@@ -161,6 +288,8 @@ class History:
         attempts: how often each dedupe key (context, key) was put.
         present: the seqs of all events that the log has then; None where that was not recorded.
         trims: its trim events.
+        events: all events, as a stream of events gives them: `{cursor, kind, seq, ts, data}`, or `{cursor, kind, unit}`.
+        is_whole: whether readers had time to read to the end.
     """
 
     log: list[Entry] = field(default_factory=list)
@@ -171,6 +300,22 @@ class History:
     consumers: list[Consumer] = field(default_factory=list)
     present: set[int] | None = None
     trims: list[Trim] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    puts: list[Put] = field(default_factory=list)
+    placed: list[Placed] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    tenures: list[Tenure] = field(default_factory=list)
+    foreign: list[Foreign] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
+    lives: list[Life] = field(default_factory=list)
+    damaged: list[Damaged] = field(default_factory=list)
+    restored: Restored | None = None
+    is_whole: bool = True
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """The seqs of events that damage took before the history began."""
+        return frozenset() if self.restored is None else self.restored.lost
 
     def was_trimmed(self, entry: Entry) -> bool:
         """Whether retention took an entry from its context."""
@@ -179,6 +324,11 @@ class History:
 
 def _seqs(entries: Iterable[Entry]) -> list[int]:
     return [entry.seq for entry in entries]
+
+
+def seq_of(event: dict[str, Any]) -> int:
+    """The seq of an event, as a stream gives it."""
+    return int(event["cursor"].rpartition(".")[2])
 
 
 def durable(history: History) -> None:
@@ -192,6 +342,25 @@ def durable(history: History) -> None:
         text = None if born is None else told.key if "redacted" in born.unit else born.unit["text"]
         if born is None or born.unit["id"] != told.id or born.context != told.context or text != told.key:
             raise BrokenError(f"{told} is not in the log: {born}")
+    there = {(entry.context, entry.unit["id"]) for entry in history.log}
+    for placed in history.placed:
+        if (placed.context, placed.id) not in there:
+            raise BrokenError(f"{placed} is not in the log")
+
+
+def atomic(history: History) -> None:
+    """The units of a put are in the log one behind the other, or none of them is; and behind them the end of a lease that was to end with
+    them."""
+    births = {(entry.context, entry.unit["text"]): entry.seq for entry in history.log if entry.kind == "unit_put"}
+    ends = {seq_of(event): event["data"]["token"] for event in history.events if event["kind"] == "lock_released"}
+    for put in history.puts:
+        found = [births.get((put.context, text)) for text in put.texts]
+        if found == [None] * len(found):
+            continue
+        if found[0] is None or found != list(range(found[0], found[0] + len(found))):
+            raise BrokenError(f"{put} stands at {found}")
+        if put.released and ends.get(found[0] + len(found)) != put.released:
+            raise BrokenError(f"{put} stands at {found}, and its lease did not end with it")
 
 
 def covered(history: History) -> None:
@@ -200,7 +369,7 @@ def covered(history: History) -> None:
         return
     missing = set(range(1, history.end + 1)) - history.present
     removed = {seq for trim in history.trims for seq in trim.removed}
-    unsaid = missing - removed - {seq for trim in history.trims for seq in trim.entries}
+    unsaid = missing - removed - {seq for trim in history.trims for seq in trim.entries} - history.lost
     if unsaid or not removed <= missing:
         raise BrokenError(f"missing without a trim event: {unsaid}; there all the same: {removed - missing}")
 
@@ -237,7 +406,7 @@ def unique(history: History) -> None:
     """Nothing comes twice to a subscriber that resumes where it stood."""
     for subscriber in history.subscribers:
         seqs = _seqs(subscriber.received())
-        twice = sorted({seq for seq in seqs if seqs.count(seq) > 1})
+        twice = sorted(seq for seq, times in Counter(seqs).items() if times > 1)
         if twice:
             raise BrokenError(f"{subscriber.name} got {twice} more than once")
 
@@ -295,10 +464,11 @@ def acked(history: History) -> None:
     Of one key, none before those in front of it were acknowledged."""
     for consumer in history.consumers:
         wanted = {entry.seq: entry for entry in history.log if consumer.wants(entry)}
-        missing = wanted.keys() - {delivery.entry.seq for delivery in consumer.delivered}
-        if missing:
+        missing = wanted.keys() - {delivery.entry.seq for delivery in consumer.delivered} - consumer.done
+        if missing and history.is_whole:
             raise BrokenError(f"{consumer.name} never got {sorted(missing)}")
         open_: dict[int, Delivery] = {}
+        released = consumer.released(wanted.values())
         for delivery in sorted(consumer.delivered, key=lambda delivery: delivery.number):
             seq = delivery.entry.seq
             if delivery.entry != wanted.get(seq):
@@ -309,22 +479,99 @@ def acked(history: History) -> None:
             if before is not None and not consumer.is_cut(before, delivery):
                 raise BrokenError(f"{consumer.name} got {delivery} while it had {before}")
             open_[seq] = delivery
-            if consumer.key is not None:
-                label = delivery.entry.unit["meta"].get(consumer.key)
-                for other, entry in wanted.items():
-                    if other < seq and entry.unit["meta"].get(consumer.key) == label and other not in consumer.before(delivery):
-                        raise BrokenError(f"{consumer.name} got {delivery} before {other} was done")
+            if delivery.number < released[seq]:
+                raise BrokenError(f"{consumer.name} got {delivery} before those of its key in front of it were done")
 
 
 def caught_up(history: History) -> None:
     """Every subscriber stands at the end; else the validators above would hold for one that got nothing at all. (Trims go on.)"""
     end = max(entry.seq for entry in history.log) if history.trims else history.end
     for subscriber in history.subscribers:
-        if subscriber.sessions[-1].until < end:
+        if history.is_whole and subscriber.sessions[-1].until < end:
             raise BrokenError(f"{subscriber.name} stands at {subscriber.sessions[-1].until}, the log ends at {end}")
 
 
-GUARANTEES = (durable, covered, ordered, gapless, unique, resumable, filtered, idempotent, acked, caught_up)
+def read_your_writes(history: History) -> None:
+    """What was answered before a read was sent is found by it, whoever reads; or a search says how far it is behind."""
+    for read in history.reads:
+        for told in history.acknowledged:
+            if told.answered < read.sent and read.covers(told) and told.id not in read.found:
+                raise BrokenError(f"{told} was not found by {read}")
+
+
+def never_silent(history: History) -> None:
+    """A cursor of another history is refused. No stream ends with an error for a reader that is slow or was away."""
+    for foreign in history.foreign:
+        if foreign.items or foreign.error not in ("cursor", "unavailable", ""):
+            raise BrokenError(f"{foreign} was served")
+    for subscriber in history.subscribers:
+        for session in subscriber.sessions:
+            if session.error not in ("", "unavailable", "trimmed", "storage"):
+                raise BrokenError(f"{subscriber.name} was told {session.error} after {session.until}")
+
+
+def fail_stop(history: History) -> None:
+    """While nothing could be written, nothing was accepted; a daemon ended as it has to, and said why; and what a damaged store still gives
+    is what was there."""
+    for outage in history.outages:
+        for put in history.puts:
+            if outage.began < put.sent and put.answered < outage.ended:
+                raise BrokenError(f"{put} was accepted within {outage}")
+    for life in history.lives:
+        if life.code != life.expected or life.words not in life.said or "Traceback" in life.said:
+            raise BrokenError(f"the daemon that was ended by {life.ended_by} ended with {life.code}, not {life.expected}: {life.said}")
+    for damaged in history.damaged:
+        before = {seq_of(event): event for event in damaged.before}
+        for event in damaged.read:
+            if _without_cursor(event) != _without_cursor(before.get(seq_of(event))):
+                raise BrokenError(f"a damaged store gave {event}, where there was {before.get(seq_of(event))}")
+
+
+def in_time(history: History) -> None:
+    """The times of the log never fall."""
+    last = 0
+    for event in history.events:
+        ts = event["unit"]["ts"] if event["kind"] == "unit_put" else event.get("ts", last)
+        if ts < last:
+            raise BrokenError(f"the event {event['cursor']} is of {ts}, the one before of {last}")
+        last = ts
+
+
+def exclusive(history: History) -> None:
+    """No two conflicting leases at any point of the log, tokens rise, and no unit under a token that is not held."""
+    leases(history.events, history.lost)
+
+
+def held_apart(history: History) -> None:
+    """At no moment two clients could both be sure of leases that conflict."""
+    current: list[Tenure] = []
+    for tenure in sorted(history.tenures, key=lambda tenure: tenure.began):
+        current = [other for other in current if other.ended > tenure.began]
+        if tenure.ended > tenure.began:
+            _check_conflicts(tenure.lease, [other.lease for other in current])
+            current.append(tenure)
+
+
+def restored(history: History) -> None:
+    """What was restored is what was there before, up to the seq that the backup names, but for what it says is lost."""
+    if history.restored is None:
+        return
+    upto = history.restored.upto
+    before = {seq_of(event): event for event in history.restored.before if seq_of(event) not in history.lost}
+    now = {seq_of(event): event for event in history.events}
+    for seq in range(1, upto + 1):
+        if _without_cursor(before.get(seq)) != _without_cursor(now.get(seq)):
+            raise BrokenError(f"at {seq} there was {before.get(seq)}, and now there is {now.get(seq)}")
+
+
+def _without_cursor(event: dict[str, Any] | None) -> dict[str, Any] | None:
+    return event and {name: value for name, value in event.items() if name != "cursor"}
+
+
+GUARANTEES = (
+    *(durable, atomic, covered, ordered, gapless, unique, resumable, filtered, caught_up, acked, never_silent),
+    *(read_your_writes, exclusive, held_apart, idempotent, fail_stop, in_time, restored),
+)
 
 
 def check(history: History) -> None:
@@ -347,11 +594,22 @@ class Held:
     slots: int
 
 
-def exclusive(events: Iterable[dict[str, Any]], token_label: str = "token") -> dict[int, Held]:
+@dataclass(frozen=True)
+class Tenure:
+    """The time, from a moment to another, in which a client could be sure of a lease: from the answer on, until it asked for its end or its
+    TTL was over since the grant, or the last renewal, was asked for."""
+
+    lease: Held
+    began: float
+    ended: float
+
+
+def leases(events: Iterable[dict[str, Any]], lost: Set[int] = frozenset(), token_label: str = "token") -> dict[int, Held]:
     """No two conflicting leases at any point, tokens rise, and no unit under a token that is not held.
 
     Args:
         events: every event of the log in order, as a stream of events gives them: `{seq, kind, data}`, or `{kind, unit}`.
+        lost: the seqs of events that damage took.
         token_label: the label in which a unit names the token it was written under.
 
     Returns:
@@ -370,11 +628,12 @@ def exclusive(events: Iterable[dict[str, Any]], token_label: str = "token") -> d
             _check_conflicts(lease, held.values())
             held[token] = lease
         elif kind in ("lock_released", "lock_expired", "lock_stolen"):
-            if held.pop(event["data"]["token"], None) is None:
+            token = event["data"]["token"]
+            if held.pop(token, None) is None and token not in lost:
                 raise BrokenError(f"{kind} at {event['seq']} of a lease that was not held")
-        elif "unit" in event and token_label in event["unit"]["meta"]:
+        elif kind == "unit_put" and token_label in event["unit"]["meta"]:
             token = int(event["unit"]["meta"][token_label])
-            if token not in held:
+            if token not in held and token not in lost:
                 raise BrokenError(f"unit {event['unit']['seq']} was written under token {token}, which was not held")
     return held
 

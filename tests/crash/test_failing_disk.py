@@ -11,34 +11,10 @@ from pathlib import Path
 
 import pytest
 from daemons import Daemon
-from preload import preloadable
+from preload import FAILING_SYNC, preloadable
 
 from engramd.protocol.connection import Id
 from engramd.protocol.errors import EngramError
-
-# Interposes the C library's syncs; they fail as soon as the file named by the environment exists.
-FAILING_SYNC = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <stdlib.h>
-#include <unistd.h>
-
-static int broken(void) {
-    const char *trigger = getenv("FAIL_SYNC_WHEN");
-    return trigger && access(trigger, F_OK) == 0;
-}
-
-int fdatasync(int fd) {
-    if (broken()) { errno = EIO; return -1; }
-    return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasync"))(fd);
-}
-
-int fsync(int fd) {
-    if (broken()) { errno = EIO; return -1; }
-    return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd);
-}
-"""
 
 
 @pytest.fixture(scope="module")

@@ -8,28 +8,8 @@ from pathlib import Path
 
 import pytest
 from commandline import Shell, until
-from preload import preloadable
+from preload import JUMPING_CLOCK, preloadable
 
-# Interposes the wall clock: it is off by as many seconds as the file named by the environment says.
-JUMPING_CLOCK = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-
-int clock_gettime(clockid_t clock, struct timespec *found) {
-    int result = ((int (*)(clockid_t, struct timespec *)) dlsym(RTLD_NEXT, "clock_gettime"))(clock, found);
-    const char *path = getenv("CLOCK_IS_OFF_BY");
-    FILE *file = clock == CLOCK_REALTIME && path ? fopen(path, "re") : NULL;
-    long seconds = 0;
-    if (file) {
-        if (fscanf(file, "%ld", &seconds) == 1) found->tv_sec += seconds;
-        fclose(file);
-    }
-    return result;
-}
-"""
 DAY = 86_400
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from ledger import Ledger
-from validators import Held, _check_conflicts, exclusive
+from validators import Held, _check_conflicts, leases
 
 from engramd.state.deadlines import Deadlines
 from engramd.state.locks import Acquire, Expire, LockExpired, LockGranted, LockReleased, LockStolen, Release, Renew, Steal
@@ -163,7 +163,7 @@ class LockTable(RuleBasedStateMachine):
 
     @invariant()
     def no_two_leases_conflict(self) -> None:
-        held = exclusive(self.history)
+        held = leases(self.history)
         assert set(held) == set(self.leases)
 
     @invariant()

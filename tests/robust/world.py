@@ -1,0 +1,284 @@
+"""The world of one round: a daemon and its store, the clients, and what an operator does."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from daemons import Blocking, Daemon, python
+from preload import FAILING_SYNC, FULL_DISK, JUMPING_CLOCK, preloadable
+from validators import BrokenError, Life
+
+from engramd.protocol.errors import EngramError
+
+from .clients import CONSUMERS, CONTEXTS, FILTERS
+from .history import Past
+from .record import Record
+
+BIN = Path(sys.executable).parent  # where the installer put `engram`
+PATIENCE = 60.0  # seconds for what should take one; only a failure waits so long
+CAST = (  # role, and the names of who has it
+    ("writer", ("writer1", "writer2")),
+    ("reader", (*FILTERS,)),
+    ("follower", ("follower",)),
+    ("member", tuple(f"{consumer} {number}" for consumer in CONSUMERS for number in (1, 2))),
+    ("holder", ("holder1", "holder2", "holder3")),
+    ("looker", ("looker",)),
+)
+TRIGGERS = {"FAIL_SYNC_WHEN": "syncs fail", "FULL_DISK_WHEN": "disk is full", "LITTLE_ROOM_WHEN": "little room", "CLOCK_IS_OFF_BY": "clock"}
+
+
+def libraries(directory: Path) -> str:
+    """What the daemons of all rounds preload."""
+    made = [preloadable(directory, *one) for one in (("sync", FAILING_SYNC), ("disk", FULL_DISK), ("clock", JUMPING_CLOCK))]
+    return ":".join(map(str, made))
+
+
+def until(done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    """Poll until something is so. Raises BrokenError when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise BrokenError(f"waited {seconds:g} s for {what}")
+        time.sleep(0.02)
+
+
+class Player:
+    """A client: the process that it is at the moment, and its record."""
+
+    def __init__(self, role: str, name: str, seed: str, daemon: Daemon, records: Path) -> None:
+        self.role = role
+        self.name = name
+        self._path = records / f"{name}.jsonl"
+        self._stderr = records / f"{name}.stderr"
+        self._arguments = seed, daemon.socket_path, self._path
+        self._lives = itertools.count(1)
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = python("robust.clients", self.role, self.name, next(self._lives), *self._arguments)
+        with self._stderr.open("ab") as stderr:
+            env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=env)
+
+    def replace(self) -> None:
+        """Kill it without warning, and start another."""
+        Record(self._path).note("killed")
+        self.process.kill()
+        self._wait()
+        self.process = self._start()
+
+    def tell_to_end(self) -> None:
+        """Have it come to an end."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def end(self) -> None:
+        """Kill it, however it stands."""
+        self.process.kill()
+        self._wait()
+
+    def _wait(self) -> None:
+        self.process.wait(PATIENCE)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def has_ended(self) -> bool:
+        """Whether it has come to its end. Raises BrokenError when that was a bad one."""
+        if self.process.poll() not in (None, 0):
+            raise BrokenError(f"{self.name} ended with {self.process.returncode}: {self._stderr.read_text()[-2000:]}")
+        return self.process.returncode == 0
+
+
+class World:
+    """One daemon with its store and its clients, in a directory of their own.
+
+    Attributes:
+        rng: what decides which faults come when; how the processes run is decided by nobody.
+        faults: how often each kind came.
+    """
+
+    def __init__(self, seed: str, home: Path, preload: str) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.home = home
+        self.records = home / "records"
+        self.records.mkdir()
+        self.daemon = Daemon(home / "s", home / "data")
+        self.past = Past()
+        self.faults: Counter[str] = Counter()
+        self.players: list[Player] = []
+        self._env = {"LD_PRELOAD": preload, **{name: str(self.trigger(name)) for name in TRIGGERS}}
+        self._said = 0
+        self._workers: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for player in self.players:
+            player.end()
+        self.daemon.end()
+        for pid in self._workers:  # one that is stopped would not notice the end of its daemon
+            self.signal_worker(pid, signal.SIGCONT)
+
+    def trigger(self, name: str) -> Path:
+        """The file that a preloaded library looks for."""
+        return self.home / TRIGGERS[name]
+
+    # The daemon
+
+    def start(self) -> None:
+        """Start a daemon on the store, and wait until it serves."""
+        said = self.daemon.start(env=self._env)
+        if said != "ready":
+            raise BrokenError(f"the daemon does not start: {said}")
+        self.begun()
+
+    def begun(self) -> None:
+        """Note that a process has begun, which clients may have found."""
+        assert self.daemon.process is not None
+        self.past.pids.append(self.daemon.process.pid)
+
+    def ended(self, by: str, expected: int, words: str = "") -> None:
+        """Wait for the end of the daemon, and note it."""
+        code = self.daemon.wait()
+        said = self.daemon.said()
+        self.past.lives.append(Life(by, expected, code, words, said[self._said :]))
+        self._said = len(said)
+
+    def kill(self) -> None:
+        """End the daemon without warning."""
+        self.daemon.signal(signal.SIGKILL)
+        self.ended("SIGKILL", -signal.SIGKILL)
+
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Ask the daemon, over a connection of its own."""
+        with self.daemon.connect("hand") as client:
+            return client.ask(op, **fields)
+
+    def history(self) -> str:
+        """The id of the log's history."""
+        with self.daemon.connect("hand") as client:
+            history: str = client.greeting["history"]
+            return history
+
+    def goes_on(self) -> None:
+        """Wait until something is written."""
+        before = self.ask("status")["status"]["last_seq"]
+        until(lambda: self.ask("status")["status"]["last_seq"] > before, "a writer to get on")
+
+    def worker(self) -> int:
+        """The pid of the search worker, which a search starts."""
+        self.ask("search", query="z", wait=0, limit=1) if "pid" not in self._search() else None
+        until(lambda: "pid" in self._search(), "the search worker")
+        self._workers.add(found := self._search().get("pid", 0))
+        return found
+
+    def _search(self) -> dict[str, Any]:
+        return self.ask("status")["status"]["search"]
+
+    def signal_worker(self, pid: int, number: signal.Signals) -> None:
+        """Send a search worker a signal, if it is still there."""
+        try:
+            if b"engramd.search" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, number)
+        except OSError:
+            pass
+
+    # Clients
+
+    def launch(self) -> None:
+        """Start all clients."""
+        self.players = [Player(role, name, self.seed, self.daemon, self.records) for role, names in CAST for name in names]
+
+    def player(self, *roles: str) -> Player:
+        """One of the clients, or of those with these roles."""
+        return self.rng.choice([player for player in self.players if not roles or player.role in roles])
+
+    def _end(self, *roles: str) -> None:
+        those = [player for player in self.players if player.role in roles]
+        for player in those:
+            player.tell_to_end()
+        until(lambda: all(player.has_ended() for player in those), f"the end of every {' and '.join(roles)}")
+
+    def finish(self) -> None:
+        """Have writing end, let readers come to the end of the log, and read it all."""
+        self._end("writer", "holder", "looker")
+        until(self._is_consumed, "the consumers to be done")
+        self._end("member")
+        self._end("reader", "follower")
+        self.past.eras[-1].events = audit(self.daemon)
+        self.past.eras[-1].is_last = True
+
+    def _is_consumed(self) -> bool:
+        last = max(self.ask("context_show", context=context)["context"]["last_seq"] for context in CONTEXTS)
+        shown = [self.ask("consumer_show", consumer=name)["consumer"] for name in CONSUMERS]
+        return all(one["waiting"] == one["held"] == 0 and int(one["cursor"].rpartition(".")[2]) >= last for one in shown)
+
+    # Commands
+
+    def engram(self, *arguments: object, code: int = 0) -> str:
+        """Run a command, which must end with this exit code; gives what it prints."""
+        done = self.try_engram(*arguments)
+        if done.returncode != code:
+            raise BrokenError(f"engram {' '.join(map(str, arguments))} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def try_engram(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run a command."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENGRAM_", "XDG_"))}
+        env = {**kept, "HOME": str(self.home), "ENGRAM_SOCKET": str(self.daemon.socket_path), "ENGRAM_DATA_DIR": str(self.daemon.data_dir)}
+        command = [str(BIN / "engram"), *map(str, arguments)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, check=False)
+        if "Traceback" in done.stderr:
+            raise BrokenError(f"{' '.join(command)}: {done.stderr}")
+        return done
+
+    def check_store(self) -> None:
+        """`engram doctor` finds nothing wrong, while the daemon runs and when it has stopped."""
+        self.engram("doctor", "--json")
+        self.daemon.signal(signal.SIGTERM)
+        self.ended("SIGTERM", 0)
+        self.engram("doctor", "--json")
+
+
+def audit(daemon: Daemon) -> list[dict[str, Any]]:
+    """Every event of a daemon's log."""
+    with daemon.connect("auditor") as client:
+        return client.replay(events=True)
+
+
+def audit_store(directory: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What a daemon that is started on a store says first, and every event that it gives: as far as it does, if the store is damaged."""
+    daemon = Daemon(directory.parent / "private", directory)
+    try:
+        said = daemon.start()
+        if said != "ready":
+            return said, []
+        with daemon.connect("auditor") as client:
+            return said, replay_some(client)
+    finally:
+        daemon.end()
+        daemon.stderr.unlink()
+
+
+def replay_some(client: Blocking) -> list[dict[str, Any]]:
+    """Every event that a log gives before it comes to damage."""
+    request = client.send("tail", after=0, events=True, credit=2**26)
+    try:
+        client.answer(request)
+    except EngramError as error:
+        if error.code != "storage":
+            raise
+    return [item.event for item in client.items.pop(request, []) if item.event["kind"] not in ("live", "heartbeat")]
