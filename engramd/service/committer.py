@@ -154,6 +154,7 @@ class Committer:
 
     def _submit(self, command: Command, now: int, done: Done) -> Sequence[Appended]:
         decision = decide(self._log.pending, command)
+        now = max(now, self._last_ts)  # whatever was decided since; a log in which time falls could not be restored
         group = self._forming
         if isinstance(decision, (Refused, Seen)) or not decision:
             self._when_durable(done, decision if isinstance(decision, (Refused, Seen)) else ())

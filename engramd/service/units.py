@@ -34,6 +34,8 @@ MAX_NOTES = 128 * 1024  # bytes of meta on one unit's relationships; with its ot
 
 def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Append units; answered when they are on disk."""
+    if "fences" in fields:
+        engine.leases.expire()  # what ends now does so before the instant of the put, or time would fall from that to this
     now = engine.committer.now()
     several, sight = "units" in fields, Sight(engine.log, peer.access)
     if several:
@@ -49,9 +51,7 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
     engine.space.take(sum(len(draft.payload) for draft in drafts))
     fences = tuple(Fence(fence["resource"], fence["token"]) for fence in fields.get("fences", ()))
     release = fields.get("release", False)
-    if fences:
-        engine.leases.expire()
-    elif release:
+    if release and not fences:
         raise invalid("release", "needs fences: they name the leases")
     agent, dedupe, expected = fields.get("agent", peer.agent), fields.get("dedupe"), fields.get("expect_seq")
     command = Put(fields["context"], agent, drafts, dedupe, expected, fences, release, keeps_ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -9,6 +11,7 @@ from wire import Client, Gate, Serve, Server, texts
 
 from engramd.protocol.connection import MAX_STREAMS
 from engramd.protocol.errors import EngramError
+from engramd.protocol.unit import instant_of
 from engramd.service import leases
 from engramd.storage.log import Log
 from engramd.storage.records import decode_event
@@ -302,6 +305,27 @@ async def test_a_write_under_a_fence_needs_the_token_of_a_current_lease(server: 
     record = server.log.record(last["seq"])
     assert record is not None
     assert decode_event(record).fences == (held["token"],)  # type: ignore[union-attr]
+
+
+async def test_what_a_guarded_write_ends_is_not_later_than_the_write(server: Server, autojump_clock: MockClock) -> None:
+    """A late sleeper leaves it to the put to end a lease; the clock goes on between the two."""
+    client, waiter = await server.connect("a"), await server.connect("b")
+    await client.ask("lock", resources=["/due"], ttl="1s")
+    held = await client.ask("lock", resources=["/src"])
+    waiting = await waiter.send("lock", resources=["/due"], wait=True)
+    await client.ask("status")
+    server.running.cancel()
+    await trio.sleep(2)
+    ticks = itertools.count(server.clock())
+    server.engine.committer._clock = lambda: next(ticks)
+    put = await client.ask("put", context="c", text="x", fences=[{"resource": "/src", "token": held["token"]}])
+    await waiter.answer(waiting)
+    tail = await client.tail(after=0, events=True)
+    written = [(event["kind"], event["unit"]["ts"] if "unit" in event else event["ts"]) for event in await tail.replayed()]
+    assert [kind for kind, _ in written[2:]] == ["lock_expired", "lock_granted", "context_created", "unit_put"]
+    assert [ts for _, ts in written] == sorted(ts for _, ts in written)
+    unit = (await client.ask("get", ids=[put["id"]]))["units"][0]
+    assert put["ts"] == unit["ts"] == instant_of(put["id"])
 
 
 async def test_force_takes_what_keeps_a_path_locked(server: Server, autojump_clock: MockClock) -> None:
