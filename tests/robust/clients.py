@@ -23,6 +23,7 @@ from daemons import Blocking
 from engram_cli.trio_client import Client
 from engramd.protocol.connection import Answer, Id, Item
 from engramd.protocol.errors import EngramError
+from engramd.protocol.unit import parse_ref
 
 from .record import Record, lines
 
@@ -186,6 +187,35 @@ def _answer(client: Noted, request: Id, *explained: str) -> dict[str, Any] | Non
         return None
 
 
+async def hurry(me: Me) -> None:
+    """Put with the client for trio, which asks again by itself; and give up some of it while it is under way, to try once more."""
+    while me.todo or not me.is_to_end():
+        async with Client(str(me.socket), agent=me.name, autostart=False, timeout=5) as client:
+            for number in range(me.rng.randrange(1, 30)):
+                if not me.todo and me.is_to_end():
+                    break
+                me.todo = me.todo or [{"context": me.rng.choice(CONTEXTS), **me.draft(), "dedupe": f"{me.label}k{next(me.numbers)}"}]
+                with trio.move_on_after(me.rng.choice((0.0005, 0.005, 5))):
+                    await _put_once(me, client, f"{os.getpid()}.{id(client)}.{number}")
+                await trio.sleep(me.rng.choice((0, 0.01, 0.03)))
+
+
+async def _put_once(me: Me, client: Client, number: str) -> None:
+    [put] = me.todo
+    me.record.note("sent", c=number, id=1, op="put", fields=put)
+    try:
+        made = await client.put(put["context"], put["text"], type=put["type"], meta=put["meta"], dedupe=put["dedupe"])
+    except EngramError as error:
+        me.record.note("answered", c=number, id=1, error=error.to_wire())
+        if error.code not in AWAY | {"busy", "timeout"}:
+            raise
+        await trio.sleep(0.05)
+    else:
+        result = {"id": parse_ref(made.id), "seq": made.seq, "deduped": made.deduped}
+        me.record.note("answered", c=number, id=1, result=result, history=client.server["history"])
+        me.todo = []
+
+
 # Readers
 
 
@@ -218,12 +248,8 @@ def _end_of_stream(me: Me, client: Noted, request: Id, last: bool) -> None:
         me.is_done = last
 
 
-def follow(me: Me) -> None:
+async def follow(me: Me) -> None:
     """The same with the client for trio, which finds its way back by itself."""
-    trio.run(_follow, me)
-
-
-async def _follow(me: Me) -> None:
     for number in itertools.count(1):
         if me.is_done:
             return
@@ -324,6 +350,7 @@ def look(me: Me, client: Noted) -> None:
     me.is_done = True
 
 
+ON_TRIO = {"hasty": hurry, "follower": follow}
 ROLES: dict[str, Work] = {"writer": write, "reader": read, "member": consume, "holder": lock, "looker": look}
 
 
@@ -361,8 +388,8 @@ def main() -> None:
     record = Path(path)
     label = f"z{''.join(filter(str.isalnum, name))}l{life}"
     me = Me(name, label, random.Random(f"{seed}/{name}/{life}"), Path(socket), Record(record), stands_at(record))
-    if role == "follower":
-        follow(me)
+    if role in ON_TRIO:
+        trio.run(ON_TRIO[role], me)
     else:
         work(me, ROLES[role])
 

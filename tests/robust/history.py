@@ -114,6 +114,7 @@ def exchanges(client: str, path: Path, pids: list[int]) -> Iterator[Exchange]:
         elif line["did"] == "answered" and place in under_way:
             one = under_way[place]
             one.answered, one.result, one.error = line["t"], line.get("result"), line.get("error", {}).get("code", "")
+            one.history = line.get("history", one.history)
     yield from under_way.values()
 
 

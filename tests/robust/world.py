@@ -29,6 +29,7 @@ BIN = Path(sys.executable).parent  # where the installer put `engram`
 PATIENCE = 60.0  # seconds for what should take one; only a failure waits so long
 CAST = (  # role, and the names of who has it
     ("writer", ("writer1", "writer2")),
+    ("hasty", ("hasty",)),
     ("reader", (*FILTERS,)),
     ("follower", ("follower",)),
     ("member", tuple(f"{consumer} {number}" for consumer in CONSUMERS for number in (1, 2))),
@@ -214,7 +215,8 @@ class World:
 
     def finish(self) -> None:
         """Have writing end, let readers come to the end of the log, and read it all."""
-        self._end("writer", "holder", "looker")
+        self._end("writer", "hasty", "holder", "looker")
+        self.ask("lock", resources=["/r", "@gpu"], wait=True, timeout="10s")  # what its holders have left behind ends by itself
         until(self._is_consumed, "the consumers to be done")
         self._end("member")
         self._end("reader", "follower")

@@ -1,0 +1,39 @@
+"""A short run: half of the faults in a round that is always the same, the other half in one that never is."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from .faults import FAULTS
+from .report import Report, rewrite
+from .rounds import deal, play
+from .world import libraries
+
+CHANCE = str(random.SystemRandom().randrange(10**9))
+
+
+@pytest.mark.parametrize(("seed", "part"), [("7", 0), (CHANCE, 1)], ids=["fixed", "random"])
+def test_the_guarantees_hold_under_faults(tmp_path: Path, seed: str, part: int) -> None:
+    kinds = [kind for kind in deal(seed, 0) if [*FAULTS].index(kind) % 2 == part]
+    outcome = play(seed, kinds, libraries(tmp_path))
+    assert not outcome.broken, f"seed {seed}, faults {kinds}; history and stores are in {outcome.kept}: {outcome.broken[0]}"
+    came = {one.op for one in outcome.exchanges if one.result is not None}
+    assert came >= {"put", "get", "list", "ack", "lock"}, "else this shows nothing"
+    assert sum(len(one.items) for one in outcome.exchanges) > 200
+    report = Report("here")
+    report.add(outcome)
+    check_table(report, tmp_path / "table.md")
+
+
+def check_table(report: Report, file: Path) -> None:
+    """The table says what came, and goes into the region of a file, however often."""
+    file.write_text("before\n<!-- robustness -->\nold\n<!-- /robustness -->\nafter\n")
+    for _ in range(2):
+        rewrite(file, report.markdown())
+    text = file.read_text()
+    assert text.startswith("before\n<!-- robustness -->\n`here`: 1 rounds")
+    assert text.endswith("\n<!-- /robustness -->\nafter\n")
+    assert f"| Durable | {report.histories} | 0 |" in text
