@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import struct
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -28,6 +29,8 @@ COPY_ROWS = 4096  # written at once where a store is written anew
 REFUSALS = tuple(  # of the system, which say nothing of what is on disk
     os.strerror(code) for code in (errno.EACCES, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS)
 )
+LOG_BLOCK = 32768  # bytes of a block of LevelDB's log file; its doc/log_format.md has all that is said of it here
+LOG_HEAD = struct.Struct("<IHx")  # of each piece in it: checksum of what follows the length, length, kind
 MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 
 
@@ -215,10 +218,51 @@ def repair(directory: Path) -> None:
     Raises:
         EngramError: `storage` when nothing can be kept.
     """
+    for path in directory.glob("*.log"):
+        path.write_bytes(_checked(bytearray(path.read_bytes())))
     try:
         repair_db(str(directory), paranoid_checks=True)
     except Error as error:
         raise EngramError("storage", f"nothing of the store in {directory} can be read: {_reason(error)}") from error
+
+
+def _checked(log: bytearray) -> bytearray:
+    """LevelDB's log file without what is damaged: its own repair does not look at the checksums there, and would keep wrong bytes.
+
+    From a piece with a wrong checksum on, its block is filled with zeros, which LevelDB passes over: the piece's length may be wrong, too.
+    """
+    for start in range(0, len(log), LOG_BLOCK):
+        at, end = start, min(start + LOG_BLOCK, len(log))
+        while at + LOG_HEAD.size <= end:
+            checksum, size = LOG_HEAD.unpack_from(log, at)
+            after = at + LOG_HEAD.size + size
+            if after > end or checksum != _masked(_crc32c(log[at + LOG_HEAD.size - 1 : after])):
+                log[at:end] = bytes(end - at)
+                after = end
+            at = after
+    return log
+
+
+def _masked(checksum: int) -> int:
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _crc32c(data: bytearray) -> int:
+    """The CRC-32 of RFC 3720, as LevelDB has it: `zlib.crc32` is another."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = _CRC32C[(value ^ byte) & 0xFF] ^ value >> 8
+    return value ^ 0xFFFFFFFF
+
+
+def _crc_table() -> Iterator[int]:
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        yield value
+
+
+_CRC32C = tuple(_crc_table())
 
 
 def _reason(error: Exception) -> str:

@@ -27,6 +27,7 @@ from engramd.state.view import AGENTS, CONTEXTS, MEMBERS, UNITS
 from engramd.storage import keys
 from engramd.storage.log import Log
 from engramd.storage.query import Range, step
+from engramd.storage.salvage import Salvage
 
 Contents = dict[bytes, bytes]
 BLOCK = 32768  # of LevelDB's log (its doc/log_format.md): a record that does not fit one is cut into several
@@ -191,6 +192,31 @@ def test_a_flipped_bit_in_the_last_block_never_gives_wrong_data(written: Written
             assert everything(log) in written.contents
             log.close()
     assert refused > 30
+
+
+def test_a_flipped_bit_in_the_log_is_not_salvaged(written: Written, tmp_path: Path) -> None:
+    """What is saved is what was there; what is not is named as lost, but for what followed all that is saved."""
+    rng = random.Random(4)
+    sound = {keys.seq_of(key): value for key, value in written.contents[-1].items() if key[:1] == keys.LOG}
+    kept = 0
+    places = [rng.randrange(written.ends[-1]) for _ in range(15)] + [BLOCK + at for at in range(HEADER)]
+    for place in places:
+        directory = damage(written, tmp_path / "copy", flip(place, rng.randrange(8)))
+        salvage = Salvage(directory, tmp_path / "scratch")
+        saved = dict(salvage.records())
+        salvage.close()
+        assert saved.items() <= sound.items(), place
+        lost = {seq for first, last in salvage.lost for seq in range(first, last + 1)}
+        assert lost | saved.keys() == set(range(1, salvage.last + 1))
+        kept += len(saved)
+    assert kept > len(places) * len(sound) / 3, "most of it"
+
+
+def test_what_is_sound_is_salvaged_whole(written: Written, tmp_path: Path) -> None:
+    salvage = Salvage(written.directory, tmp_path / "scratch")
+    assert len(list(salvage.records())) == salvage.last == written.last_seqs[-1]
+    assert not salvage.lost
+    salvage.close()
 
 
 def test_a_daemon_refuses_a_damaged_store(written: Written, daemon: Daemon) -> None:
