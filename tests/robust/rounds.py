@@ -18,7 +18,7 @@ from engramd.protocol.errors import EngramError
 
 from .faults import FAULTS
 from .history import Era, Exchange, Recorded
-from .world import World
+from .world import EVERYBODY, Cast, World
 
 
 def deal(seed: str, extra: int) -> list[str]:
@@ -49,7 +49,7 @@ class Outcome:
     kept: Path | None = None
 
 
-def play(seed: str, kinds: Sequence[str], preload: str) -> Outcome:
+def play(seed: str, kinds: Sequence[str], preload: str, cast: Cast = EVERYBODY) -> Outcome:
     """Play a round with these kinds of faults, in this order."""
     outcome = Outcome(seed)
     home = Path(tempfile.mkdtemp(prefix="egr-", dir="/tmp"))
@@ -58,7 +58,7 @@ def play(seed: str, kinds: Sequence[str], preload: str) -> Outcome:
             outcome.faults = world.faults
             world.start()
             world.past.eras.append(Era(world.history()))
-            world.launch()
+            world.launch(cast)
             world.goes_on()
             for kind in kinds:
                 FAULTS[kind](world)

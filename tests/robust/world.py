@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,15 +27,16 @@ from .record import Record
 
 BIN = Path(sys.executable).parent  # where the installer put `engram`
 PATIENCE = 60.0  # seconds for what should take one; only a failure waits so long
-CAST = (  # role, and the names of who has it
-    ("writer", ("writer1", "writer2")),
-    ("hasty", ("hasty",)),
-    ("reader", (*FILTERS,)),
-    ("follower", ("follower",)),
-    ("member", tuple(f"{consumer} {number}" for consumer in CONSUMERS for number in (1, 2))),
-    ("holder", ("holder1", "holder2", "holder3")),
-    ("looker", ("looker",)),
-)
+Cast = Mapping[str, Sequence[str]]  # roles, and the names of who has them
+EVERYBODY: Cast = {
+    "writer": ("writer1", "writer2"),
+    "hasty": ("hasty",),
+    "reader": (*FILTERS,),
+    "follower": ("follower",),
+    "member": tuple(f"{consumer} {number}" for consumer in CONSUMERS for number in (1, 2)),
+    "holder": ("holder1", "holder2", "holder3"),
+    "looker": ("looker",),
+}
 TRIGGERS = {"FAIL_SYNC_WHEN": "syncs fail", "FULL_DISK_WHEN": "disk is full", "LITTLE_ROOM_WHEN": "little room", "CLOCK_IS_OFF_BY": "clock"}
 
 
@@ -199,9 +200,9 @@ class World:
 
     # Clients
 
-    def launch(self) -> None:
+    def launch(self, cast: Cast) -> None:
         """Start all clients."""
-        self.players = [Player(role, name, self.seed, self.daemon, self.records) for role, names in CAST for name in names]
+        self.players = [Player(role, name, self.seed, self.daemon, self.records) for role, names in cast.items() for name in names]
 
     def player(self, *roles: str) -> Player:
         """One of the clients, or of those with these roles."""
