@@ -70,7 +70,10 @@ class Player:
     def _start(self) -> subprocess.Popen[bytes]:
         command = python("robust.clients", self.role, self.name, next(self._lives), *self._arguments)
         with self._stderr.open("ab") as stderr:
-            env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+            env = {
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            }
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=env)
 
     def replace(self) -> None:
