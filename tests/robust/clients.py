@@ -54,6 +54,7 @@ class Noted(Blocking):
 
     Attributes:
         cursor: that of the last item that was noted.
+        refused: the code of the last error that was explained.
     """
 
     numbers = itertools.count(1)
@@ -63,6 +64,7 @@ class Noted(Blocking):
         self.number = f"{os.getpid()}.{next(self.numbers)}"
         self.asked: dict[Id, str] = {0: "hello"}
         self.cursor: str | None = None
+        self.refused = ""
         super().__init__(path, agent)
         record.note("opened", c=self.number, pid=self.greeting["pid"], history=self.greeting["history"])
 
@@ -156,8 +158,8 @@ def write(me: Me, client: Noted) -> None:
         puts = me.todo or [_draw(me) for _ in range(me.rng.choice((1, 1, 1, 4)))]
         me.todo = [put for put in puts if "dedupe" in put]
         for put, request in [(put, client.send("put", **put)) for put in puts]:
-            made = _answer(client, request, "busy")
-            if made is not None and put in me.todo:
+            made = _answer(client, request, "busy", "trimmed")  # damage may have taken the rest of a put that is known
+            if (made is not None or client.refused == "trimmed") and put in me.todo:
                 me.todo.remove(put)
             me.written += [] if made is None else made.get("ids", [made["id"]])
         if me.written and me.rng.random() < 0.1:
@@ -183,6 +185,7 @@ def _answer(client: Noted, request: Id, *explained: str) -> dict[str, Any] | Non
     except EngramError as error:
         if error.code not in explained:
             raise
+        client.refused = error.code
         time.sleep(0.05 if error.code == "busy" else 0)
         return None
 
