@@ -344,7 +344,7 @@ def look(me: Me, client: Noted) -> None:
         context, draft = me.rng.choice(CONTEXTS), me.draft()
         made = _answer(client, client.send("put", context=context, **draft), "busy")
         if made is not None:
-            client.ask("get", ids=[made["id"]])
+            _answer(client, client.send("get", ids=[made["id"]]), "not_found")
             client.ask("list", context=context, reverse=True, limit=PAGE)
             word, wait = draft["text"].split()[0], me.rng.choice((0, 5000))
             search = client.send("search", query=word, mode="keyword", limit=PAGE, wait=wait)

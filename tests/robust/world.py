@@ -21,7 +21,7 @@ from validators import BrokenError, Life
 
 from engramd.protocol.errors import EngramError
 
-from .clients import CONSUMERS, CONTEXTS, FILTERS
+from .clients import CONSUMERS, FILTERS
 from .history import Past
 from .record import Record
 
@@ -228,9 +228,14 @@ class World:
         self.past.eras[-1].is_last = True
 
     def _is_consumed(self) -> bool:
-        last = max(self.ask("context_show", context=context)["context"]["last_seq"] for context in CONTEXTS)
-        shown = [self.ask("consumer_show", consumer=name)["consumer"] for name in CONSUMERS]
-        return all(one["waiting"] == one["held"] == 0 and int(one["cursor"].rpartition(".")[2]) >= last for one in shown)
+        """Whether every consumer is done with the last entry that it wants: what it does not want moves it on later."""
+        last = {context["id"]: context["last_seq"] for context in self.ask("context_list")["contexts"]}
+        for name in CONSUMERS:
+            shown = self.ask("consumer_show", consumer=name)["consumer"]
+            wanted = max(last.get(context, 0) for context in shown["contexts"] or last)
+            if shown["waiting"] or shown["held"] or int(shown["cursor"].rpartition(".")[2]) < wanted:
+                return False
+        return True
 
     # Commands
 
