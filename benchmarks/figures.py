@@ -150,3 +150,17 @@ def save(path: str, rows: Iterable[Row], **more: Any) -> None:
     """Write the rows and the machine as JSON; times in nanoseconds."""
     document = {"machine": machine(), **more, "rows": [asdict(each) | {"met": each.met} for each in rows]}
     Path(path).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def put_region(path: str | Path, name: str, text: str) -> None:
+    """Replace what stands between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document, or make a document of nothing else.
+
+    Raises:
+        BenchmarkError: if there is a document without these lines.
+    """
+    file, first, last = Path(path), f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    before = file.read_text(encoding="utf-8") if file.exists() else first + last
+    if first not in before or last not in before:
+        raise BenchmarkError(f"{path} has no lines {first.strip()} and {last.strip()}")
+    head, rest = before.split(first, 1)
+    file.write_text(f"{head}{first}\n{text.strip()}\n\n{last}{rest.split(last, 1)[1]}", encoding="utf-8")
