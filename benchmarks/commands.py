@@ -2,23 +2,21 @@
 
 Run it with the Python of an environment that Engram is installed in; `engram` beside that Python is measured, against a daemon of its
 own in a temporary directory. Each round starts every command once, in turn, and a ratio is that of medians; so a machine whose speed
-drifts slows all of them alike. `redis-cli` and `etcdctl` are measured beside them where they and their servers are installed. An
-editable install adds its import hook to every Python start: install from a wheel to see what users get.
+drifts slows all of them alike. `benchmarks.versus` has the commands of others beside them. An editable install adds its import hook to
+every Python start: install from a wheel to see what users get.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -26,11 +24,11 @@ BASE = "python -c pass"
 GOALS = {"get": 1.15, "list": 1.3, "tail, first line": 1.3, "__complete": 2.0}
 
 
-def spawn(command: list[str]) -> float:
-    """Milliseconds that a command takes from its start to its end; its output goes nowhere."""
+def spawn(command: list[str], variables: Mapping[str, str] | None = None) -> float:
+    """Milliseconds that a command takes from its start to its end, with these variables besides; its output goes nowhere."""
     started = time.perf_counter()
     actions = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-    pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+    pid = os.posix_spawn(command[0], command, {**os.environ, **(variables or {})}, file_actions=actions)
     _, status = os.waitpid(pid, 0)
     taken = (time.perf_counter() - started) * 1000
     if status != 0:
@@ -48,38 +46,6 @@ def fdatasync(directory: str) -> float:
         return (time.perf_counter() - started) * 1000
     finally:
         os.close(fd)
-
-
-@contextmanager
-def peers(directory: str) -> Iterator[dict[str, list[str]]]:
-    """Commands of other stores, against servers of their own on Unix sockets or loopback, where they are installed."""
-    commands: dict[str, list[str]] = {}
-    servers: list[subprocess.Popen[bytes]] = []
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    redis, redis_cli = shutil.which("redis-server"), shutil.which("redis-cli")
-    if redis and redis_cli:
-        path = f"{directory}/redis.sock"
-        options = ["--port", "0", "--unixsocket", path, "--dir", directory, "--appendonly", "yes", "--appendfsync", "always"]
-        servers.append(subprocess.Popen([redis, *options], **quiet))  # type: ignore[call-overload]
-        _until(lambda: os.path.exists(path))
-        commands["redis-cli get"] = [redis_cli, "-s", path, "get", "nothing"]
-        commands["redis-cli xadd"] = [redis_cli, "-s", path, "xadd", "work", "*", "text", "hello"]
-    etcd, etcdctl = shutil.which("etcd"), shutil.which("etcdctl")
-    if etcd and etcdctl:
-        url = "http://127.0.0.1:23790"
-        options = ["--data-dir", f"{directory}/etcd", "--listen-client-urls", url, "--advertise-client-urls", url]
-        options += ["--listen-peer-urls", "http://127.0.0.1:23800"]
-        servers.append(subprocess.Popen([etcd, *options], **quiet))  # type: ignore[call-overload]
-        control = [etcdctl, "--endpoints", url]
-        _until(lambda: subprocess.run([*control, "get", "x"], env={**os.environ, "ETCDCTL_API": "3"}, **quiet).returncode == 0)  # type: ignore[call-overload]
-        commands["etcdctl get"] = [*control, "get", "nothing"]
-        commands["etcdctl put"] = [*control, "put", "work", "hello"]
-    try:
-        yield commands
-    finally:
-        for server in servers:
-            server.terminate()
-            server.wait()
 
 
 def _until(ready: Callable[[], bool]) -> None:
@@ -102,8 +68,7 @@ def main() -> None:
             subprocess.run([engram, "put", "work", f"unit {number}"], check=True, stdout=subprocess.DEVNULL)
         pid = int(dict(line.split("\t") for line in _out(engram, "status").splitlines())["pid"])
         try:
-            with peers(directory) as others:
-                _measure(directory, engram, rounds, others)
+            _measure(directory, engram, rounds)
         finally:
             os.kill(pid, signal.SIGTERM)
             _until(lambda: not os.path.exists(f"{directory}/s"))
@@ -113,7 +78,7 @@ def _out(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _measure(directory: str, engram: str, rounds: int, others: dict[str, list[str]]) -> None:
+def _measure(directory: str, engram: str, rounds: int) -> None:
     commands = {
         BASE: [sys.executable, "-c", "pass"],
         "get": [engram, "get", "2"],
@@ -122,7 +87,6 @@ def _measure(directory: str, engram: str, rounds: int, others: dict[str, list[st
         "tail, first line": [engram, "tail", "-n", "1", "work"],
         "__complete": [engram, "__complete", "contexts", ""],
         "status (through Typer)": [engram, "status"],
-        **others,
     }
     times: dict[str, list[float]] = {name: [] for name in commands}
     floor: list[float] = []

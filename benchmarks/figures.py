@@ -100,6 +100,11 @@ def duration(nanoseconds: float | None) -> str:
     return f"{nanoseconds / 1e6:.2f} ms" if nanoseconds < 99.5e6 else f"{nanoseconds / 1e6:.0f} ms"
 
 
+def factor(ratio: float) -> str:
+    """A ratio in two figures, or as a whole number."""
+    return f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:.0f}"
+
+
 def amount(value: float | None, unit: str) -> str:
     """A figure in its unit."""
     if value is None:

@@ -22,11 +22,12 @@ from engramd.protocol.errors import EngramError
 from engramd.storage import keys
 from engramd.storage.log import Log
 
-from . import figures, helpers, loops, redis, wire
+from . import figures, helpers, loops, wire
 from .figures import BenchmarkError, Round, Rounds, Row, row, spread
 from .launcher import read_stamps
 from .loops import Dialect, clock
 from .processes import Daemon, Helper, Place, bounded
+from .versus import redis
 
 MS = 1e6  # nanoseconds
 MB = 1e6  # bytes
@@ -136,7 +137,7 @@ def puts(place: Place, plan: Plan, server: str | None, rows: list[Row]) -> None:
                 each |= one("redis", redis.REDIS, added, adds)
             each |= several("put16", helpers.putters, daemon.socket, "live", CLIENTS, seconds)
             if added and other:
-                each |= several("redis16", redis.putters, other.socket, CLIENTS, seconds)
+                each |= several("redis16", helpers.writers, redis.writer, (other.socket,), CLIENTS, seconds)
             each["piped.rate"] = loops.pipelined(wire.ENGRAM, client.socket, ring, WINDOW, seconds)
             if added and other:
                 each["redispiped.rate"] = loops.pipelined(redis.REDIS, added, many_adds, WINDOW, seconds)
@@ -350,7 +351,7 @@ def stores(place: Place, plan: Plan, server: str | None, rows: list[Row]) -> Non
                 store.memory = store.daemon.memory()
                 if len(client.request("list", context=CONTEXTS[0], limit=LAST, reverse=True)["units"]) != LAST:
                     raise BenchmarkError("the store lacks units")
-        other = stack.enter_context(redis.Redis(place, server, place.store("redis-range"), always=False)) if server else None
+        other = stack.enter_context(redis.Redis(place, server, place.store("redis-range"), fsync=None)) if server else None
         ranged = loops.connect(other.socket) if other else None
         if ranged:
             loops.pipelined(redis.REDIS, ranged, redis.add_frames(2 * WINDOW), WINDOW, 5, 10_000)

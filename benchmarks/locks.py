@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from . import figures, wire
 from .figures import Round, Rounds, Row, row, spread
-from .loops import clock
+from .loops import clock, timed
 from .processes import Daemon, Place, bounded
 
 REPEATS = 200  # of each operation, in a round
@@ -45,16 +45,6 @@ class Table:
         for number in range(count):
             name = GLOB.format(number % 97, number) if number % 2 else f"/repo/package{number % 97}/held{number}.py"
             self.client.request("lock", resources=[name], ttl="1h")
-
-
-def timed(repeats: int, work: Callable[[], None]) -> list[int]:
-    """How long each call takes, in nanoseconds."""
-    taken = []
-    for _ in range(repeats):
-        start = clock()
-        work()
-        taken.append(clock() - start)
-    return taken
 
 
 def handed_over(table: Table, clients: Sequence[wire.Client]) -> list[int]:
@@ -92,11 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         filled = (clock() - start) / options.held
         for _ in range(options.rounds):
             each: Round = {}
-            each |= spread("put", timed(REPEATS, empty.put))
-            each |= spread("lease", timed(REPEATS, empty.lease))
+            each |= spread("put", timed(empty.put, REPEATS))
+            each |= spread("lease", timed(empty.lease, REPEATS))
             each |= spread("handed", [taken for _ in range(3) for taken in handed_over(empty, clients)])
-            each |= spread("crowded put", timed(REPEATS, crowded.put))
-            each |= spread("crowded lease", timed(REPEATS, crowded.lease))
+            each |= spread("crowded put", timed(crowded.put, REPEATS))
+            each |= spread("crowded lease", timed(crowded.lease, REPEATS))
             rounds.add(each)
     rows = [
         row(rounds, "durable put, one client", "put"),

@@ -9,12 +9,14 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from .figures import BenchmarkError
 
 WAIT_SECONDS = 60  # the longest any receive waits
+WARM = 20  # requests that are not timed, before those that are
+WARM_SECONDS = 0.05  # that several clients run before they are looked at
 SMALL, LARGE = 4096, 65536  # bytes asked of one receive
 
 clock = time.monotonic_ns
@@ -34,17 +36,41 @@ class Dialect(NamedTuple):
     cut: Callable[[bytes], tuple[int, bytes]]
 
 
+class Requests(NamedTuple):
+    """A connection, and what can be asked on it: again and again, in this order."""
+
+    dialect: Dialect
+    socket: socket.socket
+    frames: Iterable[bytes]
+
+
 def connect(path: str) -> socket.socket:
-    """A blocking socket with a bound on its waits that costs nothing per call, as `settimeout` would."""
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    bound = struct.pack("ll", WAIT_SECONDS, 0)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bound)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
-    made.connect(path)
+    """A connection to a Unix socket."""
+    return _connected(socket.AF_UNIX, path)
+
+
+def tcp(port: int) -> socket.socket:
+    """A connection on loopback that sends at once."""
+    made = _connected(socket.AF_INET, ("127.0.0.1", port))
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
 
 
-def serial(dialect: Dialect, sock: socket.socket, frames: Sequence[bytes], most: int, seconds: float, warm: int = 20) -> list[int]:
+def _connected(family: int, address: str | tuple[str, int]) -> socket.socket:
+    """A blocking socket with a bound on its waits that costs nothing per call, as `settimeout` would."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    bound = struct.pack("ll", WAIT_SECONDS, 0)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bound)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
+    try:
+        made.connect(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def serial(dialect: Dialect, sock: socket.socket, frames: Iterable[bytes], most: int, seconds: float, warm: int = WARM) -> list[int]:
     """The time from before each request is sent until its answer is whole, one after the other.
 
     Args:
@@ -91,17 +117,16 @@ def pipelined(dialect: Dialect, sock: socket.socket, frames: Sequence[bytes], wi
     return answered / ((clock() - start) / 1e9)
 
 
-def many(
-    dialect: Dialect, socks: Sequence[socket.socket], frames: Sequence[Sequence[bytes]], seconds: float, warm: float = 0.05
-) -> tuple[list[int], float]:
-    """One request in flight on each of several sockets, with small answers.
+def many(clients: Sequence[Requests], seconds: float, warm: float = WARM_SECONDS) -> tuple[list[int], float]:
+    """One request in flight on each of several connections of one dialect, with small answers.
 
     Returns:
         The time of each request, and answers per second; both without the first `warm` seconds.
     """
-    check = dialect.check
-    wait = poller([sock.fileno() for sock in socks])
-    rings: dict[int, Iterator[bytes]] = {sock.fileno(): itertools.cycle(ring) for sock, ring in zip(socks, frames, strict=True)}
+    cut = clients[0].dialect.cut
+    rings: dict[int, Iterator[bytes]] = {client.socket.fileno(): itertools.cycle(client.frames) for client in clients}
+    wait = poller([*rings])
+    rests = dict.fromkeys(rings, b"")
     started: dict[int, int] = {}
     taken: list[int] = []
     counting = last = clock() + int(warm * 1e9)
@@ -114,17 +139,32 @@ def many(
         if not ready:
             raise BenchmarkError("the server said nothing")
         for number in ready:
-            answer = os.read(number, SMALL)
+            data = os.read(number, SMALL)
             now = clock()
+            if not data:
+                raise BenchmarkError("the server hung up")
+            found, rests[number] = cut(rests[number] + data)
+            if not found:
+                continue
             start = started.pop(number)
-            if now < end:
+            if now < end or not taken:  # one at least
                 started[number] = clock()
                 os.write(number, next(rings[number]))
                 if start >= counting:
                     taken.append(now - start)
                     last = now
-            check(answer)
     return taken, len(taken) / ((last - counting) / 1e9) if taken else 0.0
+
+
+def timed(work: Callable[[], object], most: int, seconds: float = WAIT_SECONDS) -> list[int]:
+    """How long each call takes, in nanoseconds, up to `most` calls or for `seconds`, but one at least."""
+    taken: list[int] = []
+    end = clock() + int(seconds * 1e9)
+    while not taken or (len(taken) < most and clock() < end):
+        start = clock()
+        work()
+        taken.append(clock() - start)
+    return taken
 
 
 def poller(numbers: Sequence[int]) -> Callable[[float], Sequence[int]]:

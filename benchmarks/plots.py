@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from .figures import factor
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#332288", "#666666")  # told apart by the colour-blind too
 WIDTH, TOP, LEFT, BAR = 900, 60, 250, 9  # pixels; BAR is how thick one is
 LETTER = 6.2  # pixels of one letter, about
@@ -39,7 +41,7 @@ def bars(title: str, groups: Sequence[str], series: Mapping[str, Sequence[float 
                 x, one, above = at(value), at(1), y + number * BAR
                 place_of_bar = f'x="{min(x, one):.1f}" y="{above}" width="{max(1, abs(x - one)):.1f}" height="{BAR - 1}"'
                 parts.append(f'<rect {place_of_bar} fill="{_colour(number)}"/>')
-                words = f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
+                words = factor(value)
                 parts.append(_text(x + 3, above + 7.5, words, size=8) if value >= 1 else _text(x - 3, above + 7.5, words, "end", 8))
     parts.append(_line(at(1), TOP + 14, at(1), bottom, "#222"))
     return _page(title, bottom + 24, [*_legend(list(series)), *parts])

@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from .figures import BenchmarkError
 
 START_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent dies
+_CPUCLOCK_SCHED = 2  # the kind of the clock of a process' time, in the clock ids that Linux makes of process ids
 
 
 _libc = ctypes.CDLL(None)
@@ -67,7 +69,52 @@ class Place:
         return Path(self.stores, name)
 
 
-class Daemon:
+class Running:
+    """A process that was started, to the end of a block."""
+
+    _process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ask it to end, and see that it does."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def memory(self) -> tuple[int, int]:
+        """Resident memory and the part of it that no file backs, in bytes. LevelDB maps its files, so the first holds clean file pages."""
+        try:
+            lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        except OSError:
+            shown = subprocess.run(["ps", "-o", "rss=", "-p", str(self._process.pid)], capture_output=True, text=True, check=False)
+            size = int(shown.stdout or 0) * 1024
+            return size, size
+        sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS:", "RssAnon:"))}
+        return sizes["VmRSS"], sizes["RssAnon"]
+
+    def peak(self) -> int:
+        """The most resident memory it has had, in bytes; where the system does not tell, what it has now."""
+        try:
+            lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        except OSError:
+            return self.memory()[0]
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+    def processor(self) -> int:
+        """The processor time that it has taken, in nanoseconds; 0 where the system does not tell."""
+        return time.clock_gettime_ns((~self._process.pid << 3) | _CPUCLOCK_SCHED) if sys.platform == "linux" else 0
+
+
+class Daemon(Running):
     """A daemon of its own, from start to stop.
 
     Args:
@@ -119,60 +166,47 @@ class Daemon:
             self.stop()
             raise BenchmarkError(f"the daemon did not start: {said.decode().strip() or self._log.read_text() or 'it said nothing'}")
 
-    def __enter__(self) -> Daemon:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
+class Foreign(Running):
+    """A server of somebody else's, from start to stop.
 
-    def stop(self) -> None:
-        """Ask it to end, and see that it does."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+    Args:
+        answers: asks it something, and raises OSError as long as it is not ready.
 
-    def memory(self) -> tuple[int, int]:
-        """Resident memory and the part of it that no file backs, in bytes. LevelDB maps its files, so the first holds clean file pages."""
-        try:
-            lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        except OSError:
-            shown = subprocess.run(["ps", "-o", "rss=", "-p", str(self._process.pid)], capture_output=True, text=True, check=False)
-            size = int(shown.stdout or 0) * 1024
-            return size, size
-        sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS:", "RssAnon:"))}
-        return sizes["VmRSS"], sizes["RssAnon"]
+    Attributes:
+        ready_after: nanoseconds from before the process was started until it had answered.
 
-    def peak(self) -> int:
-        """The most resident memory it has had, in bytes; where the system does not tell, what it has now."""
-        try:
-            lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        except OSError:
-            return self.memory()[0]
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    Raises:
+        BenchmarkError: if it does not start.
+    """
 
-
-class Foreign:
-    """A server of somebody else's, from start to stop."""
-
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], answers: Callable[[], None]) -> None:
         null = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+        started = time.monotonic_ns()
+        self._process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True, preexec_fn=_end_with_parent)
+        try:
+            self._wait(answers, command[0])
+        except BaseException:
+            self.stop()
+            raise
+        self.ready_after = time.monotonic_ns() - started
 
-    def __enter__(self) -> Self:
-        return self
+    def _wait(self, answers: Callable[[], None], program: str) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self._process.poll() is None:
+            try:
+                return answers()
+            except OSError:
+                time.sleep(0.001)
+        raise BenchmarkError(f"{program} did not start")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
 
-    def stop(self) -> None:
-        """End it."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 class Helper:

@@ -121,15 +121,29 @@ def check(answer: bytes) -> None:
 def cut(data: bytes) -> tuple[int, bytes]:
     """How many whole answers the bytes hold, and what follows them."""
     found = at = 0
-    while at + 4 <= len(data):
-        stop = at + 4 + int.from_bytes(data[at : at + 4])
-        if stop > len(data):
-            break
+    while (stop := _end(data, at)) is not None:
         found += 1
         at = stop
     if data.count(SUCCESS, 0, at) < found:
         raise BenchmarkError("the daemon refused a request")
     return found, data[at:]
+
+
+def cut_entries(data: bytes) -> tuple[int, bytes]:
+    """How many whole items of a stream that are units the bytes hold, and what follows the last whole frame."""
+    found = at = 0
+    while (stop := _end(data, at)) is not None:
+        found += data.find(ENTRY, at, stop) >= 0
+        at = stop
+    return found, data[at:]
+
+
+def _end(data: bytes, at: int) -> int | None:
+    """Where the frame ends that begins there, or None if the bytes do not hold all of it."""
+    if at + 4 > len(data):
+        return None
+    stop = at + 4 + int.from_bytes(data[at : at + 4])
+    return stop if stop <= len(data) else None
 
 
 ENGRAM = Dialect(receive, check, cut)
