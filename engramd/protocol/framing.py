@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NoReturn
 
 import cbor2
@@ -18,6 +19,10 @@ from .errors import EngramError
 
 LENGTH = struct.Struct(">I")
 MAX_DEPTH = 16
+MAX_CONTAINERS = 2**17  # lists and maps of one frame: as many as the largest put that is allowed may have
+MAX_ITEMS = 2**20  # of a frame with very many of them
+_FEW = 64 * 1024  # bytes that cannot hold too many of them to matter
+_HEADS = bytes(range(0x80, 0xC0))  # of lists and maps; inside of strings these bytes are something else
 
 
 def _refuse_tag(_decoder: object, *_rest: object) -> NoReturn:
@@ -31,7 +36,9 @@ _TAGS: Mapping[int, Callable[..., Any]] = dict.fromkeys(
 
 
 def decode(data: bytes) -> Any:
-    """Decode one CBOR item that fills `data`; raises EngramError("protocol") for anything else."""
+    """Decode one CBOR item that fills `data`; raises EngramError("protocol") for anything else, and for too many lists and maps."""
+    if len(data) > _FEW:
+        _bound_containers(data)
     source = io.BytesIO(data)
     try:
         value = cbor2.CBORDecoder(
@@ -48,6 +55,37 @@ def decode(data: bytes) -> Any:
     if source.tell() != len(data):
         raise EngramError("protocol", "the frame is not valid CBOR: bytes follow the first item")
     return value
+
+
+def _bound_containers(data: bytes) -> None:
+    """Raise EngramError("protocol") for more lists and maps than MAX_CONTAINERS: of a byte of a frame they make 60 and more in memory.
+
+    What is no CBOR is left to the decoder. To walk over all items takes longer than to decode them, so it is done only where it must be.
+    """
+    few = len(data) // 1024
+    if sum(1 for _ in islice(_kinds(data), few)) < few:  # nearly all of it is in a few strings
+        return
+    if len(data) - len(data.translate(None, _HEADS)) <= MAX_CONTAINERS:
+        return
+    containers = 0
+    for nth, major in enumerate(_kinds(data)):
+        containers += major in (4, 5)
+        if containers > MAX_CONTAINERS or nth > MAX_ITEMS:
+            raise EngramError(
+                "protocol", f"the frame has more than {MAX_CONTAINERS} lists and maps, or {MAX_ITEMS} items; send less at a time"
+            )
+
+
+def _kinds(data: bytes) -> Iterator[int]:
+    """The major type of each item, those inside of others too."""
+    at = 0
+    while at < len(data):
+        major, low = data[at] >> 5, data[at] & 31
+        size = 0 if low < 24 else 1 << (low - 24) if low < 28 else len(data)
+        if major in (2, 3):
+            size += int.from_bytes(data[at + 1 : at + 1 + size]) if size else low
+        yield major
+        at += 1 + size
 
 
 encode: Callable[[Any], bytes] = cbor2.dumps

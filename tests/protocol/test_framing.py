@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engramd.protocol.errors import EngramError
-from engramd.protocol.framing import LENGTH, MAX_DEPTH, FrameDecoder, decode, encode, encode_array, encode_map, frame
+from engramd.protocol.framing import LENGTH, MAX_CONTAINERS, MAX_DEPTH, FrameDecoder, decode, encode, encode_array, encode_map, frame
+from engramd.protocol.messages import MAX_RELATIONSHIPS, MAX_UNITS
 
 LIMIT = 4096
 
@@ -193,6 +194,24 @@ def test_depth_is_bounded(opening: bytes) -> None:
     assert decode(opening * MAX_DEPTH + b"\x00") is not None
     for depth in (MAX_DEPTH + 1, 100, 100_000):
         assert "depth" in _refused(opening * depth + b"\x00")
+
+
+@pytest.mark.parametrize("opening", [b"", b"\x59\xff\xff" + b"\x80" * 65_535, b"\x5a\x00\x01\x00\x00" + b"\xa0" * 65_536])
+@pytest.mark.parametrize("one", [b"\x80", b"\xa0", b"\x81\x00", b"\xa1\x61a\x80"])
+def test_lists_and_maps_are_bounded(opening: bytes, one: bytes) -> None:
+    """A byte makes one of 60: a small frame of nothing else would fill the memory."""
+    for many in (MAX_CONTAINERS // 2 - 1, 2 * MAX_CONTAINERS):
+        count = many + bool(opening)
+        body = b"\x9a" + count.to_bytes(4) + opening + one * many
+        if many > MAX_CONTAINERS:
+            assert "lists and maps" in _refused(body)
+        else:
+            assert len(decode(body)) == count
+
+
+def test_the_largest_put_has_no_more_of_them_than_allowed() -> None:
+    in_a_unit = 3 + 2 * MAX_RELATIONSHIPS  # itself, its labels, its relationships, and each of those with its labels
+    assert 2 + MAX_UNITS * in_a_unit + 2 + 64 <= MAX_CONTAINERS
 
 
 @given(values, st.binary(min_size=1, max_size=5))
