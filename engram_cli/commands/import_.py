@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 from collections import deque
@@ -22,7 +21,7 @@ from .. import common as c
 from ..client import Client
 from ..output import note
 from ..progress import bar
-from .pipe import from_json
+from .pipe import from_json, read_json
 
 BATCH_UNITS = 500
 BATCH_BYTES = 256 * 1024
@@ -164,11 +163,10 @@ def _json_lines(source: IO[bytes], start: bytes) -> Iterator[tuple[int, Any]]:
             yield len(line), None
             continue
         try:
-            value = json.loads(line)
-            line.decode()
-        except (ValueError, RecursionError) as error:
-            raise EngramError("invalid", f"not JSON: {str(error) or 'nested too deep'}") from None
-        yield len(line), from_json(value)
+            value = from_json(read_json(line))
+        except RecursionError:
+            raise EngramError("invalid", "nested too deep") from None
+        yield len(line), value
 
 
 def _cbor_items(source: IO[bytes], start: bytes) -> Iterator[tuple[int, Any]]:

@@ -256,10 +256,7 @@ class Pipe:
         self._refuse(request_id, error)
 
     def _parse(self, line: bytes) -> dict[str, Any]:
-        try:
-            request = json.loads(line.decode(), object_pairs_hook=_members, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            raise EngramError("invalid", f"not JSON: {error}") from None
+        request = read_json(line)
         if not isinstance(request, dict):
             raise EngramError("invalid", "must be a JSON object")
         return request
@@ -317,12 +314,24 @@ def is_id(value: Any) -> bool:
     return type(value) is str and 0 < len(value.encode(errors="replace")) <= 64
 
 
+def read_json(line: bytes) -> Any:
+    """The value of a line of JSON: UTF-8, no member twice, numbers that are ones.
+
+    Raises:
+        EngramError: `invalid`.
+    """
+    try:
+        return json.loads(line.decode(), object_pairs_hook=_members, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise EngramError("invalid", f"not JSON: {error}") from None
+
+
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose members have different names."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen = set[str]()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the member {twice[:60]!r} is there twice")
     return made
 

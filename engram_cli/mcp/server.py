@@ -145,7 +145,7 @@ class Door:
         if wrong is not None:
             where = ".".join(map(str, wrong.absolute_path)) or "arguments"
             raise EngramError("invalid", f"{tool.name}: {where[:200]}: {wrong.message[:500]}")
-        return {name: _number(f"{tool.name}: {name}", value) if isinstance(value, float) else value for name, value in arguments.items()}
+        return {name: _with_whole_numbers(f"{tool.name}: {name}", value) for name, value in arguments.items()}
 
     # Resources
 
@@ -221,8 +221,14 @@ def _resources(context: dict[str, Any]) -> list[types.Resource]:
     ]
 
 
-def _number(name: str, value: float) -> float:
-    """A number as it can be sent: whole where it is."""
+def _with_whole_numbers(name: str, value: Any) -> Any:
+    """An argument as it can be sent: numbers are whole where they are, in lists and maps too."""
+    if isinstance(value, list):
+        return [_with_whole_numbers(name, member) for member in value]
+    if isinstance(value, dict):
+        return {key: _with_whole_numbers(name, member) for key, member in value.items()}
+    if not isinstance(value, float):
+        return value
     if not math.isfinite(value):
         raise EngramError("invalid", f"{name}: must be a finite number")
     return int(value) if value.is_integer() else value

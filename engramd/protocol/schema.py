@@ -47,6 +47,11 @@ def _kind(value: object) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
+def _number(value: float) -> str:
+    """A number in words that are short, however many digits it has: in JSON and CBOR there is no end to them."""
+    return f"{value:g}" if isinstance(value, float) else str(value) if -(2**64) <= value < 2**64 else "one of more than 64 bits"
+
+
 def _most(keyword: str, most: int) -> JSON:
     return {} if most == NO_BOUND else {keyword: most}
 
@@ -139,7 +144,7 @@ class Int:
         if type(value) is not int:
             raise invalid(name, f"must be an integer, not {_kind(value)}")
         if not self.least <= value <= self.most:
-            raise invalid(name, f"must be from {self.least} to {self.most}, not {value}")
+            raise invalid(name, f"must be from {self.least} to {self.most}, not {_number(value)}")
 
     def cddl(self) -> str:
         return f"{self.least}..{self.most}"
@@ -159,7 +164,7 @@ class Number:
         if type(value) is not float and type(value) is not int:
             raise invalid(name, f"must be a number, not {_kind(value)}")
         if not self.least <= value <= self.most:
-            raise invalid(name, f"must be from {self.least:g} to {self.most:g}, not {value:g}")
+            raise invalid(name, f"must be from {self.least:g} to {self.most:g}, not {_number(value)}")
 
     def cddl(self) -> str:
         return "int / float"
@@ -381,7 +386,8 @@ class Record:
         for key, item in value.items():
             check = checks.get(key)
             if check is None:
-                raise invalid(f"{prefix}{key!s}"[:100], f"unknown field; known are {', '.join(checks) or 'none'}")
+                shown = f"{prefix}{key!s}"[:100].encode(errors="backslashreplace").decode()  # JSON can hold what UTF-8 cannot
+                raise invalid(shown, f"unknown field; known are {', '.join(checks) or 'none'}")
             check(item, prefix + key)
         for key in self._required:
             if key not in value:

@@ -11,6 +11,7 @@ from .errors import EngramError
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 _PART = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)(us|ms|s|m|h|d|w)", re.ASCII)
+_SECONDS = re.compile(r"\d{1,12}(\.\d{1,6})?", re.ASCII)
 _DURATION = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?", re.ASCII)
 MAX_TS = 253_402_300_799_999_999  # the last microsecond of the year 9999
@@ -33,11 +34,17 @@ def parse_duration(text: str) -> int:
         EngramError: `invalid` when the text is no duration.
     """
     text = text.strip()
-    if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text, re.ASCII):
-        return round(float(text) * 1_000_000)
+    if _SECONDS.fullmatch(text):
+        return _micros(text, "s")
     if not _DURATION.fullmatch(text):
         raise EngramError("invalid", f"{text[:60]!r} is not a duration; write 90s, 15m, 1h30m, 250ms or 2d")
-    return sum(round(float(number) * _UNITS[unit]) for number, unit in _PART.findall(text))
+    return sum(_micros(number, unit) for number, unit in _PART.findall(text))
+
+
+def _micros(number: str, unit: str) -> int:
+    """So much of a unit, half a microsecond rounded up. In whole numbers, since floats of such a size have no microseconds."""
+    whole, _, part = number.partition(".")
+    return (int(whole + part.ljust(6, "0")) * _UNITS[unit] + 500_000) // 1_000_000
 
 
 def format_duration(micros: int) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import os
-import uuid
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,7 @@ TYPES = (
 )
 RELATIONSHIPS = ("sequential", "causes", "depends_on", "references", "responds_to", "modifies", "replaces")
 
+_ID = re.compile("[0-9a-f]{8}(-?)[0-9a-f]{4}\\1[0-9a-f]{4}\\1[0-9a-f]{4}\\1[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _ENTRY_KEY, _ENTRY_CONTEXT_KEY = encode("entry"), encode("entry_context")
 
 
@@ -74,10 +75,9 @@ def parse_ref(value: str | int | bytes) -> bytes | int:
         return value
     if value.isascii() and value.isdigit() and 0 < len(value) < 19:
         return int(value)
-    try:
-        return uuid.UUID(value).bytes
-    except ValueError:
-        raise EngramError("invalid", f"{value[:60]!r} is neither a unit's id nor a seq", field="id") from None
+    if not _ID.fullmatch(value):
+        raise EngramError("invalid", f"{value[:60]!r} is neither a unit's id nor a seq", field="id")
+    return bytes.fromhex(value.replace("-", ""))
 
 
 def encode_unit(

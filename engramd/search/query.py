@@ -100,7 +100,7 @@ def _value(name: str, value: str, at: int) -> str:
         )
     if not value:
         raise EngramError("invalid", f"{name}: at character {at + 1} of the query has no value", field="query", position=at)
-    if name == "meta" and not value.partition("=")[1]:
+    if name == "meta" and value.find("=") < 1:
         raise EngramError(
             "invalid", f"meta:{value[:60]} at character {at + 1} of the query: write it as meta:KEY=VALUE", field="query", position=at
         )

@@ -112,12 +112,10 @@ def is_word(term: str) -> bool:
 
 def _read(chunk: str) -> Terms:
     found = tuple(term for _, atom in _spans(chunk) for term in _terms_of(atom))
-    more: list[str] = []
-    for part in (*_SPLIT.split(chunk), chunk):
-        term = _fold(part)
-        if 0 < len(term) <= MAX_TERM and term not in more and term not in found:
-            more.append(term)
-    return Terms(found, tuple(more))
+    more = dict.fromkeys(_fold(part) for part in (*_SPLIT.split(chunk), chunk))
+    for term in ("", *found):  # a text may be one chunk of a megabyte, so none of them is looked for in a list
+        more.pop(term, None)
+    return Terms(found, tuple(term for term in more if len(term) <= MAX_TERM))
 
 
 def _spans(chunk: str) -> Iterator[tuple[int, str]]:
