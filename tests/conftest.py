@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import fuzzing
 import pytest
 import trio
 from daemons import Daemon
@@ -17,8 +18,7 @@ from wire import Serve, Server
 
 from engramd.storage.log import Log
 
-settings.register_profile("engram", deadline=None)  # a busy machine is no failure
-settings.load_profile("engram")
+settings.load_profile(fuzzing.PROFILE)
 
 
 @pytest.fixture
