@@ -176,13 +176,14 @@ class Tracked(fast.Connection):
     made: ClassVar[list[Tracked]] = []
 
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
         self.made.append(self)
+        super().__init__(*arguments)
 
     @classmethod
     def close_all(cls) -> None:
         while cls.made:
-            cls.made.pop()._socket.close()
+            if (made := getattr(cls.made.pop(), "_socket", None)) is not None:  # some have failed before they had one
+                made.close()
 
 
 def asked_by(listener: Listener, call: Any) -> tuple[str, dict[str, Any]] | str:
