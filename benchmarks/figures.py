@@ -153,7 +153,12 @@ def machine() -> dict[str, Any]:
 
 def save(path: str, rows: Iterable[Row], **more: Any) -> None:
     """Write the rows and the machine as JSON; times in nanoseconds."""
-    document = {"machine": machine(), **more, "rows": [asdict(each) | {"met": each.met} for each in rows]}
+    save_as(path, **more, rows=[asdict(each) | {"met": each.met} for each in rows])
+
+
+def save_as(path: str, **more: Any) -> None:
+    """Write what was measured as JSON, and on which machine."""
+    document = {"machine": machine(), **more}
     Path(path).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

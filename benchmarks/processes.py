@@ -87,8 +87,12 @@ class Running:
             try:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                self.kill()
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._process.kill()
+        self._process.wait()
 
     def memory(self) -> tuple[int, int]:
         """Resident memory and the part of it that no file backs, in bytes. LevelDB maps its files, so the first holds clean file pages."""
