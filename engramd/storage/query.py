@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
+from itertools import islice
 from typing import NamedTuple
 
 import cbor2
 
 from ..protocol.unit import with_entry
 from ..state.filters import EVERYTHING, Filter
+from ..state.view import CONTEXTS
 from . import keys, records
 from .log import Log
 
 STEP_ROWS = 512  # a step examines at most so many rows
 STEP_BYTES = 256 * 1024  # and ends after the unit that passes this, wanted or not
 MAX_SCANS = 16  # where more keys would have to be scanned at once for a context, its entries are read instead
+MAX_SCANS_OF_ALL = 64  # and for all contexts together, the log
+ROWS_OF_A_SCAN = 64  # that could be read instead of beginning one
 
 
 class Entry(NamedTuple):
@@ -103,14 +107,27 @@ _Examined = tuple[int, int, Entry | None]  # a row's seq, the bytes that it cost
 
 def _walk(log: Log, wanted: Range) -> Iterator[_Examined]:
     """Every row examined."""
-    if wanted.contexts is None:
+    contexts = _contexts_with_keys(log, wanted) if wanted.contexts is None else wanted.contexts
+    if contexts is None:
         yield from _walk_log(log, wanted)
         return
-    sources = [_walk_context(log, context, wanted) for context in wanted.contexts]
+    sources = [_walk_context(log, context, wanted) for context in contexts]
     if len(sources) == 1:
         yield from sources[0]
     else:
         yield from merge(*sources, key=lambda row: row[0], reverse=wanted.reverse)
+
+
+def _contexts_with_keys(log: Log, wanted: Range) -> Sequence[str] | None:
+    """All contexts, where their secondary keys leave fewer rows to look at than the log has in the range; else None."""
+    scans = len(_prefixes("", wanted.filter))
+    if not 0 < scans <= MAX_SCANS:
+        return None
+    most = min(MAX_SCANS_OF_ALL // scans, (min(wanted.last, log.last_seq) - wanted.first) // ROWS_OF_A_SCAN // scans)
+    found = [key.decode() for key in islice(log.durable.keys(CONTEXTS), max(most, 0) + 1)]
+    if len(found) > most:
+        return None
+    return found if wanted.sees is None else [context for context in found if wanted.sees(context)]
 
 
 def _walk_log(log: Log, wanted: Range) -> Iterator[_Examined]:
@@ -162,23 +179,24 @@ def _has_removals(log: Log, context: str) -> bool:
 
 def _rows(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, bytes | int]]:
     """Seqs of candidate entries with their unit, or where it stands, by the key that is likely to leave the fewest."""
-    want = wanted.filter
-    if want.related_to is not None:
-        prefixes = [keys.by_target(context, want.related_to)]
-    elif want.meta:
-        prefixes = [keys.by_meta(context, *want.meta[0])]
-    elif want.agents:
-        prefixes = [keys.by_agent(context, agent) for agent in sorted(want.agents)]
-    elif want.types:
-        prefixes = [keys.by_type(context, type) for type in sorted(want.types)]
-    else:
-        prefixes = []
+    prefixes = _prefixes(context, wanted.filter)
     if not 0 < len(prefixes) <= MAX_SCANS:
         for key, value in log.scan(keys.entries(context), wanted.first, wanted.last, wanted.reverse):
             yield keys.seq_of(key), records.read_entry(value)
         return
     scans = [_pointers(log, prefix, wanted) for prefix in prefixes]
     yield from merge(*scans, reverse=wanted.reverse)
+
+
+def _prefixes(context: str, want: Filter) -> list[bytes]:
+    """The secondary keys under which everything in a context stands that a filter wants; none where it wants everything."""
+    if want.related_to is not None:
+        return [keys.by_target(context, want.related_to)]
+    if want.meta:
+        return [keys.by_meta(context, *want.meta[0])]
+    if want.agents:
+        return [keys.by_agent(context, agent) for agent in sorted(want.agents)]
+    return [keys.by_type(context, type) for type in sorted(want.types)]
 
 
 def _pointers(log: Log, prefix: bytes, wanted: Range) -> Iterator[tuple[int, int]]:

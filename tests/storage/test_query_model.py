@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import cbor2
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from engramd.state.filters import Filter
 from engramd.state.machine import Command, apply
 from engramd.state.units import Draft, Edge, Put
 from engramd.state.view import MemoryState
-from engramd.storage import records
+from engramd.storage import query, records
 from engramd.storage.log import Log
 from engramd.storage.query import Range, step
 
@@ -55,6 +56,7 @@ question = st.fixed_dictionaries(
         "limit": st.integers(1, 5),
         "rows": st.integers(1, 5),
         "size": st.sampled_from((1, 500, 10**6)),
+        "rows of a scan": st.sampled_from((1, query.ROWS_OF_A_SCAN)),  # few, so that a short log is read by its secondary keys, too
     }
 )
 
@@ -119,7 +121,8 @@ def test_every_range_reads_as_the_model_says(steps: list[tuple[int, list[Any]]],
             related = None if asked["related"] is None else history.unit(asked["related"])
             want = Filter(asked["agents"], asked["types"], tuple(asked["meta"].items()), related)
             wanted = Range(asked["contexts"], want, max(asked["first"], 1), asked["last"], asked["reverse"], asked["present"])
-            found = read_all(log, wanted, asked["limit"], asked["rows"], asked["size"])
+            with mock.patch.object(query, "ROWS_OF_A_SCAN", asked["rows of a scan"]):
+                found = read_all(log, wanted, asked["limit"], asked["rows"], asked["size"])
             expected = history.model.find(asked["contexts"], want, wanted.first, wanted.last, asked["present"])
             assert found == (expected[::-1] if asked["reverse"] else expected)
 
@@ -156,3 +159,24 @@ def test_a_unit_that_came_back_is_present_once(log: Log) -> None:
     assert [entry.kind for entry in every] == ["unit_added", "unit_added"]
     assert present_now == every[1:]
     assert step(log, Range(None, Filter(), 1, log.last_seq, present=True)).entries[1:] == every[1:]
+
+
+def test_a_rare_unit_of_any_context_is_found_without_reading_the_log(log: Log) -> None:
+    """Rows read are counted: as many as fit, not as many as there are."""
+    every = [
+        Put(f"c{number % 3}", "rare" if number == 5 else "often", (Draft(number.to_bytes(16), "message", {"k": "v"}, "x"),))
+        for number in range(2000)
+    ]
+    execute(log, 1, *every)
+    rare = Range(None, Filter(agents=frozenset({"rare"})), 1, log.last_seq)
+    for wanted, most in (
+        (rare, 1),
+        (rare._replace(reverse=True), 1),
+        (rare._replace(contexts=["c2"]), 1),
+        (rare._replace(sees=lambda name: name != "c2"), 0),
+    ):
+        looked_at = list(query._walk(log, wanted))
+        assert [cbor2.loads(entry.unit)["agent"] for _, _, entry in looked_at if entry is not None] == ["rare"] * most
+        assert len(looked_at) == most
+    assert len(list(query._walk(log, Range(None, Filter(), 1, log.last_seq)))) == log.last_seq
+    assert len(list(query._walk(log, rare._replace(first=log.last_seq - 20)))) == 21, "few rows are read as they stand"
