@@ -49,6 +49,8 @@ class Cost:
         expected: the exponent: FLAT for what finds its place by a key, LINEAR for what reads everything.
         values: nanoseconds (the median), or bytes, for each size.
         slowest: nanoseconds, the 99th percentile, where single requests were timed.
+        worked: nanoseconds of the processor that the daemon's loop used for one, where that is known. What disturbs the machine disturbs
+            these the least, so how fast something grows is told by them.
         is_time: else it is bytes.
     """
 
@@ -56,6 +58,7 @@ class Cost:
     expected: int
     values: list[float] = field(default_factory=list)
     slowest: list[float] = field(default_factory=list)
+    worked: list[float] = field(default_factory=list)
     is_time: bool = True
 
     def shown(self, value: float) -> str:
@@ -64,7 +67,8 @@ class Cost:
 
     def exponent(self, sizes: Sequence[int]) -> float:
         """By which power of the size it grows: the slope of the line that fits best, both on logarithmic axes."""
-        across, up = [math.log(size) for size in sizes], [math.log(max(value, 1.0)) for value in self.values]
+        told = self.worked if all(self.worked) and len(self.worked) == len(sizes) else self.values
+        across, up = [math.log(size) for size in sizes], [math.log(max(value, 1.0)) for value in told]
         return statistics.linear_regression(across, up).slope if len(sizes) > 1 else 0.0
 
     def grows_too_fast(self, sizes: Sequence[int]) -> bool:
@@ -75,12 +79,22 @@ class Cost:
 class Costs(dict[str, Cost]):
     """All costs, in the order in which they are first noted."""
 
-    def note(self, what: str, value: float, expected: int = FLAT, slowest: float | None = None, is_time: bool = True) -> None:
+    def note(
+        self,
+        what: str,
+        value: float,
+        expected: int = FLAT,
+        slowest: float | None = None,
+        worked: float | None = None,
+        is_time: bool = True,
+    ) -> None:
         """Add what was measured at the next size."""
         cost = self.setdefault(what, Cost(what, expected, is_time=is_time))
         cost.values.append(value)
         if slowest is not None:
             cost.slowest.append(slowest)
+        if worked is not None:
+            cost.worked.append(worked)
 
 
 def request(op: str, **fields: Any) -> bytes:
@@ -211,30 +225,39 @@ def ask(store: Growing, costs: Costs) -> None:
             after = chance.randrange(store.last - 100)
             sample += client.request("list", context=chance.choice(CONTEXTS), after=after, limit=1)["units"]
         for what, frames in questions(store, sample):
-            taken = loops.serial(ASKING, client.socket, frames, MOST, SECONDS, warm=3)
-            costs.note(what, statistics.median(taken), slowest=figures.percentile(taken, 0.99))
-        _lock_and_unlock(client, costs)
+            loops.serial(ASKING, client.socket, frames, min(MOST, len(frames)), SECONDS, warm=1)
+            _note(store, costs, what, loops.serial, ASKING, client.socket, frames, MOST, SECONDS, 0)
+        _note(store, costs, f"lock + unlock, a lease held for each {LEASES} units", _lock_and_unlock, client)
         ring = wire.put_frames("aside", "agent-0", 2 * WINDOW, range(1, 2 * WINDOW + 1))
         costs.note("put, 1000 in flight, each", 1e9 / loops.pipelined(wire.ENGRAM, client.socket, ring, WINDOW, SECONDS))
     costs.note("memory that no file backs", store.daemon.memory()[1], is_time=False)
 
 
-def _lock_and_unlock(client: wire.Client, costs: Costs) -> None:
+def _note(store: Growing, costs: Costs, what: str, timed: Callable[..., list[int]], *arguments: Any) -> None:
+    """Time requests, and note what one takes, and how much of that the daemon works."""
+    before = store.daemon.worked()
+    taken = timed(*arguments)
+    worked = (store.daemon.worked() - before) / len(taken)
+    costs.note(what, statistics.median(taken), slowest=figures.percentile(taken, 0.99), worked=worked)
+
+
+def _lock_and_unlock(client: wire.Client) -> list[int]:
     """One lease beside those that are held."""
-    taken = []
+    taken: list[int] = []
     end = clock() + int(SECONDS * 1e9)
     while clock() < end and len(taken) < MOST:
         start = clock()
         token = client.request("lock", resources=[f"/repo/package{len(taken) % 97}/free.py"])["token"]
         client.request("unlock", token=token)
         taken.append(clock() - start)
-    costs.note(f"lock + unlock, a lease held for each {LEASES} units", statistics.median(taken), slowest=figures.percentile(taken, 0.99))
+    return taken
 
 
 def starts(store: Growing, costs: Costs) -> None:
     """From a new process to one that is ready."""
     for what, killed in (("start to ready", False), ("start to ready after SIGKILL", True)):
-        costs.note(what, statistics.median(store.start_again(killed) for _ in range(STARTS)))
+        found = [(store.start_again(killed), store.daemon.worked()) for _ in range(STARTS)]
+        costs.note(what, statistics.median(taken for taken, _ in found), worked=statistics.median(worked for _, worked in found))
 
 
 def doctor(store: Growing, costs: Costs) -> None:
@@ -276,13 +299,14 @@ def measure(sizes: Sequence[int], directory: str | None, said: Callable[[str], N
 
 def rows_of(costs: Costs, sizes: Sequence[int]) -> list[tuple[str, ...]]:
     """The cells of the table, headings first."""
-    heads = ("what", *(f"{size:,} units" for size in sizes), "p99 there", "exponent", "expected")
+    heads = ("what", *(f"{size:,} units" for size in sizes), "p99 there", "processor there", "exponent", "expected")
     found = [heads]
     for cost in costs.values():
         exponent = cost.exponent(sizes)
         grows = f"{exponent:.2f}" + (" **grows**" if cost.grows_too_fast(sizes) else "")
         slowest = duration(cost.slowest[-1]) if cost.slowest else ""
-        found.append((cost.what, *map(cost.shown, cost.values), slowest, grows, "linear" if cost.expected else "flat"))
+        worked = duration(cost.worked[-1]) if cost.worked else ""
+        found.append((cost.what, *map(cost.shown, cost.values), slowest, worked, grows, "linear" if cost.expected else "flat"))
     return found
 
 
