@@ -132,18 +132,17 @@ class Growing:
             ids.append(client.request("put", context="net", text=f"follows {number}", relationships=edges)["id"])
 
     def grow(self, units: int) -> float:
-        """Fill it until it has so many units, and for each LEASES of them one lease that is held. Gives nanoseconds a unit."""
+        """Fill it until it has so many units. Gives nanoseconds a unit."""
         began, before = clock(), self.units
         with wire.Client(self.daemon.socket) as client:
             while self.units < units:
                 added, _ = fill(client.socket, units - self.units, LIMIT)
                 self.units += added
             taken = (clock() - began) / max(1, self.units - before)
-            self._hold(client, units // LEASES)
             self.last = client.request("status")["status"]["last_seq"]
         return taken
 
-    def _hold(self, client: wire.Client, count: int) -> None:
+    def hold(self, client: wire.Client, count: int) -> None:
         """Have so many leases held, every other one a glob."""
         for start in range(self._held, count, WINDOW):
             names = [f"/repo/package{nth % 97}/held{nth}{'_*' * (nth % 2)}.py" for nth in range(start, min(start + WINDOW, count))]
@@ -227,7 +226,6 @@ def ask(store: Growing, costs: Costs) -> None:
         for what, frames in questions(store, sample):
             loops.serial(ASKING, client.socket, frames, min(MOST, len(frames)), SECONDS, warm=1)
             _note(store, costs, what, loops.serial, ASKING, client.socket, frames, MOST, SECONDS, 0)
-        _note(store, costs, f"lock + unlock, a lease held for each {LEASES} units", _lock_and_unlock, client)
         ring = wire.put_frames("aside", "agent-0", 2 * WINDOW, range(1, 2 * WINDOW + 1))
         costs.note("put, 1000 in flight, each", 1e9 / loops.pipelined(wire.ENGRAM, client.socket, ring, WINDOW, SECONDS))
     costs.note("memory that no file backs", store.daemon.memory()[1], is_time=False)
@@ -239,6 +237,13 @@ def _note(store: Growing, costs: Costs, what: str, timed: Callable[..., list[int
     taken = timed(*arguments)
     worked = (store.daemon.worked() - before) / len(taken)
     costs.note(what, statistics.median(taken), slowest=figures.percentile(taken, 0.99), worked=worked)
+
+
+def leases(store: Growing, costs: Costs) -> None:
+    """Time one lease beside others that are held, the more the larger the store is."""
+    with wire.Client(store.daemon.socket) as client:
+        store.hold(client, store.units // LEASES)
+        _note(store, costs, f"lock + unlock, one held for each {LEASES} units", _lock_and_unlock, client)
 
 
 def _lock_and_unlock(client: wire.Client) -> list[int]:
@@ -285,6 +290,7 @@ def measure(sizes: Sequence[int], directory: str | None, said: Callable[[str], N
                 filled = clock()
                 ask(store, costs)
                 starts(store, costs)
+                leases(store, costs)  # the last, since those that are held stay so, and each start reads them
                 asked = clock()
                 doctor(store, costs)
                 took = [f"{(end - start) / 1e9:.0f} s" for start, end in ((began, filled), (filled, asked), (asked, clock()))]
