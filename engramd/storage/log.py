@@ -217,13 +217,16 @@ class Log:
         """Bytes that this user may still write to the store's disk.
 
         Raises:
-            EngramError: `storage` when the store is not in its place any more, so that what is written would be lost.
+            EngramError: `storage` when the store is not in its place any more, so that what is written would be lost; `unavailable` when
+                nobody can tell.
         """
         directory = self._store.directory
         try:
             found, inode = os.statvfs(directory), os.stat(directory).st_ino
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise EngramError("storage", f"the store in {directory} is gone: {error.strerror}") from error
+        except OSError as error:
+            raise EngramError("unavailable", f"the store in {directory} cannot be looked at: {error.strerror}; try again") from error
         if inode != self._inode:
             raise EngramError("storage", f"the store in {directory} is gone: another directory is in its place")
         return found.f_bavail * found.f_frsize
