@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, ClassVar
 
 from .. import loops
 from ..figures import BenchmarkError
@@ -77,6 +77,7 @@ class File(Library):
     name = "file + `flock`"
     synced = "yes"
     about = "fdatasync, flock"
+    unlike: ClassVar[Mapping[str, str]] = dict.fromkeys(("lease", "handed"), "in memory")
     writer = staticmethod(writer)
 
     def last(self, most: int, seconds: float) -> list[int]:

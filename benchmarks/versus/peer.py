@@ -67,6 +67,7 @@ class Peer(ABC):
     Attributes:
         name: the heading of its column.
         synced: whether a record is on disk when it is acknowledged, in words.
+        unlike: loads whose figures are of something else than Engram's, and of what.
         about: program and version.
         variables: of the environment of its commands.
         kept: what is closed with it.
@@ -74,6 +75,7 @@ class Peer(ABC):
 
     name: ClassVar[str]
     synced: ClassVar[str]
+    unlike: ClassVar[Mapping[str, str]] = {}
     about: str
     variables: Mapping[str, str] = {}
 

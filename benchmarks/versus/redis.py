@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
@@ -249,4 +250,5 @@ class Everysec(Always):
 
     name = "Redis, `everysec`"
     synced = "**no**: once a second"
+    unlike: ClassVar[Mapping[str, str]] = dict.fromkeys(("one", "several", "piped", "batch", "fan", "lease", "handed"), "not synced")
     fsync = "everysec"

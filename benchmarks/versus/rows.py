@@ -189,11 +189,13 @@ class Table:
         self.missing = list(missing)
         self._rounds = Rounds()
         self._words: dict[tuple[str, str], str] = {}
+        self._unlike: dict[tuple[str, str], str] = {}
 
     def in_turns(self, peers: Sequence[Peer], times: int, *loads: Callable[[Peer], Round]) -> None:
         """Each load on all peers, one right after the other, so many times; each peer comes first in some round."""
         for peer in peers:
             self.abouts[peer.name], self.synced[peer.name] = peer.about, peer.synced
+            self._unlike |= {(peer.name, load): words for load, words in peer.unlike.items()}
         for number in range(times):
             each: Round = {}
             first = number % len(peers)
@@ -221,7 +223,8 @@ class Table:
         key = "value" if line.unit else "p50"
         ours, theirs = f"{engram} {line.key}.{key}", f"{peer} {line.key}.{key}"
         ratio = self._rounds.ratio(ours, theirs) if line.more else self._rounds.ratio(theirs, ours)
-        words = self._words.get((peer, line.key.partition(".")[0]), "")
+        load = peer, line.key.partition(".")[0]
+        words = self._words.get(load) or self._unlike.get(load, "")
         p50, p99, value = (median(f"{peer} {line.key}.{part}") for part in ("p50", "p99", "value"))
         return Row(line.words, p50, p99, value, line.unit or "/s", None if peer == engram else ratio, words)
 
@@ -245,10 +248,11 @@ class Table:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in found) + f"\n\nTaken on {'; '.join(words)}.{notes}"
 
     def plot(self) -> str:
-        """The ratios, as SVG."""
-        names = list(self.abouts)[1:]
-        words = {name: name.replace("`", "") + ("" if self.synced[name] == "yes" else " (not synced)") for name in names}
-        ratios = {words[name]: [self.row(line, name).ratio for line in self.lines] for name in names}
+        """The ratios of what is alike, as SVG."""
+        ratios = {}
+        for name in [name for name, synced in self.synced.items() if synced == "yes"][1:]:
+            cells = [self.row(line, name) for line in self.lines]
+            ratios[name.replace("`", "")] = [None if cell.against else cell.ratio for cell in cells]
         title = "How many times as long, or as much, others take as Engram"
         return plots.bars(title, [line.short for line in self.lines], ratios, "less than Engram", "more than Engram")
 
