@@ -212,7 +212,7 @@ _engram_names() {
 _engram_values() {
     case $1 in
         types*) _engram_offer message reasoning tool_call tool_result file_change task_status error system unknown ;;
-        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone token_issued token_revoked retention_set units_trimmed events_trimmed unit_redacted erasures_finished log_restored ;;
+        kinds*) _engram_offer unit_put context_created context_changed agent_joined agent_left unit_pinned unit_unpinned unit_added unit_removed lock_granted lock_released lock_expired lock_stolen consumer_created consumer_acked consumer_parked consumer_retried consumer_reset consumer_deleted agent_present agents_gone token_issued token_revoked retention_set units_trimmed events_trimmed unit_redacted erasures_finished log_restored consumer_missed ;;
         directions*) _engram_offer in out both ;;
         edges*) _engram_offer sequential causes depends_on references responds_to modifies replaces ;;
         relationships*) compopt -o nospace 2>/dev/null; _engram_offer sequential: causes: depends_on: references: responds_to: modifies: replaces: ;;
