@@ -16,7 +16,7 @@ from ..protocol.errors import EngramError
 from ..protocol.sizes import parse_size
 from ..protocol.times import parse_duration
 from ..state.consumers import ConsumerMissed
-from ..state.retention import EventsTrimmed, SetRetention, TrimContext, TrimEvents, UnitsTrimmed
+from ..state.retention import EventsTrimmed, SetRetention, TrimContext, TrimEvents, UnitsTrimmed, is_due
 from ..state.view import CONTEXTS, RETENTION, TRIMMED, Retention, Trimmed
 from ..storage import keys, trim
 from .contexts import describe
@@ -143,11 +143,13 @@ class Retainer:
             await self._compact()
 
     async def _trim(self, context: str) -> None:
-        """Remove a context's oldest entries, until one may stay. The first step looks at one: mostly there is nothing to do."""
-        engine, after, limit = self._engine, 0, 1
+        """Remove a context's oldest entries, until one may stay."""
+        if not self._is_due(context):
+            return
+        engine, after = self._engine, 0
         missed = Counter[str]()
         while True:
-            found, reached = trim.oldest(engine.log, context, after, limit, engine.consumers.readers(context))
+            found, reached = trim.oldest(engine.log, context, after, readers=engine.consumers.readers(context))
             removed = 0
             if found:
                 command = TrimContext(context, engine.committer.now(), tuple(found))
@@ -160,13 +162,20 @@ class Retainer:
                     self._note(removed, {keys.entries(context): [entry for entry, _ in event.entries], keys.LOG: event.removed})
             if removed < len(found) or reached is None:
                 break
-            after, limit = reached, trim.STEP_ENTRIES
+            after = reached
             await trio.sleep(PAUSE)
             if self._count >= COMPACT_ENTRIES:
                 await self._compact()
         engine.counters.consumers_missed += missed.total()
         for name, count in missed.items():
             logger.warning("retention took %d entries of context %r that the consumer %r wants and had not done", count, context, name)
+
+    def _is_due(self, context: str) -> bool:
+        """Whether there may be something to remove: mostly there is not, and this is asked of every context again and again."""
+        found, reached = trim.oldest(self._engine.log, context, 0, 1)
+        if not found:
+            return reached is not None  # all that a step looks at is pinned
+        return is_due(self._engine.log.pending, context, found[0], self._engine.committer.now())
 
     async def _trim_events(self, keep: int) -> None:
         engine, log = self._engine, self._engine.log

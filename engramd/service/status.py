@@ -26,7 +26,7 @@ def status(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
     facts = {
         "server": f"engramd {__version__}",
         "pid": os.getpid(),
-        **({"problem": problem.message} if problem is not None else {}),
+        **({"problem": problem.message if everything else problem.code} if problem is not None else {}),
         **(engine.facts if everything else {}),
         "history": engine.log.history,
         "last_seq": engine.fanout.durable_seq,

@@ -137,6 +137,12 @@ def decide_set(view: View, command: SetRetention) -> Decision:
     return [RetentionSet(command.context, command.agent, *keep)] if keep != before else []
 
 
+def is_due(view: View, context: str, oldest: Candidate, now: int) -> bool:
+    """Whether a context does not keep its oldest entry, unless it is pinned: a cheap look before there is anything to decide."""
+    keep, row = view.get(RETENTION, context), view.get(CONTEXTS, context)
+    return keep is not None and row is not None and _is_over(keep, row.entries + row.removed, row.size, now - oldest.ts)
+
+
 def decide_trim(view: View, command: TrimContext) -> Decision:
     """Of the oldest entries those that are too many, too large together, or too old; until one may stay that is not pinned.
 

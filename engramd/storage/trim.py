@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import cbor2
 
+from ..protocol.errors import EngramError
 from ..state.filters import Filter
 from ..state.retention import Candidate
 from ..state.view import PINS
@@ -36,29 +37,38 @@ def oldest(
 
     Returns:
         The entries, and the seq up to which was looked; None for the end.
+
+    Raises:
+        EngramError: `storage` where the log has lost an entry's event or unit.
     """
     found, size = list[Candidate](), 0
     for looked, (key, value) in enumerate(log.scan(keys.entries(context), after + 1, keys.LAST_SEQ), 1):
         entry, at = keys.seq_of(key), records.read_entry(value)
         encoded = at if isinstance(at, bytes) else log.unit(at)
-        assert encoded is not None, "an entry goes before its unit"
+        if encoded is None:
+            raise _lost(context, entry)
         size += len(encoded)
         unit = cbor2.loads(encoded)
         if log.durable.get(PINS, (context, unit["seq"])) is None or log.is_gone(context, entry):
             wanted = tuple(one.name for one in readers if one.cursor < entry and one.filter.matches(unit))
-            found.append(Candidate(entry, _ts(log, entry, unit), unit["id"], wanted))
+            found.append(Candidate(entry, _ts(log, context, entry, unit), unit["id"], wanted))
         if len(found) == limit or looked == STEP_ENTRIES or size > STEP_BYTES:
             return found, entry
     return found, None
 
 
-def _ts(log: Log, entry: int, unit: dict[str, Any]) -> int:
+def _ts(log: Log, context: str, entry: int, unit: dict[str, Any]) -> int:
     """When an entry arrived."""
     if entry == unit["seq"]:
         return int(unit["ts"])
     record = log.record(entry)
-    assert record is not None, "an entry that was added has its event"
+    if record is None:
+        raise _lost(context, entry)
     return record.ts
+
+
+def _lost(context: str, entry: int) -> EngramError:
+    return EngramError("storage", f"the log has lost what entry {entry} of context {context!r} is; see: engram doctor")
 
 
 def old_events(log: Log, after: int, before: int) -> tuple[list[tuple[int, int, Any]], int]:

@@ -11,6 +11,7 @@ from wire import Client, Serve, Server, texts, unit_texts
 
 from engramd.protocol.errors import EngramError
 from engramd.service import retention
+from engramd.storage import keys
 from engramd.storage.log import Log
 
 LOOK = retention.INTERVAL + 1
@@ -91,6 +92,19 @@ async def test_every_missing_seq_is_covered(server: Server, autojump_clock: Mock
     assert not there & covered
     assert len(covered) == 290
     assert max(len(trim["entries"]) for trim in trims) <= 32, "a step is bounded"
+
+
+async def test_an_entry_whose_unit_is_lost_ends_writing_and_not_the_daemon(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect()
+    seqs = await put(client, "lost", "here")
+    batch = server.log._store.batch()
+    batch.put(keys.entries("c") + keys.pack_seq(seqs[0]), b"\1" + keys.pack_seq(99))
+    server.log._store.write(batch)
+    await client.ask("context_retain", context="c", units=1)
+    await trio.sleep(LOOK)
+    error = await client.refused("put", context="c", text="x")
+    assert (error.code, "engram doctor" in error.message) == ("storage", True)
+    assert (await client.ask("get", ids=[seqs[1]]))["units"][0]["text"] == "here"
 
 
 async def test_writers_get_between_the_steps(server: Server, autojump_clock: MockClock) -> None:
