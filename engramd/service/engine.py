@@ -159,7 +159,7 @@ class Engine:
         self.consumers = consumers.Consumers(self)
         self.presence = Presence(self)
         self.offload = offload
-        self.retention = retention.Retainer(self, keep_events)
+        self.retention = retention.Retainer(self, keep_events, clock, elapsed)
         self.erasures = redaction.Erasures(self)
         self.accounts = Accounts(limits or Limits())
         self.tokens = tokens.Tokens(self, require_token, users)

@@ -23,7 +23,7 @@ from .contexts import describe
 from .peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .engine import Engine
 
@@ -95,13 +95,17 @@ class Retainer:
 
     Args:
         keep_events: microseconds that events which are no entries stay; None means for ever.
+        clock, elapsed: the wall clock in microseconds, and seconds by a clock that nobody sets.
 
     Attributes:
         trims: how often something was removed since the start, for readers to see that they should look again.
     """
 
-    def __init__(self, engine: Engine, keep_events: int | None) -> None:
+    def __init__(self, engine: Engine, keep_events: int | None, clock: Callable[[], int], elapsed: Callable[[], float]) -> None:
         self._engine = engine
+        self._clock = clock
+        self._elapsed = elapsed
+        self._began = clock() - round(elapsed() * 1e6)
         self._keep_events = keep_events
         self._wake = trio.Event()
         self._looked = 0  # events were looked at up to here, though nothing has noted it yet
@@ -113,6 +117,11 @@ class Retainer:
     def wake(self) -> None:
         """Look soon: a policy has changed."""
         self._wake.set()
+
+    def _now(self) -> int:
+        """The instant by which things are old: the wall clock, but for what it was set ahead since the start. A wrong clock must not have
+        everything removed, nor must a log whose last event is ahead of the clock since it was wrong."""
+        return min(self._clock(), self._began + round(self._elapsed() * 1e6))
 
     async def run(self) -> None:
         """Look at everything again and again, until cancelled or no write is taken any more."""
@@ -152,7 +161,7 @@ class Retainer:
             found, reached = trim.oldest(engine.log, context, after, readers=engine.consumers.readers(context))
             removed = 0
             if found:
-                command = TrimContext(context, engine.committer.now(), tuple(found))
+                command = TrimContext(context, self._now(), tuple(found))
                 for appended in await engine.committer.carry_out(command):
                     if isinstance(event := appended.event, ConsumerMissed):
                         missed[event.consumer] += len(event.entries)
@@ -175,14 +184,14 @@ class Retainer:
         found, reached = trim.oldest(self._engine.log, context, 0, 1)
         if not found:
             return reached is not None  # all that a step looks at is pinned
-        return is_due(self._engine.log.pending, context, found[0], self._engine.committer.now())
+        return is_due(self._engine.log.pending, context, found[0], self._now())
 
     async def _trim_events(self, keep: int) -> None:
         engine, log = self._engine, self._engine.log
         noted = (log.durable.get(TRIMMED, "") or Trimmed()).events
         self._looked = max(self._looked, noted)
         while True:
-            old, looked = trim.old_events(log, self._looked, engine.committer.now() - keep)
+            old, looked = trim.old_events(log, self._looked, self._now() - keep)
             if looked == self._looked:
                 return
             self._looked = looked

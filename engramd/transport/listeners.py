@@ -90,6 +90,7 @@ class UnixListener:
 
     async def _stay(self, engine: Engine) -> None:
         """Bind the path anew when it is gone: whoever removed it did not mean the daemon to go on where nobody finds it."""
+        complained = ""
         while True:
             await trio.sleep(LOOK)
             if _is_there(self.address):
@@ -97,8 +98,11 @@ class UnixListener:
             try:
                 renewed = self._bind()
             except EngramError as error:
-                logger.error("%s was removed, and %s", self.address, error.message)
+                if error.message != complained:
+                    complained = error.message
+                    logger.error("%s was removed, and %s", self.address, complained)
                 continue
+            complained = ""
             logger.warning("%s was removed; it is there again", self.address)
             engine.counters.sockets_renewed += 1
             former, self._listening = self._listening, renewed

@@ -69,6 +69,25 @@ async def test_limits_of_age_and_bytes(server: Server, autojump_clock: MockClock
     assert await listed(client) == ["d"]
 
 
+async def test_a_clock_that_is_set_ahead_makes_nothing_old(serve: Serve, log: Log, autojump_clock: MockClock) -> None:
+    first = serve(keep_events=1_800_000_000)
+    client = await first.connect()
+    await put(client, "a")
+    await client.ask("context_retain", context="c", age="1h")
+    first.skew = 400 * 86_400_000_000
+    await trio.sleep(1000)
+    assert await listed(client) == ["a"]
+    await put(client, "b")
+    first.running.cancel()
+    await first.engine.committer.drained()
+    client = await serve(keep_events=1_800_000_000).connect()  # whose clock is right again, and the log is ahead of it
+    await trio.sleep(1000)
+    assert await listed(client) == ["a", "b"]
+    assert "context_created" in {event["kind"] for event in await events(client)}
+    await trio.sleep(3600)
+    assert await listed(client) == ["b"], "what was put by the wrong clock is old by that"
+
+
 @pytest.mark.parametrize("limits", [{"age": "0s"}, {"age": "x"}, {"bytes": "0"}, {"bytes": "1X"}, {"units": 0}, {"bytes": "-1"}])
 async def test_a_limit_that_makes_no_sense_is_refused(server: Server, autojump_clock: MockClock, limits: dict[str, Any]) -> None:
     client = await server.connect()
