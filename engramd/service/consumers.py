@@ -66,13 +66,13 @@ class Consumers:
             self._names.add(name)
         return CreateConsumer(name, agent, asked, cursor, room)
 
-    def readers(self, context: str) -> list[trim.Reader]:
-        """The consumers that want entries of a context."""
+    def interests(self, context: str) -> list[trim.Interest]:
+        """What consumers want of a context."""
         rows, found = self._engine.log.pending, []
         for name in sorted(self._names):
             settings, progress = rows.get(CONSUMERS, name), rows.get(PROGRESS, name)
             if settings is not None and progress is not None and (not settings.contexts or context in settings.contexts):
-                found.append(trim.Reader(name, progress.cursor, Filter.from_map(settings.filter)))
+                found.append(trim.Interest(name, progress.cursor, Filter.from_map(settings.filter)))
         return found
 
     def get(self, name: str) -> Group | None:

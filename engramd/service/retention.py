@@ -158,7 +158,7 @@ class Retainer:
         engine, after = self._engine, 0
         missed = Counter[str]()
         while True:
-            found, reached = trim.oldest(engine.log, context, after, readers=engine.consumers.readers(context))
+            found, reached = trim.oldest(engine.log, context, after, interests=engine.consumers.interests(context))
             removed = 0
             if found:
                 command = TrimContext(context, self._now(), tuple(found))

@@ -19,7 +19,7 @@ STEP_BYTES = 1024 * 1024  # and about how many bytes of units
 STEP_EVENTS = 512
 
 
-class Reader(NamedTuple):
+class Interest(NamedTuple):
     """A consumer that reads a context: up to where all is done, and what it wants."""
 
     name: str
@@ -28,12 +28,12 @@ class Reader(NamedTuple):
 
 
 def oldest(
-    log: Log, context: str, after: int, limit: int = STEP_ENTRIES, readers: Sequence[Reader] = ()
+    log: Log, context: str, after: int, limit: int = STEP_ENTRIES, interests: Sequence[Interest] = ()
 ) -> tuple[list[Candidate], int | None]:
     """The entries of a context behind `after` that may be removed, oldest first: so many, or what a step finds.
 
     Args:
-        readers: the consumers of which it is to be said whether they want an entry.
+        interests: of consumers of which it is to be said whether they want an entry.
 
     Returns:
         The entries, and the seq up to which was looked; None for the end.
@@ -50,7 +50,7 @@ def oldest(
         size += len(encoded)
         unit = cbor2.loads(encoded)
         if log.durable.get(PINS, (context, unit["seq"])) is None or log.is_gone(context, entry):
-            wanted = tuple(one.name for one in readers if one.cursor < entry and one.filter.matches(unit))
+            wanted = tuple(one.name for one in interests if one.cursor < entry and one.filter.matches(unit))
             found.append(Candidate(entry, _ts(log, context, entry, unit), unit["id"], wanted))
         if len(found) == limit or looked == STEP_ENTRIES or size > STEP_BYTES:
             return found, entry

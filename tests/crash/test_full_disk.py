@@ -99,10 +99,13 @@ def test_an_almost_full_disk_refuses_puts_alone_and_until_there_is_room(make_dis
         metrics = {one["name"]: one for one in client.ask("metrics")["metrics"] if one["labels"].get("outcome", "busy") == "busy"}
         assert metrics["engram_requests_total"]["value"] == 1
         assert metrics["engram_free_bytes"]["value"] == client.ask("status")["status"]["free_bytes"]
+        assert metrics["engram_writable"]["value"] == 0
 
         disk.remount("size=32m")
         more, _ = fill(client)
         assert more[0] > seqs[-1], "it takes puts again, and nobody had to do anything to it"
+        disk.remount("size=48m")
+        assert {one["name"]: one for one in client.ask("metrics")["metrics"]}["engram_writable"]["value"] == 1
     daemon.stop()
 
 
