@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("engramd.retention")
 
 INTERVAL = 5.0  # seconds between two looks at everything
-PAUSE = 0.003  # seconds between two steps
+PAUSE = 0.003  # seconds between two steps, at least
 PAGE = 100  # contexts
 FAR = 65_536  # events that nothing was removed of, after which it is noted how far they were looked at
 COMPACT_ENTRIES = 4096  # removed ones after which their files are compacted
@@ -155,29 +155,33 @@ class Retainer:
         """Remove a context's oldest entries, until one may stay."""
         if not self._is_due(context):
             return
-        engine, after = self._engine, 0
+        after: int | None = 0
         missed = Counter[str]()
-        while True:
-            found, reached = trim.oldest(engine.log, context, after, interests=engine.consumers.interests(context))
-            removed = 0
-            if found:
-                command = TrimContext(context, self._now(), tuple(found))
-                for appended in await engine.committer.carry_out(command):
-                    if isinstance(event := appended.event, ConsumerMissed):
-                        missed[event.consumer] += len(event.entries)
-                        continue
-                    assert isinstance(event, UnitsTrimmed)
-                    removed = len(event.entries)
-                    self._note(removed, {keys.entries(context): [entry for entry, _ in event.entries], keys.LOG: event.removed})
-            if removed < len(found) or reached is None:
-                break
-            after = reached
-            await trio.sleep(PAUSE)
+        while after is not None:
+            began = trio.current_time()
+            after = await self._step(context, after, missed)
+            await trio.sleep(max(PAUSE, trio.current_time() - began))  # half of the time is for others
             if self._count >= COMPACT_ENTRIES:
                 await self._compact()
-        engine.counters.consumers_missed += missed.total()
+        self._engine.counters.consumers_missed += missed.total()
         for name, count in missed.items():
             logger.warning("retention took %d entries of context %r that the consumer %r wants and had not done", count, context, name)
+
+    async def _step(self, context: str, after: int, missed: Counter[str]) -> int | None:
+        """Remove some of the oldest entries behind `after`; gives how far it came, None where one may stay or there are no more."""
+        engine = self._engine
+        found, reached = trim.oldest(engine.log, context, after, interests=engine.consumers.interests(context))
+        if not found:
+            return reached
+        removed = 0
+        for appended in await engine.committer.carry_out(TrimContext(context, self._now(), tuple(found))):
+            if isinstance(event := appended.event, ConsumerMissed):
+                missed[event.consumer] += len(event.entries)
+                continue
+            assert isinstance(event, UnitsTrimmed)
+            removed = len(event.entries)
+            self._note(removed, {keys.entries(context): [entry for entry, _ in event.entries], keys.LOG: event.removed})
+        return reached if removed == len(found) else None
 
     def _is_due(self, context: str) -> bool:
         """Whether there may be something to remove: mostly there is not, and this is asked of every context again and again."""
