@@ -754,7 +754,8 @@ class Tail(AsyncIterator[Unit]):
 class Consuming(Tail):
     """A member's part of a consumer's units. Like `Tail`, it survives a lost connection; what was not acknowledged comes again.
 
-    What `events()` gives has `deliveries` in its fields: how often the unit was delivered, this time included.
+    What `events()` gives has `deliveries` in its fields: how often the unit was delivered, this time included; and `missed`, once
+    retention has removed units before they were done: how many, in all.
     """
 
     def __init__(self, client: Client, fields: Mapping[str, Any], ack: str) -> None:

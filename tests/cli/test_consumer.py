@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from commandline import AGENT, Shell
+from commandline import AGENT, Shell, until
 
 from engram_cli.client import Client, EngramError
 
@@ -37,6 +37,16 @@ def test_a_follower_takes_part_until_it_ends(shell: Shell, client: Client, name:
     client.consumer_delete(name)
     assert first.wait() == 1
     assert "was deleted by" in first.errors[0]
+
+
+def test_what_retention_took_first_is_said(shell: Shell, client: Client, name: str, three: list[int]) -> None:
+    client.consumer_create(name, name)
+    client.context_retain(name, units=1)
+    until(lambda: client.context_show(name)["units"] == 1, "retention")
+    done = shell.run("tail", "--consumer", name)
+    assert (done.code, done.seqs) == (0, three[2:])
+    assert done.err == f"engram: retention removed 2 units before the consumer {name} had done them\n"
+    assert described(shell, name)["missed"] == 2
 
 
 def test_a_loop_in_the_shell_acknowledges_what_it_has_done(shell: Shell, name: str, three: list[int]) -> None:
