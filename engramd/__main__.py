@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.set_up(config.log_level, config.log_format, config.log_path())
         daemon.serve(config, ready, supervisor)
     except (EngramError, OSError) as error:
-        message = error.message if isinstance(error, EngramError) else str(error)
+        where = f"{os.fsdecode(error.filename)}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        message = error.message if isinstance(error, EngramError) else where
         ready.say(message)
         logging.getLogger("engramd").error("%s", message)
         return error.exit_code if isinstance(error, EngramError) else 1

@@ -206,7 +206,7 @@ def _store(report: dict[str, Any]) -> Iterator[Finding]:
             counted = f" ({report['events']} events, up to seq {report['last_seq']})" if name == "events" else ""
             yield Finding(name, "ok", WORDS[name] + counted)
         elif one["result"] == "skipped":
-            yield Finding(name, "skipped", "not looked at, since what it rests on is damaged")
+            yield Finding(name, "skipped", "not looked at, since what it rests on is wrong")
         else:
             found = [finding["message"] for finding in report["findings"] if finding["check"] == name]
             for message in found[:SHOWN]:

@@ -151,6 +151,9 @@ class Check:
 
     def run(self) -> Iterator[tuple[int, int]]:
         """Make all checks; yields after every step how far it is, and out of how much."""
+        if not self._format():
+            self.skipped = ["blocks", "gaps", "events", "keys", "rows"]
+            return
         yield from self._blocks()
         if self.wrong["blocks"]:
             self.skipped = ["gaps", "events", "keys", "rows"]
@@ -192,7 +195,6 @@ class Check:
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """A damaged block may be met again under each prefix that has keys in it: that is one thing wrong."""
-        self._format()
         met: dict[str, list[bytes]] = {}
         first: bytes | None = b""
         while first is not None:
@@ -223,14 +225,17 @@ class Check:
                 count = size = 0
                 yield None, b""
 
-    def _format(self) -> None:
+    def _format(self) -> bool:
+        """Whether the store has a format that is known, or has lost it. What another format means by its keys nobody here knows."""
         stored = self._store.get(keys.FORMAT)
         if stored is None:
             self._found("format", "the store has lost its format", keys.FORMAT, b"%d" % FORMAT)
         elif stored != b"%d" % FORMAT:
-            self._found("format", f"the store has format {_shown(stored)}, this Engram reads format {FORMAT}")
+            self._found("format", f"the store has format {_shown(stored)}, this Engram reads format {FORMAT}; use the Engram that wrote it")
+            return False
         if self._store.get(keys.HISTORY) is None:
             self._found("format", "the store has lost its history id", keys.HISTORY, secrets.token_hex(6).encode())
+        return True
 
     def _see(self, key: bytes, value: bytes) -> None:
         prefix = key[:1]

@@ -11,6 +11,7 @@ from . import keys
 from .backup import Gaps
 from .foreign import read_event
 from .leveldb import Store, repair
+from .log import FORMAT
 
 NO_HISTORY = "0" * 12  # of a store that has lost its own
 
@@ -42,6 +43,12 @@ class Salvage:
             raise EngramError("storage", f"the store in {directory} cannot be copied to {scratch}: {error.strerror or error}") from error
         repair(scratch)
         self._store = Store(scratch)
+        stored = self._store.get(keys.FORMAT)
+        if stored not in (None, b"%d" % FORMAT):
+            self.close()
+            raise EngramError(
+                "storage", f"the store has format {stored!r}, this Engram reads format {FORMAT}; use the Engram that wrote it"
+            )
         self.history = (self._store.get(keys.HISTORY) or NO_HISTORY.encode()).decode(errors="replace")
         newest = next(self._store.scan(keys.LOG, keys.LOG + b"\xff" * 8, reverse=True), None)
         self.last = keys.seq_of(newest[0]) if newest is not None and newest[0][:1] == keys.LOG else 0

@@ -27,6 +27,7 @@ from engramd.storage.backup import Restored, Source, read_chunk
 from engramd.storage.check import Check
 from engramd.storage.leveldb import Store
 from engramd.storage.log import Log
+from engramd.storage.salvage import Salvage
 from engramd.storage.trim import oldest
 
 MICROS = 1_000_000
@@ -244,8 +245,19 @@ def test_a_lost_history_and_an_unknown_format(store: Path, tmp_path: Path) -> No
         offline._repair(broken)
         batch = broken.batch()
         batch.put(keys.FORMAT, b"9")
+        batch.put(b"zzz", b"of the time to come")
         broken.write(batch)
-    assert [found.message for found in checked(directory).findings] == ["the store has format 9, this Engram reads format 1"]
+    check, before = checked(directory), everything(directory)
+    assert [found.message for found in check.findings] == [
+        "the store has format 9, this Engram reads format 1; use the Engram that wrote it"
+    ]
+    assert len(check.skipped) == 5
+    with closing(Store(directory)) as unknown:
+        assert offline._repair(unknown) == 0
+    assert everything(directory) == before, "nothing is mended that is not understood"
+    with pytest.raises(EngramError, match="use the Engram that wrote it"):
+        Salvage(directory, tmp_path / "scratch")
+    assert not (tmp_path / "scratch").exists()
 
 
 def test_an_event_that_cannot_be_read(store: Path, tmp_path: Path) -> None:
