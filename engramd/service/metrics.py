@@ -85,7 +85,7 @@ def _looked_up(engine: Engine) -> Iterator[Metric]:
         ("engram_free_bytes", engine.space.left(), "Free on the store's disk; below min_free puts are refused."),
         ("engram_memory_bytes", memory(), "Resident memory of the daemon."),
         ("engram_search_running", int("pid" in search), "1 while there is a search worker."),
-        ("engram_search_lag_events", search.get("behind", 0), "Events that the search worker has not absorbed."),
+        ("engram_search_lag_events", engine.search.lag, "Events that the search worker has not absorbed."),
         ("engram_search_units", search.get("units", 0), "Units in the search index."),
         ("engram_search_memory_bytes", search.get("memory_bytes", 0), "Resident memory of the search worker."),
     ):

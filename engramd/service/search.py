@@ -132,6 +132,11 @@ class Search:
         """The embedder's option; nothing where there is no searching."""
         return "" if self._settings is None else self._settings.embedder
 
+    @property
+    def lag(self) -> int:
+        """Events that the index has not absorbed, also while no worker runs; 0 before the first one has said how far it is."""
+        return self._log.last_seq - self.covers if self._facts else 0
+
     def status(self) -> dict[str, Any]:
         """What `status` tells of searching."""
         if not self._needed.is_set():

@@ -107,6 +107,17 @@ async def test_a_clock_that_was_set_back_is_told(server: Server, autojump_clock:
     assert 89 < (await told(client))["engram_clock_behind_seconds",] <= 90
 
 
+async def test_an_index_falls_behind_also_while_no_worker_runs(server: Server, autojump_clock: MockClock) -> None:
+    client = await server.connect()
+    await client.ask("put", context="c", text="x")
+    assert (await told(client))["engram_search_lag_events",] == 0, "nobody searches"
+    search = server.engine.search
+    search._facts, search.covers = {"units": 1}, 2  # as the worker said before it ended
+    await client.ask("put", context="c", text="y")
+    metrics = await told(client)
+    assert (metrics["engram_search_running",], metrics["engram_search_lag_events",]) == (0, 1)
+
+
 async def test_a_disk_that_is_almost_full_is_told(server: Server, autojump_clock: MockClock) -> None:
     client = await server.connect()
     space = server.engine.space
