@@ -19,6 +19,7 @@ from ..state.consumers import ConsumerMissed
 from ..state.retention import EventsTrimmed, SetRetention, TrimContext, TrimEvents, UnitsTrimmed, is_due
 from ..state.view import CONTEXTS, RETENTION, TRIMMED, Retention, Trimmed
 from ..storage import keys, trim
+from .committer import AHEAD
 from .contexts import describe
 from .peer import Peer
 
@@ -36,6 +37,7 @@ FAR = 65_536  # events that nothing was removed of, after which it is noted how 
 COMPACT_ENTRIES = 4096  # removed ones after which their files are compacted
 COMPACT_INTERVAL = 600.0  # seconds after which they are, however few
 LEAST_AGE = 1_000_000  # microseconds
+LASTING = 86_400.0  # seconds after which a clock that was set ahead is believed
 
 
 def retain(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
@@ -90,6 +92,37 @@ def trimmed_error(engine: Engine, after: int, last: int) -> EngramError:
     )
 
 
+class SteadyClock:
+    """The wall clock, in microseconds, but for what it was set ahead, until that has lasted for a day.
+
+    What was removed by a wrong clock cannot be had back. A clock may be right to be set ahead, though, such as where there is none that
+    goes while the machine is off.
+
+    Args:
+        clock, elapsed: the wall clock in microseconds, and seconds by a clock that nobody sets.
+    """
+
+    def __init__(self, clock: Callable[[], int], elapsed: Callable[[], float]) -> None:
+        self._clock = clock
+        self._elapsed = elapsed
+        self._ahead_since: float | None = None
+        self._began = clock() - round(elapsed() * 1e6)
+
+    def __call__(self) -> int:
+        """What time it is."""
+        wall, passed = self._clock(), self._elapsed()
+        ahead = wall - self._began - passed * 1e6
+        if ahead <= AHEAD:
+            self._ahead_since = None
+        elif self._ahead_since is None:
+            self._ahead_since = passed
+            logger.warning("the wall clock was set ahead; what is old by that is kept for another day")
+        is_believed = self._ahead_since is not None and passed - self._ahead_since > LASTING
+        if abs(ahead) <= AHEAD or is_believed:
+            self._began = wall - round(passed * 1e6)
+        return min(wall, self._began + round(passed * 1e6))
+
+
 class Retainer:
     """Removes what no context keeps, and old events.
 
@@ -103,9 +136,7 @@ class Retainer:
 
     def __init__(self, engine: Engine, keep_events: int | None, clock: Callable[[], int], elapsed: Callable[[], float]) -> None:
         self._engine = engine
-        self._clock = clock
-        self._elapsed = elapsed
-        self._began = clock() - round(elapsed() * 1e6)
+        self._now = SteadyClock(clock, elapsed)
         self._keep_events = keep_events
         self._wake = trio.Event()
         self._looked = 0  # events were looked at up to here, though nothing has noted it yet
@@ -117,11 +148,6 @@ class Retainer:
     def wake(self) -> None:
         """Look soon: a policy has changed."""
         self._wake.set()
-
-    def _now(self) -> int:
-        """The instant by which things are old: the wall clock, but for what it was set ahead since the start. A wrong clock must not have
-        everything removed, nor must a log whose last event is ahead of the clock since it was wrong."""
-        return min(self._clock(), self._began + round(self._elapsed() * 1e6))
 
     async def run(self) -> None:
         """Look at everything again and again, until cancelled or no write is taken any more."""

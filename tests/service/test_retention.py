@@ -88,6 +88,17 @@ async def test_a_clock_that_is_set_ahead_makes_nothing_old(serve: Serve, log: Lo
     assert await listed(client) == ["b"], "what was put by the wrong clock is old by that"
 
 
+async def test_a_clock_that_stays_ahead_is_believed(server: Server, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "LASTING", 100)
+    client = await server.connect()
+    await put(client, "a")
+    await client.ask("context_retain", context="c", age="30d")
+    for skew, seconds, left in ((400, 50, 1), (0, 20, 1), (-400, 20, 1), (0, 200, 1), (400, 90, 1), (400, 20, 0)):
+        server.skew = skew * 86_400_000_000
+        await trio.sleep(seconds)
+        assert len(await listed(client)) == left
+
+
 @pytest.mark.parametrize("limits", [{"age": "0s"}, {"age": "x"}, {"bytes": "0"}, {"bytes": "1X"}, {"units": 0}, {"bytes": "-1"}])
 async def test_a_limit_that_makes_no_sense_is_refused(server: Server, autojump_clock: MockClock, limits: dict[str, Any]) -> None:
     client = await server.connect()
