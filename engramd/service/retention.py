@@ -221,6 +221,7 @@ class Retainer:
         noted = (log.durable.get(TRIMMED, "") or Trimmed()).events
         self._looked = max(self._looked, noted)
         while True:
+            began = trio.current_time()
             old, looked = trim.old_events(log, self._looked, self._now() - keep)
             if looked == self._looked:
                 return
@@ -230,7 +231,7 @@ class Retainer:
                 for appended in await engine.committer.carry_out(TrimEvents(looked, tuple(old))):
                     assert isinstance(appended.event, EventsTrimmed)
                     self._note(len(appended.event.removed), {keys.LOG: appended.event.removed})
-            await trio.sleep(PAUSE)
+            await trio.sleep(max(PAUSE, trio.current_time() - began))
 
     def _note(self, count: int, removed: dict[bytes, Sequence[int]]) -> None:
         """So many entries or events were removed, and under each prefix the keys of these seqs."""

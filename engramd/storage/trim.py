@@ -16,7 +16,7 @@ from .log import Log
 
 STEP_ENTRIES = 32  # looked at in one step: two milliseconds of the loop
 STEP_BYTES = 1024 * 1024  # and about how many bytes of units
-STEP_EVENTS = 512
+STEP_EVENTS = 128
 
 
 class Interest(NamedTuple):
