@@ -46,13 +46,16 @@ def test_a_daemon_that_is_stopped_and_goes_on(alone: Shell) -> None:
     daemon = alone.daemon()
     follower = alone.start("tail", "c", "-f", "--json", "-n", "0")
     writers = [alone.start("pipe", pipe_stdin=True) for _ in range(3)]
-    lease = alone.run("lock", "/src", "--ttl", "3s", "--as", "holder")
-    assert lease.code == 0
-    waiting = alone.start("lock", "/src", "--wait", "--as", "waiter")
-    for writer in writers:
-        writer.say({"id": 0, "op": "status"})
-        writer.expect_lines(1)
-    until(lambda: alone.ok("status", "--json").objects[0]["waiters"] == 1, "the waiter")
+    holder, waiter = (alone.start("pipe", "--as", name, pipe_stdin=True) for name in ("holder", "waiter"))
+    for pipe in (*writers, holder, waiter):
+        pipe.say({"id": 0, "op": "status"})
+        pipe.expect_lines(1)
+    holder.say({"id": 1, "op": "lock", "resources": ["/src"], "ttl": "3s", "session": False})
+    holder.expect_lines(2)
+    waiter.say({"id": 1, "op": "lock", "resources": ["/src"], "wait": True})
+    waiter.say({"id": 2, "op": "status"})
+    waiter.expect_lines(2)
+    assert waiter.objects[1]["result"]["status"]["waiters"] == 1
     daemon.signal(signal.SIGSTOP)
     for number, writer in enumerate(writers):
         writer.say({"id": 1, "op": "put", "context": "c", "text": f"{number}", "dedupe": f"{number}"})
@@ -64,7 +67,8 @@ def test_a_daemon_that_is_stopped_and_goes_on(alone: Shell) -> None:
     for writer in writers:
         writer.expect_lines(2)
         assert writer.objects[1]["ok"], writer.lines
-    waiting.expect_lines(1)
+    waiter.expect_lines(3)
+    assert waiter.objects[2]["ok"]
     stalls = alone.metric("engram_loop_late_seconds")["buckets"]
     assert dict(map(tuple, stalls))[None] > dict(map(tuple, stalls))[1.0], "that it stood still is seen"
     alone.put("c", "hurried", "--dedupe", "hurried")
@@ -72,6 +76,6 @@ def test_a_daemon_that_is_stopped_and_goes_on(alone: Shell) -> None:
     texts = [unit["text"] for unit in alone.ok("list", "c", "--json").objects]
     assert sorted(texts) == ["0", "1", "2", "hurried"], "each once, whatever became of the first try"
     assert [unit["text"] for unit in follower.objects] == texts
-    for writer in writers:
-        writer.hang_up()
-        assert writer.wait() == 0
+    for pipe in (*writers, holder, waiter):
+        pipe.hang_up()
+        assert pipe.wait() == 0
