@@ -29,6 +29,7 @@ from engramd.protocol.address import split
 from engramd.protocol.framing import LENGTH, encode, frame
 from engramd.protocol.tokens import new_token
 
+FLOOD_SECONDS, FLOODING = 2.0, 50  # how long, and on how many connections: fewer than may come at once and not have greeted
 LIMIT = 30.0  # seconds that the daemon may take to say or do something
 
 
@@ -236,6 +237,23 @@ def greedy(target: Target, count: int) -> None:
                 connection.sendall(frame(encode({"id": number, "op": "tail", **stream})))
 
 
+def flood(target: Target, count: int) -> None:
+    """A bearer that asks small things on many connections, without a pause."""
+    asked = b"".join(frame(encode({"id": number, "op": "get", "ids": [2**40]})) for number in range(1, 300))
+    until = time.monotonic() + FLOOD_SECONDS
+    with ExitStack() as stack:
+        held = {stack.enter_context(target.tcp()): hello(agent="victim", token=target.token) for _ in range(min(count, FLOODING))}
+        for connection in held:
+            connection.setblocking(False)
+        while time.monotonic() < until:
+            for connection, rest in held.items():
+                with suppress(BlockingIOError):
+                    held[connection] = rest[connection.send(rest) :] or asked
+                with suppress(BlockingIOError):
+                    connection.recv(1 << 18)
+            time.sleep(0.001)  # for the bystanders in this process
+
+
 def refused(client: Client, op: str, fields: dict[str, Any], *codes: str) -> None:
     """A request must be refused, with one of these codes."""
     code = "nothing"
@@ -246,7 +264,7 @@ def refused(client: Client, op: str, fields: dict[str, Any], *codes: str) -> Non
     assert code in codes, f"{op} {fields} should have been refused, with one of {codes} and not with {code}"
 
 
-ATTACKS: Sequence[Callable[[Target, int], None]] = (nonsense, dribble, half_open, crowd, crowd, oversized, forged, paths, greedy)
+ATTACKS: Sequence[Callable[[Target, int], None]] = (nonsense, dribble, half_open, crowd, crowd, oversized, forged, paths, greedy, flood)
 
 
 @dataclass

@@ -330,6 +330,63 @@ async def test_the_last_units_are_those_that_may_be_seen(server: Server, autojum
     assert texts([event["unit"] for event in await (await client.tail(last=2)).replayed()]) == ["3", "5"]
 
 
+SECRET = "s3cret"
+
+
+def questions(op: str, refs: list[Any]) -> list[dict[str, Any]]:
+    """An operation with what is required, with each of its members, and with each thing that could lead to what is hidden."""
+    fields = OPERATIONS[op].request.fields
+    least = {**sample(OPERATIONS[op].request), **({"context": "open-1"} if "context" in fields else {})}
+    if op == "pack":
+        least |= {"contexts": ["open-1"], "budget": 8000}
+    asked = [least, *({**least, name: sample(field.type)} for name, field in fields.items())]
+    for ref in refs:
+        places: dict[str, Any] = {
+            "ids": [ref],
+            "of": ref,
+            "related_to": ref,
+            "after": 0,
+            "since": 0,
+            "entries": [ref],
+            "token": ref,
+            "at": ref,
+        }
+        asked += [{**least, name: value} for name, value in places.items() if name in fields]
+    paths = [{**least, "paths": ["/" + SECRET], "resources": ["/" + SECRET]}] if {"paths", "resources"} & set(fields) else []
+    return [{name: value for name, value in one.items() if name in fields} for one in [*asked, *paths]]
+
+
+async def test_no_answer_and_no_event_has_what_is_hidden(server: Server, autojump_clock: MockClock) -> None:
+    """Every operation, asked in every way that the schema has. What a limited token may learn after all is in docs/security.md."""
+    owner, hidden = await server.connect("owner"), f"closed-{SECRET}"
+    spy = await server.connect(SECRET)
+    born = await spy.ask("put", context=hidden, text=SECRET, type="file_change", meta={"path": "/" + SECRET})
+    mine = await owner.ask("put", context="open-1", text="mine", relationships=[{"type": "references", "target": born["id"]}])
+    await spy.ask("put", context=hidden, text=SECRET, relationships=[{"type": "references", "target": mine["id"]}])
+    await spy.ask("context_set", context=hidden, display_name=SECRET)
+    await spy.ask("consumer_create", consumer=SECRET, contexts=[hidden])
+    await spy.ask("context_pin", context=hidden, ids=[born["id"]])
+    lease = await spy.ask("lock", resources=["/" + SECRET, "@" + SECRET], reason=SECRET)
+    await owner.ask("context_retain", context=hidden, units=100)
+    client = await server.bearer("bob", "read", "write", "lock", contexts=["open-*"], paths=["/open"])
+    refs = [born["id"], born["seq"], born["id"].hex(), lease["token"], mine["id"]]
+    for op in OPERATIONS:
+        if op in ("search", "shutdown"):  # searches need a worker
+            continue
+        for fields in questions(op, refs):
+            said = str(fields).count(SECRET)
+            request_id = await client.send(op, **fields)
+            await client.settle()
+            answer = client.answers.pop(request_id, None)
+            told = str(answer and (answer.result or (answer.error and answer.error.details)))
+            assert SECRET not in told or said, (op, fields, told)
+            items = [item.event for item in client.items.pop(request_id, ())]
+            assert SECRET not in str(items), (op, fields)
+            if answer is None:
+                await client.stream.send_all(client.connection.notice(request_id, "cancel"))
+                await client.settle()
+
+
 async def test_consumers_of_other_contexts_are_not_there(server: Server, autojump_clock: MockClock) -> None:
     await filled(server)
     owner = await server.connect("owner")
