@@ -35,6 +35,8 @@ class Metric(NamedTuple):
 def collect(engine: Engine) -> Iterator[Metric]:
     """All metrics of an engine as they are now, sorted into what is counted and what is looked up."""
     yield from _counted(engine.counters)
+    met = [((("limit", kind),), times) for kind, times in sorted(engine.accounts.refused.items())]
+    yield Metric("engram_limits_met_total", "counter", "What was refused, at the door or since an agent has its fill.", met)
     yield from _looked_up(engine)
 
 

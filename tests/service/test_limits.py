@@ -21,6 +21,8 @@ async def refused(server: Server, kind: str, error: EngramError) -> None:
     assert error.details["retry_after"] > 0
     owner = await server.connect("somebody else")
     assert (await owner.ask("status"))["status"]["limits"]["refused"] == {kind: 1}
+    met = [one for one in (await owner.ask("metrics"))["metrics"] if one["name"] == "engram_limits_met_total"]
+    assert [(one["labels"], one["value"]) for one in met] == [({"limit": kind}, 1)]
     await owner.ask("put", context="c", text="others are not harmed")
 
 
