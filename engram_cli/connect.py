@@ -32,7 +32,8 @@ def tls_context(files: core.Files) -> ssl.SSLContext:
             made.load_cert_chain(files.cert, files.key)
     except (OSError, ValueError) as error:
         named = ", ".join(name for name in files if name)
-        raise EngramError("invalid", f"the files for TLS ({named}) cannot be used: {error}") from error
+        keyless = "; the certificate's key may be in another file: ENGRAM_KEY_FILE" if files.cert and not files.key else ""
+        raise EngramError("invalid", f"the files for TLS ({named}) cannot be used: {error}{keyless}") from error
     return made
 
 
@@ -72,7 +73,7 @@ def open_socket(address: str, token: str | None, files: core.Files) -> socket.so
 
 def untrusted(address: str, error: BaseException) -> EngramError:
     """TLS could not be agreed on."""
-    why = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
+    why = getattr(error, "verify_message", "") or (getattr(error, "reason", "") or str(error)).replace("_", " ").lower()
     return EngramError("denied", f"no TLS with {address}: {why}; the authority to trust is named by ENGRAM_CA_FILE")
 
 

@@ -88,7 +88,7 @@ def _listen(config: Config, supervisor: Supervisor) -> UnixListener:
         return UnixListener(config.socket_path(), shared=shared)
     if len(inherited) > 1 or inherited[0].family != socket.AF_UNIX:
         raise EngramError("invalid", "one Unix socket can be inherited, and nothing else: one ListenStream= with a path")
-    return UnixListener(inherited[0].getsockname(), inherited[0])
+    return UnixListener(inherited[0].getsockname(), inherited[0], shared)
 
 
 def _listen_on_network(config: Config) -> tuple[list[NetworkListener], dict[str, str]]:

@@ -44,13 +44,15 @@ class UnixListener:
         shared: whether others may connect; who of them is served is decided then.
 
     Raises:
-        EngramError: `busy` when a live daemon listens at the path, `denied` when its directory cannot be used.
+        EngramError: `busy` when a live daemon listens at the path, `denied` when its directory cannot be used, or it cannot be shared.
     """
 
     def __init__(self, path: str, inherited: socket.socket | None = None, shared: bool = False) -> None:
         self.address = path
         self._shared = shared
         self._inode: int | None = None
+        if shared and not hasattr(socket, "SO_PEERCRED"):
+            raise EngramError("denied", "auth.users cannot be used here: the kernel does not say who connects, so all would be the owner")
         if inherited is None and answers(path):
             raise EngramError("busy", f"another daemon listens at {path}; stop it, or give this one another --socket")
         self._listening = inherited or self._bind()

@@ -101,6 +101,17 @@ def test_the_socket_is_the_user_s_own(socket_dir: Path) -> None:
     assert not path.exists()
 
 
+def test_a_socket_is_shared_only_where_the_kernel_says_who_connects(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = UnixListener(str(socket_dir / "s"), shared=True)
+    assert stat.S_IMODE(os.stat(socket_dir / "s").st_mode) == 0o666
+    listener.close()
+    monkeypatch.delattr(socket, "SO_PEERCRED")
+    with pytest.raises(EngramError, match=r"auth\.users") as refused:
+        UnixListener(str(socket_dir / "s"), shared=True)
+    assert refused.value.code == "denied"
+    assert not (socket_dir / "s").exists()
+
+
 def test_a_directory_is_made_for_the_socket_alone(socket_dir: Path) -> None:
     listener = UnixListener(str(socket_dir / "d" / "s"))
     assert stat.S_IMODE((socket_dir / "d").stat().st_mode) == 0o700
