@@ -34,9 +34,15 @@ def start(common: Common) -> None:
     running = autostart.listening(where)
     if not running:
         autostart.start(where)
-    with common.client(autostart=False) as client:
-        client.connect()  # a daemon that accepts but does not answer is reported
-    note(f"engramd {'runs' if running else 'started'} at {where}")
+    said = f"engramd {'runs' if running else 'started'} at {where}"
+    try:
+        with common.client(autostart=False) as client:
+            client.connect()  # a daemon that accepts but does not answer is reported
+    except EngramError as error:
+        if error.code == "denied":  # it runs, and asks for a token
+            note(said)
+        raise
+    note(said)
 
 
 def stop(common: Common) -> None:

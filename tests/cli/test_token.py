@@ -295,3 +295,5 @@ def test_the_unix_socket_asks_for_tokens_where_it_is_told_to(networked: Shell) -
     env = {"ENGRAM_TOKEN_FILE": str(networked.home / "token"), "ENGRAM_AGENT": "", "ENGRAM_AUTH_REQUIRE_TOKEN": "true"}
     until(lambda: networked.run("put", "c", "x", "--no-autostart", env=env).code == 0, "the daemon")
     assert "auth.require_token" in networked.fails(77, "put", "c", "x")
+    said = networked.fails(77, "daemon", "start").splitlines()
+    assert ("runs at" in said[0], "auth.require_token" in said[1]) == (True, True)
