@@ -239,10 +239,12 @@ def greedy(target: Target, count: int) -> None:
 
 def flood(target: Target, count: int) -> None:
     """A bearer that asks small things on many connections, without a pause."""
+    with Client(target.path, agent="owner", autostart=False) as owner:
+        greeting = hello(token=owner.token_issue("flood", ["read"])["token"])
     asked = b"".join(frame(encode({"id": number, "op": "get", "ids": [2**40]})) for number in range(1, 300))
     until = time.monotonic() + FLOOD_SECONDS
     with ExitStack() as stack:
-        held = {stack.enter_context(target.tcp()): hello(agent="victim", token=target.token) for _ in range(min(count, FLOODING))}
+        held = {stack.enter_context(target.tcp()): greeting for _ in range(min(count, FLOODING))}
         for connection in held:
             connection.setblocking(False)
         while time.monotonic() < until:

@@ -6,7 +6,7 @@ import time
 
 import trio
 
-SLICE = 0.002  # seconds: dozens of small requests
+SLICE = 0.001  # seconds: a dozen of small requests, or more
 
 
 class Turn:
