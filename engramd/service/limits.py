@@ -71,6 +71,11 @@ class Account:
         self._left, self._at = left - size, now
         return 0.0
 
+    def charge(self, size: int) -> None:
+        """Take bytes of what is no request, whether there are any or not."""
+        if self.spend(size):
+            self._left -= size
+
     def pause(self) -> float:
         """Seconds in which not to read from it, since it has gone on although it may not: answering costs as much as doing."""
         insists, self._insists = self._insists, False

@@ -185,7 +185,7 @@ class Peer:
     def charge(self, size: int) -> None:
         """It has sent bytes that are no request to admit."""
         if self.account is not None:
-            self.account.spend(size)
+            self.account.charge(size)
 
     def pause(self) -> float:
         """Seconds in which not to read from it: it goes on sending too much, though it was refused."""
