@@ -29,6 +29,7 @@ WAITING_ROOM = 32  # connections beyond the most, which are told so
 LARGE_CROWD = 64  # connections that leave noteworthy memory behind
 STRANGERS, STRANGERS_OF_A_HOST = 256, 64  # connections over a network that have not greeted
 LAST_READS = 16  # from a client that is to hear why it is not served
+RECEIVED = 256 * 1024  # bytes that wait in the kernel for each TCP connection: by itself it keeps megabytes of tiny requests
 OVERFLOW_UID = 65534  # what the kernel shows for a uid that this user namespace does not map
 _UCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
@@ -184,6 +185,7 @@ class NetworkListener:
             raise EngramError("denied", f"cannot listen at {url}: {error.strerror or error}") from error
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
             if family == socket.AF_INET6:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             self._socket.bind(where)

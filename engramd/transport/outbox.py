@@ -35,6 +35,11 @@ class StreamOutbox:
         self._work = trio.Event()
         self._less = trio.lowlevel.ParkingLot()  # who waits until less is pending
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody will get what is written."""
+        return self._closed
+
     def write(self, data: bytes) -> None:
         """Queue bytes; `flush` sends them. Bytes for a closed connection vanish."""
         self.written += len(data)

@@ -95,7 +95,7 @@ class Session:
             self._peer = None  # it knows the session, so either would keep the other
 
     async def _send(self) -> None:
-        """Send until the peer is gone. Then nobody hears its streams any more, but what it has asked for before is done."""
+        """Send until the peer is gone. Then its streams end."""
         await self.outbox.run()
         for stream in list(self._peer.streams.values()) if self._peer is not None else ():
             stream.cancel()
@@ -145,6 +145,8 @@ class Session:
             await peer.settled(MAX_IN_FLIGHT)
             if pause := peer.pause():
                 await trio.sleep(pause)
+            if self.outbox.is_closed:  # who hung up without hearing the answers may have megabytes of requests on the way
+                return
         await self._finish()
 
     async def _may_grow(self, peer: Peer) -> None:

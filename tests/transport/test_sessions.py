@@ -81,7 +81,7 @@ async def test_no_hello_in_time_ends_the_connection(server: Server, autojump_clo
 
 
 async def test_streams_end_with_who_reads_them(server: Server, autojump_clock: MockClock) -> None:
-    """Whoever is gone for good need not be read to, though what it has asked for before is done."""
+    """And no more is read of what one has sent who does not hear the answers."""
     client = await server.connect("gone")
     await client.tail(follow=True)
     await client.settle()
@@ -91,6 +91,7 @@ async def test_streams_end_with_who_reads_them(server: Server, autojump_clock: M
     assert not peer.streams
     await client.stream.send_all(client.frame("put", context="c", text="the last")[1])
     await trio.testing.wait_all_tasks_blocked()
+    assert peer not in server.engine.peers
     other = await server.connect("other")
     assert texts((await other.ask("list", context="c"))["units"]) == ["the last"]
 
