@@ -15,7 +15,7 @@ from engramd.protocol.framing import LENGTH
 from engramd.protocol.messages import MAX_CREDIT
 from engramd.service.subscriptions import FULL, HEARTBEAT
 from engramd.storage.log import Batch, Log
-from engramd.storage.query import STEP_ROWS
+from engramd.storage.query import MAX_SCANS, STEP_ROWS
 
 SECOND = 1_000_000
 
@@ -355,7 +355,7 @@ async def test_a_long_search_says_how_far_it_came(
         await checkpoint()
 
     monkeypatch.setattr(trio.lowlevel, "checkpoint", slow)
-    tail = await client.tail(after=0, type="error", kinds=kinds)
+    tail = await client.tail(after=0, agent=[f"nobody {number}" for number in range(MAX_SCANS + 1)], kinds=kinds)
     beats = await tail.replayed()
     assert len(beats) > 0
     assert {event["kind"] for event in beats} == {"heartbeat"}
