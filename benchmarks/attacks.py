@@ -235,6 +235,7 @@ def greedy(target: Target, count: int) -> None:
             for number in range(1, count * 20):
                 stream = {"contexts": ["victim"], "after": 0, "follow": True, "credit": 64 * 1024 * 1024}
                 connection.sendall(frame(encode({"id": number, "op": "tail", **stream})))
+        time.sleep(0.5)  # it is there, and takes nothing
 
 
 def flood(target: Target, count: int) -> None:
