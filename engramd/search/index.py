@@ -12,6 +12,7 @@ import logging
 import shutil
 import struct
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -458,7 +459,7 @@ class Index:
             parts.append(self.fitting(wanted))
         if wanted.upto < self.covers:
             parts.append(self._columns["seq"].values <= wanted.upto)
-        return np.logical_and.reduce(parts) if parts else None
+        return all_of(parts) if parts else None
 
     def fitting(self, wanted: Wanted) -> Mask:
         """Which docs fit by agent, type, labels and relationships, wherever they are."""
@@ -471,7 +472,7 @@ class Index:
             parts.append(self.having(label_term(key, value)))
         if wanted.related_to is not None:
             parts.append(self.having(target_term(wanted.related_to)))
-        return np.logical_and.reduce(parts) if parts else np.ones(len(self), np.bool_)
+        return all_of(parts) if parts else np.ones(len(self), np.bool_)
 
     def _numbers(self, kind: str, names: Sequence[str]) -> list[int]:
         return [number for name in names if (number := self._names.get((kind, name))) is not None]
@@ -547,6 +548,11 @@ class Index:
             if fits and not self._entries["gone"].values[at] and wanted.first <= entry <= wanted.last:
                 return entry
         return seq
+
+
+def all_of(parts: Sequence[Mask]) -> Mask:
+    """What fits all of some conditions, of which there is at least one."""
+    return reduce(np.logical_and, parts)
 
 
 def _among(values: NDArray[Any], chosen: Sequence[int], count: int) -> Mask:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import query as queries
 from . import tokens
 from .columns import distinct
-from .index import EVERYTHING, Index, Mask, Wanted
+from .index import EVERYTHING, Index, Mask, Wanted, all_of
 from .keyword import Scorer, idf
 from .keyword import Wanted as Term
 from .query import Query
@@ -195,7 +195,7 @@ def _mask(index: Index, wanted: Wanted, query: Query) -> Mask | None:
     base = index.mask(wanted)
     if base is not None:
         parts.append(base)
-    return np.logical_and.reduce(parts) if parts else None
+    return all_of(parts) if parts else None
 
 
 def _fields(fields: Sequence[tuple[str, str]]) -> Wanted:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 MAX_TERM = 128  # characters: a longer chunk is found by its parts alone
-MAX_WORDS = 200_000  # chunks remembered with their terms; the memory is emptied when it is full
+MAX_WORDS = 50_000  # chunks remembered with their terms; the memory is emptied when it is full
 
 # Letters and digits; beyond what `\w` takes, the vowel signs and points of scripts that write them as marks.
 _W = "\\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0eff\u1000-\u109f\u1780-\u17ff"
