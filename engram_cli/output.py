@@ -90,7 +90,8 @@ class Output:
             return
         from rich.text import Text
 
-        line = Text(f"{hit['score']:.3f} ", style="bold")
+        line = Text()
+        line.append(f"{hit['score']:.3f} ", style="bold")
         line.append_text(self._for_people({**unit, "text": ""}, show_context))
         last = 0
         for start, end in snippet["marks"]:

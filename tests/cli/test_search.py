@@ -128,6 +128,7 @@ def test_a_line_has_six_fields_and_is_safe(shell: Shell, client: Client, name: s
     human = shell.ok("search", "daemon lock", "--context", name, "--color", "always").out
     assert "\x1b[31mred" not in human
     assert "\x1b[1;33mdaemon" in human
+    assert "\x1b[1ma " not in human, "only what was looked for is marked"
 
 
 def test_a_removed_unit_is_found_no_more_and_an_added_one_there(shell: Shell, client: Client, name: str) -> None:
