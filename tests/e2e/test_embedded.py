@@ -12,6 +12,7 @@ from commandline import Shell
 import engramd
 from engram_cli.trio_client import Client, EngramError, Relationship
 from engramd.config import Config
+from engramd.service import search
 from engramd.transport.memory import pair
 
 
@@ -34,6 +35,15 @@ async def test_it_is_a_client_with_everything_that_one_over_a_socket_has(tmp_pat
     assert not engram.connected
     with pytest.raises(RuntimeError, match="async with"):
         await engram.status()
+
+
+async def test_texts_that_are_large_together_are_searched_in_several_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "TEXTS_CHARACTERS", 20)
+    async with engramd.open(tmp_path, timeout=60) as engram:
+        await engram.put_many("c", [{"text": f"a broken pipe {number}"} for number in range(150)])
+        for query in ("pipe", '"broken pipe"'):
+            found = await engram.search(query, limit=150, wait=60_000)
+            assert len({hit.unit.id for hit in found.hits}) == 150
 
 
 async def test_several_agents_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from naive import Ledger, drive, feed, find
 
+from engramd.protocol.errors import EngramError
 from engramd.protocol.framing import encode
 from engramd.search import index as index_module
 from engramd.search import keyword, postings, ranking
@@ -312,6 +315,38 @@ def test_what_was_erased_is_nowhere_on_disk(open_index: Any, ledger: Ledger, tmp
         assert b"swordfish" not in file.read_bytes(), file
     assert list(index._store.prefixed(b"w", None)) == [(b"another", b""), (b"text", b"")]
     assert not [key for key, _ in index._store.prefixed(b"p") if b"swordfish" in key]
+
+
+@pytest.mark.parametrize("least", ["vectors", "index"])
+def test_a_disk_that_refuses_writes_costs_no_index(tmp_path: Path, ledger: Ledger, least: str) -> None:
+    """A limit on the size of files stands for a full disk: writes are refused, and nothing is damaged."""
+    directory = tmp_path / "search"
+    index = Index(directory, EMBEDDER)
+    for number in range(20):
+        ledger.put(f"daemon {number}")
+    feed(index, ledger)
+    index.flush()
+    ledger.put("one more")
+    if least == "index":  # the log file of the store is not to grow, the vectors are
+        feed(index, ledger)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((directory / "vectors").stat().st_size if least == "vectors" else 1, hard))
+    try:
+        with pytest.raises(EngramError, match="refused") as caught:
+            (index.flush if least == "index" else partial(feed, index, ledger))()
+        assert (caught.value.code, isinstance(caught.value, Damage)) == ("storage", False)
+        index.close()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+        with pytest.raises(EngramError, match="File too large") as caught:
+            Index(directory, EMBEDDER)
+        assert not isinstance(caught.value, Damage)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    index = Index(directory, EMBEDDER)
+    assert len(index) == 20
+    feed(index, ledger)
+    assert len(find(index, ledger, "daemon", mode="keyword").hits) == 20
+    index.close()
 
 
 def test_a_damaged_vector_is_noticed_wherever_it_is(open_index: Any, ledger: Ledger, tmp_path: Path) -> None:
