@@ -18,7 +18,8 @@ from engramd.protocol.errors import EngramError
 
 from .faults import FAULTS
 from .history import Era, Exchange, Recorded
-from .world import EVERYBODY, Cast, World
+from .players import EVERYBODY, Cast
+from .world import World
 
 
 def deal(seed: str, extra: int) -> list[str]:

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from daemons import Blocking, Daemon, python
+from daemons import Blocking, Daemon
 from preload import FAILING_SYNC, FULL_DISK, JUMPING_CLOCK, preloadable
 from validators import BrokenError, Life
 
 from engramd.protocol.errors import EngramError
 
-from .clients import CONSUMERS, FILTERS
+from .clients import CONSUMERS
 from .history import Past
-from .record import Record
+from .players import PATIENCE, Cast, Player, until
 
 BIN = Path(sys.executable).parent  # where the installer put `engram`
-PATIENCE = 60.0  # seconds for what should take one; only a failure waits so long
-Cast = Mapping[str, Sequence[str]]  # roles, and the names of who has them
-EVERYBODY: Cast = {
-    "writer": ("writer1", "writer2"),
-    "hasty": ("hasty",),
-    "reader": (*FILTERS,),
-    "follower": ("follower",),
-    "member": tuple(f"{consumer} {number}" for consumer in CONSUMERS for number in (1, 2)),
-    "holder": ("holder1", "holder2", "holder3"),
-    "looker": ("looker",),
-}
 TRIGGERS = {"FAIL_SYNC_WHEN": "syncs fail", "FULL_DISK_WHEN": "disk is full", "LITTLE_ROOM_WHEN": "little room", "CLOCK_IS_OFF_BY": "clock"}
 
 
@@ -44,65 +30,6 @@ def libraries(directory: Path) -> str:
     """What the daemons of all rounds preload."""
     made = [preloadable(directory, *one) for one in (("sync", FAILING_SYNC), ("disk", FULL_DISK), ("clock", JUMPING_CLOCK))]
     return ":".join(map(str, made))
-
-
-def until(done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    """Poll until something is so. Raises BrokenError when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            raise BrokenError(f"waited {seconds:g} s for {what}")
-        time.sleep(0.02)
-
-
-class Player:
-    """A client: the process that it is at the moment, and its record."""
-
-    def __init__(self, role: str, name: str, seed: str, daemon: Daemon, records: Path) -> None:
-        self.role = role
-        self.name = name
-        self._path = records / f"{name}.jsonl"
-        self._stderr = records / f"{name}.stderr"
-        self._arguments = seed, daemon.socket_path, self._path
-        self._lives = itertools.count(1)
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = python("robust.clients", self.role, self.name, next(self._lives), *self._arguments)
-        with self._stderr.open("ab") as stderr:
-            env = {
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            }
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=env)
-
-    def replace(self) -> None:
-        """Kill it without warning, and start another."""
-        Record(self._path).note("killed")
-        self.process.kill()
-        self._wait()
-        self.process = self._start()
-
-    def tell_to_end(self) -> None:
-        """Have it come to an end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-    def end(self) -> None:
-        """Kill it, however it stands."""
-        self.process.kill()
-        self._wait()
-
-    def _wait(self) -> None:
-        self.process.wait(PATIENCE)
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-
-    def has_ended(self) -> bool:
-        """Whether it has come to its end. Raises BrokenError when that was a bad one."""
-        if self.process.poll() not in (None, 0):
-            raise BrokenError(f"{self.name} ended with {self.process.returncode}: {self._stderr.read_text()[-2000:]}")
-        return self.process.returncode == 0
 
 
 class World:
@@ -185,7 +112,8 @@ class World:
 
     def worker(self) -> int:
         """The pid of the search worker, which a search starts."""
-        self.ask("search", query="z", wait=0, limit=1) if "pid" not in self._search() else None
+        if "pid" not in self._search():
+            self.ask("search", query="z", wait=0, limit=1)
         until(lambda: "pid" in self._search(), "the search worker")
         self._workers.add(found := self._search().get("pid", 0))
         return found
@@ -239,10 +167,10 @@ class World:
 
     # Commands
 
-    def engram(self, *arguments: object, code: int = 0) -> str:
-        """Run a command, which must end with this exit code; gives what it prints."""
+    def engram(self, *arguments: object) -> str:
+        """Run a command, which must succeed; gives what it prints."""
         done = self.try_engram(*arguments)
-        if done.returncode != code:
+        if done.returncode:
             raise BrokenError(f"engram {' '.join(map(str, arguments))} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
