@@ -625,7 +625,8 @@ def leases(events: Iterable[dict[str, Any]], lost: Set[int] = frozenset(), token
             if token <= highest:
                 raise BrokenError(f"token {token} after {highest}")
             highest = token
-            _check_conflicts(lease, held.values())
+            in_the_way = [one for one in held.values() if not any(one.token < seq < token for seq in lost)]  # else it may have ended there
+            _check_conflicts(lease, in_the_way)
             held[token] = lease
         elif kind in ("lock_released", "lock_expired", "lock_stolen"):
             token = event["data"]["token"]

@@ -90,7 +90,7 @@ class Noted(Blocking):
         super().keep(message)
 
     def take_within(self, seconds: float) -> None:
-        """Keep what arrives, if something does before so many seconds are over or the process is to end."""
+        """Keep what arrives, if something does before so many seconds are over."""
         if select.select([self.socket], [], [], seconds)[0]:
             self.take()
 
@@ -215,7 +215,7 @@ async def _put_once(me: Me, client: Client, number: str) -> None:
         await trio.sleep(0.05)
     else:
         result = {"id": parse_ref(made.id), "seq": made.seq, "deduped": made.deduped}
-        me.record.note("answered", c=number, id=1, result=result, history=client.server["history"])
+        me.record.note("answered", c=number, id=1, result=result, history=client.server.get("history", ""))
         me.todo = []
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,14 @@ class Recorded:
         mine = [one for one in self.exchanges if _era_of(one) == era.history]
         entries = [entry for event in era.events if (entry := entry_of(event)) is not None]
         puts = [one for one in mine if one.op == "put"]
+        whole = [one for one in puts if era.restored is None or not self._is_older(one)]
         made = History(entries, seq_of(era.events[-1]))
         made.is_whole = era.is_last
         made.present = {seq_of(event) for event in era.events}
         made.events, made.restored = era.events, era.restored
         made.acknowledged = [told for one in puts for told in acknowledged(one)]
-        made.attempts = {(one.fields["context"], text): 1 for one in puts for text in texts(one)}
-        made.puts = [put(one) for one in puts if not (era.restored and era.restored.lost and self._was_sent_before(one))]
+        made.attempts = {(one.fields["context"], text): 1 for one in whole for text in texts(one)}
+        made.puts = [put(one) for one in whole]
         made.placed = [Placed(one.fields["context"], one.fields["ids"][0]) for one in mine if one.op == "context_add" and one.result]
         made.reads = [found for one in mine if (found := what_was_read(one)) is not None]
         made.tenures = list(tenures(mine, era.ended))
@@ -165,10 +167,14 @@ class Recorded:
         made.lives, made.damaged = (self.past.lives, self.past.damaged) if era.is_last else ([], [])
         return made
 
-    def _was_sent_before(self, one: Exchange) -> bool:
-        """Whether a put was tried in an era before: then damage may have taken a part of it."""
-        first = texts(one)[0]
-        return any(first in texts(other) for other in self.exchanges if other.op == "put" and _era_of(other) != one.history)
+    def _is_older(self, one: Exchange) -> bool:
+        """Whether a put was tried in an era before, too: then damage may have taken a part of it, and its key."""
+        return self._first_tried[texts(one)[0]] != one.history
+
+    @cached_property
+    def _first_tried(self) -> dict[str, str]:
+        """Of the first payload of each put, the history in which that was tried first."""
+        return {texts(one)[0]: one.history for one in reversed(self.exchanges) if one.op == "put"}
 
     def _consumer(self, name: str, mine: list[Exchange], era: Era) -> Consumer:
         settings = CONSUMERS[name]

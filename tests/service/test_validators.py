@@ -332,3 +332,11 @@ def test_what_damage_took_is_missed_by_nobody() -> None:
     history.restored = Restored(events(), 6, frozenset({1, 4}))
     for guarantee in (validators.covered, validators.exclusive, validators.restored):
         guarantee(history)
+
+
+def test_a_lease_whose_end_may_be_lost_is_in_nobodys_way() -> None:
+    lease = {"agent": "me", "resources": ["/a"], "mode": "exclusive", "slots": 0}
+    grants = [other(1, "lock_granted", **lease), other(3, "lock_granted", **lease), other(5, "lock_granted", **lease)]
+    validators.leases(grants[:2], {2})
+    with pytest.raises(BrokenError):
+        validators.leases(grants, {2})
