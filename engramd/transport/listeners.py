@@ -379,7 +379,7 @@ async def _admit(
                 await trio.aclose_forcefully(plain)
             return
         stream = secured
-    session = Session(engine, stream, accepted.send if tls is None else None, origin, known, trio.current_time() - began)
+    session = Session(engine, stream, accepted if tls is None else None, origin, known, trio.current_time() - began)
     if not engine.tokens.admits(origin):
         await session.refuse(
             EngramError("denied", f"uid {origin.uid} may not use this daemon, which belongs to uid {os.getuid()} (it could, by auth.users)")

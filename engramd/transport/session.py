@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,7 +36,7 @@ class Session:
 
     Args:
         stream: both directions; closed when the session ends.
-        send_now: see StreamOutbox.
+        plain: the socket of the stream, where nothing is between them (as TLS is): it is read and written without detours.
         origin: where the client is.
         greeted: called when it has said who it is, and may come in.
         waited: seconds that were waited for the client already, of those in which it has to greet.
@@ -45,7 +46,7 @@ class Session:
         self,
         engine: Engine,
         stream: trio.abc.Stream,
-        send_now: Callable[[bytes], int] | None = None,
+        plain: socket.socket | None = None,
         origin: Origin = OWN,
         greeted: Callable[[], None] = lambda: None,
         waited: float = 0.0,
@@ -53,7 +54,9 @@ class Session:
         self._engine = engine
         self._stream = stream
         self._connection = ServerConnection(engine.max_frame)
-        self.outbox = StreamOutbox(stream, engine.flusher, send_now)
+        self._plain = plain
+        self._more = False  # the client has sent more than was read, most likely
+        self.outbox = StreamOutbox(stream, engine.flusher, None if plain is None else plain.send)
         self._peer: Peer | None = None
         self._turn = Turn()
         self._grows = False  # a large frame, by leave of its account
@@ -160,11 +163,13 @@ class Session:
         self._grows = is_large
 
     async def _receive(self, nursery: trio.Nursery) -> bool:
-        data = b""
-        with trio.move_on_after(FRAME_SECONDS if self._connection.partial else math.inf) as waited:
-            data = bytes(await self._stream.receive_some(READ_BYTES))
-        if waited.cancelled_caught:
-            raise EngramError("timeout", f"the rest of a frame did not come within {FRAME_SECONDS:g} s")
+        if self._connection.partial:
+            with trio.move_on_after(FRAME_SECONDS) as waited:
+                data = await self._read()
+            if waited.cancelled_caught:
+                raise EngramError("timeout", f"the rest of a frame did not come within {FRAME_SECONDS:g} s")
+        else:
+            data = await self._read()
         if not data:
             return False
         await self._turn.begin()
@@ -182,6 +187,25 @@ class Session:
         self._engine.flusher.flush()
         await self.outbox.room()
         await self._turn.begin()
+
+    async def _read(self) -> bytes:
+        """What comes next, at most READ_BYTES of it; none once the client has hung up.
+
+        A client that has just been read is asked again only when it has sent more. trio asks at once, and mostly in vain, which costs a
+        system call and an exception for each request.
+        """
+        if self._plain is None or self._more:
+            data = bytes(await self._stream.receive_some(READ_BYTES))
+        else:
+            await trio.lowlevel.wait_readable(self._plain)
+            try:
+                data = self._plain.recv(READ_BYTES)
+            except BlockingIOError:  # it was told too early
+                data = bytes(await self._stream.receive_some(READ_BYTES))
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+        self._more = len(data) == READ_BYTES
+        return data
 
     def _take(self, message: Hello | Request | Notice | Rejected, nursery: trio.Nursery) -> None:
         if isinstance(message, Request):
