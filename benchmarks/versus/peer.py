@@ -23,6 +23,7 @@ WINDOW = 1000  # requests in flight, where a protocol has them
 BATCH = 100  # records in one request, transaction or sync
 LAST = 100
 QUEUE_SECONDS = 0.01
+FILL_SECONDS = 60
 
 RECORDS = [{"context": "live", "agent": "agent-0", **draft} for draft in wire.drafts(1000)]
 TEXT = RECORDS[0]["text"]
@@ -243,7 +244,8 @@ class Server(Peer):
         return [max(stream[at] for stream in arrivals) - moment for at, moment in enumerate(moments)]
 
     def fill(self, units: int) -> None:
-        loops.serial(*self.requests("batcher"), units // BATCH, 60, warm=0)
+        if len(loops.serial(*self.requests("batcher"), units // BATCH, FILL_SECONDS, warm=0)) < units // BATCH:
+            raise BenchmarkError(f"{self.name} did not take {units} records within {FILL_SECONDS} s")
 
     def processor(self) -> int:
         return self.running.processor()
