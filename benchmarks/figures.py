@@ -168,9 +168,15 @@ def put_region(path: str | Path, name: str, text: str) -> None:
     Raises:
         BenchmarkError: if there is a document without these lines.
     """
+    head, tail = around_region(path, name)
+    Path(path).write_text(f"{head}\n{text.strip()}\n\n{tail}", encoding="utf-8")
+
+
+def around_region(path: str | Path, name: str) -> tuple[str, str]:
+    """A document up to the first of these lines, and from the last one on; raises as `put_region` does, before anything is measured."""
     file, first, last = Path(path), f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
     before = file.read_text(encoding="utf-8") if file.exists() else first + last
     if first not in before or last not in before:
         raise BenchmarkError(f"{path} has no lines {first.strip()} and {last.strip()}")
     head, rest = before.split(first, 1)
-    file.write_text(f"{head}{first}\n{text.strip()}\n\n{last}{rest.split(last, 1)[1]}", encoding="utf-8")
+    return head + first, last + rest.split(last, 1)[1]

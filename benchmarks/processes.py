@@ -40,6 +40,10 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
 
 
+class Overtime(BenchmarkError):
+    """A benchmark takes longer than it may."""
+
+
 class Place:
     """Temporary directories: a short one for sockets, one for stores on the file system to measure. Removed at the end.
 
@@ -277,10 +281,10 @@ def _serve(pipe: Connection) -> None:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Raise BenchmarkError in the block when it takes longer than that, and let SIGTERM end the program in order."""
+    """Raise Overtime in the block when it takes longer than that, and let SIGTERM end the program in order."""
 
     def over(number: int, _frame: object) -> None:
-        raise BenchmarkError(f"stopped after {seconds:g} s")
+        raise Overtime(f"stopped after {seconds:g} s")
 
     def ended(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)

@@ -75,12 +75,12 @@ def opened(stack: ExitStack, found: dict[str, Opener], stage: str, table: Table)
     return made
 
 
-def measure(plan: Plan, place: Place, options: argparse.Namespace) -> Table:
+def measure(plan: Plan, place: Place, options: argparse.Namespace, table: Table) -> None:
     """All rows: those of writers, readers and locks in small stores, and then those of stores that hold much."""
     with Helper() as load, Helper() as readers:
         loads = Loads(plan, readers)
         found, missing = openers(place, load, options)
-        table = Table(plan, missing)
+        table.missing += missing
         with ExitStack() as stack:
             peers = opened(stack, found, "small", table)
             table.in_turns(peers, plan.rounds, loads.one, loads.several, loads.piped, loads.batch, loads.lease, loads.handed)
@@ -91,11 +91,10 @@ def measure(plan: Plan, place: Place, options: argparse.Namespace) -> Table:
             table.in_turns(peers, 1, loads.memory)
             table.in_turns(peers, plan.reads, loads.last)
             table.in_turns(peers, plan.restarts, loads.start)
-    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and write what was asked for."""
+    """Measure, print, and write what was asked for. What was measured until something failed is printed too, and nothing written."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.versus", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, and stores of 10k units: under a minute")
     parser.add_argument("--peers", default=",".join(NAMES), metavar="NAME,...", help=f"only these (default: {','.join(NAMES)})")
@@ -109,20 +108,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(options.peers.split(",")) - {*NAMES, ""}:
         parser.error(f"--peers knows {', '.join(NAMES)}, and no {', '.join(sorted(unknown))}")
     plan = QUICK if options.quick else Plan()
-    started = clock()
+    table, started, failed = Table(plan), clock(), None
     try:
-        with bounded(plan.limit), Place(options.dir) as place:
-            table = measure(plan, place, options)
         if options.table:
-            figures.put_region(options.table, REGION, table.markdown())
+            figures.around_region(options.table, REGION)
+        with bounded(plan.limit), Place(options.dir) as place:
+            measure(plan, place, options, table)
     except (BenchmarkError, EngramError, OSError) as error:
-        print(f"benchmarks.versus: {error}", file=sys.stderr)
-        return 1
+        failed = error
     rows = table.rows()
     print(figures.table(rows))
     for each in table.missing:
         print(f"Not measured: {each}.")
     print(f"{(clock() - started) / 1e9:.0f} s. Ratio: how many times as long, or as much, as Engram. Medians over interleaved rounds.")
+    if failed is not None:
+        print(f"benchmarks.versus: {failed}", file=sys.stderr)
+        return 1
+    if options.table:
+        figures.put_region(options.table, REGION, table.markdown())
     if options.plot:
         Path(options.plot).write_text(table.plot(), encoding="utf-8")
     if options.json:

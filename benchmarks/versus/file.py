@@ -76,7 +76,7 @@ class File(Library):
 
     name = "file + `flock`"
     synced = "yes"
-    about = "fdatasync, flock"
+    about = ""
     unlike: ClassVar[Mapping[str, str]] = dict.fromkeys(("lease", "handed"), "in memory")
     writer = staticmethod(writer)
 

@@ -69,7 +69,7 @@ class Peer(ABC):
         name: the heading of its column.
         synced: whether a record is on disk when it is acknowledged, in words.
         unlike: loads whose figures are of something else than Engram's, and of what.
-        about: program and version.
+        about: program and version, if it has one.
         variables: of the environment of its commands.
         kept: what is closed with it.
     """

@@ -11,7 +11,7 @@ from .. import figures, plots
 from ..commands import spawn
 from ..figures import BenchmarkError, Round, Rounds, Row, amount, duration, factor, spread
 from ..loops import WARM, clock, timed
-from ..processes import Helper
+from ..processes import Helper, Overtime
 from .peer import BATCH, CLIENTS, LAST, WINDOW, Absent, Lock, Peer
 
 SETTLE_SECONDS = 0.3  # before memory is looked at
@@ -182,11 +182,11 @@ class Table:
         missing: what could not be measured, and why.
     """
 
-    def __init__(self, plan: Plan, missing: Sequence[str] = ()) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.lines = lines(plan)
         self.abouts: dict[str, str] = {}
         self.synced: dict[str, str] = {}
-        self.missing = list(missing)
+        self.missing: list[str] = []
         self._rounds = Rounds()
         self._words: dict[tuple[str, str], str] = {}
         self._unlike: dict[tuple[str, str], str] = {}
@@ -211,7 +211,7 @@ class Table:
         except Absent as absent:
             self._words[at] = str(absent)
         except (BenchmarkError, OSError) as error:
-            if peer.name == next(iter(self.abouts)):
+            if isinstance(error, Overtime) or peer.name == next(iter(self.abouts)):
                 raise
             self._words[at] = "failed"
             self.missing.append(f"{peer.name}, {load.__name__}: {error}")
@@ -243,7 +243,7 @@ class Table:
         found = [["", *names], ["---"] * (len(names) + 1), ["on disk when it is acknowledged", *self.synced.values()]]
         found += [[line.words, *(shown(self.row(line, name)) for name in names)] for line in self.lines]
         words = [f"{about['processors']} processors, load {about['load'][0]}, Python {about['python']}, {about['system']}"]
-        words += [", ".join(dict.fromkeys(self.abouts.values()))]
+        words += [", ".join(filter(None, dict.fromkeys(self.abouts.values())))]
         notes = "".join(f"\n\nNot measured: {each}." for each in self.missing)
         return "\n".join(f"| {' | '.join(cells)} |" for cells in found) + f"\n\nTaken on {'; '.join(words)}.{notes}"
 

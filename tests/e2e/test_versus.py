@@ -13,7 +13,7 @@ from benchmarks import figures, plots
 from benchmarks.processes import Helper, Place
 from benchmarks.versus import etcd, nats, redis
 from benchmarks.versus.__main__ import REGION, measure, openers
-from benchmarks.versus.rows import Loads, Plan
+from benchmarks.versus.rows import Loads, Plan, Table
 
 PLAN = Plan(
     rounds=1, most=3, seconds=0.01, handed=1, fan_rounds=1, fan={2: (2, 0.001)}, commands=1, units=200, reads=1, restarts=1, limit=60
@@ -27,8 +27,9 @@ def chosen(peers: str) -> Namespace:
 
 
 def test_the_table_has_a_cell_for_every_row_and_peer(tmp_path: Path) -> None:
+    table = Table(PLAN)
     with Place(str(tmp_path)) as place:
-        table = measure(PLAN, place, chosen("sqlite,file"))
+        measure(PLAN, place, chosen("sqlite,file"), table)
     assert list(table.abouts) == ["Engram", "SQLite, WAL", "file + `flock`"]
     assert not table.missing
     document = tmp_path / "doc.md"
