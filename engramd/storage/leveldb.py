@@ -205,8 +205,9 @@ class Store(Reader):
     def size(self) -> int:
         """Bytes that the files take."""
         total = 0
-        with suppress(FileNotFoundError):  # somebody has removed it
-            for file in self.directory.iterdir():
+        # With os.scandir, several times as fast as a Path each: there is a file for each 2 MiB.
+        with suppress(FileNotFoundError), os.scandir(self.directory) as files:  # or somebody has removed it
+            for file in files:
                 with suppress(FileNotFoundError):  # LevelDB removes files in the background
                     total += file.stat().st_size
         return total

@@ -18,6 +18,7 @@ from .log import Log
 STEP_ROWS = 512  # a step examines at most so many rows
 STEP_BYTES = 256 * 1024  # and ends after the unit that passes this, wanted or not
 MAX_SCANS = 16  # where more keys would have to be scanned at once for a context, its entries are read instead
+MAX_JOINED = 2  # keys of a condition for which its next place is looked up, rather than the units of another condition
 MAX_SCANS_OF_ALL = 64  # and for all contexts together, the log
 ROWS_OF_A_SCAN = 64  # that could be read instead of beginning one
 
@@ -120,7 +121,7 @@ def _walk(log: Log, wanted: Range) -> Iterator[_Examined]:
 
 def _contexts_with_keys(log: Log, wanted: Range) -> Sequence[str] | None:
     """All contexts, where their secondary keys leave fewer rows to look at than the log has in the range; else None."""
-    scans = len(_prefixes("", wanted.filter))
+    scans = min(map(len, _conditions("", wanted.filter)), default=0)
     if not 0 < scans <= MAX_SCANS:
         return None
     most = min(MAX_SCANS_OF_ALL // scans, (min(wanted.last, log.last_seq) - wanted.first) // ROWS_OF_A_SCAN // scans)
@@ -165,6 +166,9 @@ def present_entry(log: Log, seq: int) -> Entry | None:
 def _walk_context(log: Log, context: str, wanted: Range) -> Iterator[_Examined]:
     hide = wanted.present and _has_removals(log, context)
     for seq, at in _rows(log, context, wanted):
+        if at is None:
+            yield seq, 0, None
+            continue
         entry = Entry(seq, context, "unit_put", at) if isinstance(at, bytes) else _elsewhere(log, context, seq, at)
         cost = len(entry.unit) if entry else 0
         if entry is None or not wanted.filter.matches(cbor2.loads(entry.unit)) or (hide and log.is_gone(context, seq, wanted.at)):
@@ -177,9 +181,17 @@ def _has_removals(log: Log, context: str) -> bool:
     return next(log.scan(keys.gone(context), 0, keys.LAST_SEQ), None) is not None
 
 
-def _rows(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, bytes | int]]:
-    """Seqs of candidate entries with their unit, or where it stands, by the key that is likely to leave the fewest."""
-    prefixes = _prefixes(context, wanted.filter)
+def _rows(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, bytes | int | None]]:
+    """Seqs of candidate entries with their unit, or where it stands; None for a seq up to which there is no candidate.
+
+    They are those that stand under the key of every condition which takes few scans, or else of the one which takes the fewest.
+    """
+    conditions = _conditions(context, wanted.filter)
+    narrow = [prefixes for prefixes in conditions if len(prefixes) <= MAX_JOINED]
+    if len(narrow) > 1:
+        yield from _joined(log, narrow, wanted)
+        return
+    prefixes = min(conditions, key=len, default=[])
     if not 0 < len(prefixes) <= MAX_SCANS:
         for key, value in log.scan(keys.entries(context), wanted.first, wanted.last, wanted.reverse):
             yield keys.seq_of(key), records.read_entry(value)
@@ -188,15 +200,34 @@ def _rows(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, bytes | 
     yield from merge(*scans, reverse=wanted.reverse)
 
 
-def _prefixes(context: str, want: Filter) -> list[bytes]:
-    """The secondary keys under which everything in a context stands that a filter wants; none where it wants everything."""
-    if want.related_to is not None:
-        return [keys.by_target(context, want.related_to)]
-    if want.meta:
-        return [keys.by_meta(context, *want.meta[0])]
-    if want.agents:
-        return [keys.by_agent(context, agent) for agent in sorted(want.agents)]
-    return [keys.by_type(context, type) for type in sorted(want.types)]
+def _conditions(context: str, want: Filter) -> list[list[bytes]]:
+    """For each condition of a filter, the keys under one of which stands everything in a context that fits it."""
+    found = [[keys.by_target(context, want.related_to)]] if want.related_to is not None else []
+    found += [[keys.by_meta(context, *label)] for label in want.meta]
+    found += [[keys.by_agent(context, agent) for agent in want.agents]] if want.agents else []
+    return found + ([[keys.by_type(context, type) for type in want.types]] if want.types else [])
+
+
+def _joined(log: Log, conditions: list[list[bytes]], wanted: Range) -> Iterator[tuple[int, int | None]]:
+    """What stands under a key of each condition. Each in turn is asked for its next place, from where the others have come to: so it takes
+    about as many looks as the rarest of them has entries."""
+    forward = -1 if wanted.reverse else 1
+    at = wanted.last if wanted.reverse else wanted.first
+    agreed, turn = 0, 0
+    while True:
+        first, last = (wanted.first, at) if wanted.reverse else (at, wanted.last)
+        nexts = (next(_pointers(log, prefix, wanted._replace(first=first, last=last)), None) for prefix in conditions[turn])
+        found = (min if forward > 0 else max)((place for place in nexts if place is not None), default=None)
+        if found is None:
+            return
+        turn = (turn + 1) % len(conditions)
+        if found[0] != at:
+            at, agreed = found[0], 0
+            yield at - forward, None
+        agreed += 1
+        if agreed == len(conditions):
+            yield found
+            at, agreed = at + forward, 0
 
 
 def _pointers(log: Log, prefix: bytes, wanted: Range) -> Iterator[tuple[int, int]]:

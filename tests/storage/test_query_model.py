@@ -180,3 +180,19 @@ def test_a_rare_unit_of_any_context_is_found_without_reading_the_log(log: Log) -
         assert len(looked_at) == most
     assert len(list(query._walk(log, Range(None, Filter(), 1, log.last_seq)))) == log.last_seq
     assert len(list(query._walk(log, rare._replace(first=log.last_seq - 20)))) == 21, "few rows are read as they stand"
+
+
+def test_two_conditions_cost_what_the_rarer_one_has(log: Log) -> None:
+    """Rows are counted: that many units have the label, and that the agent has few, is all that matters."""
+    many = [Put("c", "rare" if n % 500 == 7 else "often", (Draft(n.to_bytes(16), TYPES[n % 2], {"k": "v"}, "x"),)) for n in range(2000)]
+    execute(log, 1, *many)
+    for want, fitting in (
+        (Filter(agents=frozenset({"rare"}), meta=(("k", "v"),)), 4),
+        (Filter(agents=frozenset({"rare"}), meta=(("k", "v"),), types=frozenset({TYPES[1]})), 4),
+        (Filter(agents=frozenset({"rare"}), types=frozenset({TYPES[0]})), 0),
+        (Filter(agents=frozenset({"nobody"}), meta=(("k", "v"),)), 0),
+    ):
+        for reverse in (False, True):
+            looked_at = list(query._walk(log, Range(["c"], want, 1, log.last_seq, reverse)))
+            assert sum(entry is not None for _, _, entry in looked_at) == fitting
+            assert len(looked_at) <= 3 * 4
