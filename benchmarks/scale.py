@@ -123,6 +123,7 @@ class Growing:
         """What later questions are about: a few units of a rare agent, a net of relationships, a put with a key, a consumer."""
         for context in CONTEXTS:
             client.request("put", context=context, agent=RARE, text="seldom", type="error", meta={"task": "T-1"})
+        client.request("put", context=CONTEXTS[0], units=[{"text": "x", "meta": {"task": "early"}}] * 40)
         client.request("put", context="once", text="x", dedupe="key")
         client.request("consumer_create", consumer="behind", contexts=CONTEXTS[:1])
         ids = [client.request("put", context="net", text="first")["id"]]
@@ -177,9 +178,9 @@ def questions(store: Growing, sample: Sequence[dict[str, Any]]) -> Iterator[tupl
     yield f"last {LAST}", [wire.list_frame(context, LAST) for context in CONTEXTS]
     yield f"{LAST} from the middle on", [request("list", context=context, after=middle, limit=LAST) for context in CONTEXTS]
     yield "last 20 of an agent", [request("list", context=first, agent="agent-0", limit=20, reverse=True)]
-    yield "all 8 of a rare agent", [request("list", context=first, agent=RARE)]
+    yield "all of a rare agent", [request("list", context=first, agent=RARE)]
     yield "last 20 of two types", [request("list", context=first, type=["error", "message"], limit=20, reverse=True)]
-    yield "last 20 with a label", [request("list", context=first, meta={"task": "T-7"}, limit=20, reverse=True)]
+    yield "last 20 with a label", [request("list", context=first, meta={"task": "early"}, limit=20, reverse=True)]
     yield "with a label, of a rare agent", [request("list", context=first, meta={"task": "T-1"}, agent=RARE)]
     yield "of a rare agent, of a type", [request("list", context=first, agent=RARE, type="error")]
     yield "20 since an instant", [request("list", context=first, since=unit["ts"], limit=20) for unit in sample]
