@@ -33,6 +33,7 @@ SECONDS = 0.6  # of one row at one size
 MOST = 200  # requests of it
 LEASES = 100  # units for each lease that is held
 STARTS = 3
+CHECKED = 200_000  # units that are checked at most: linear work, a minute for so many
 SLACK = 0.25  # how much an exponent may be above what is expected: a million units have some more levels in LevelDB, and timing has noise
 LIMIT = 900  # seconds
 RARE = "rarely-seen"  # an agent with a few units, all among the first
@@ -47,7 +48,7 @@ class Cost:
 
     Attributes:
         expected: the exponent: FLAT for what finds its place by a key, LINEAR for what reads everything.
-        values: nanoseconds (the median), or bytes, for each size.
+        values: nanoseconds (the median), or bytes, for each size; None where it was not measured.
         slowest: nanoseconds, the 99th percentile, where single requests were timed.
         worked: nanoseconds of the processor that the daemon's loop used for one, where that is known. What disturbs the machine disturbs
             these the least, so how fast something grows is told by them.
@@ -56,20 +57,22 @@ class Cost:
 
     what: str
     expected: int
-    values: list[float] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
     slowest: list[float] = field(default_factory=list)
     worked: list[float] = field(default_factory=list)
     is_time: bool = True
 
-    def shown(self, value: float) -> str:
+    def shown(self, value: float | None) -> str:
         """A value with its unit."""
+        if value is None:
+            return ""
         return duration(value) if self.is_time else amount(value / 1e6, " MB")
 
     def exponent(self, sizes: Sequence[int]) -> float:
         """By which power of the size it grows: the slope of the line that fits best, both on logarithmic axes."""
-        told = self.worked if all(self.worked) and len(self.worked) == len(sizes) else self.values
-        across, up = [math.log(size) for size in sizes], [math.log(max(value, 1.0)) for value in told]
-        return statistics.linear_regression(across, up).slope if len(sizes) > 1 else 0.0
+        told: Sequence[float | None] = self.worked if all(self.worked) and len(self.worked) == len(sizes) else self.values
+        points = [(math.log(size), math.log(max(value, 1.0))) for size, value in zip(sizes, told, strict=True) if value is not None]
+        return statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else 0.0
 
     def grows_too_fast(self, sizes: Sequence[int]) -> bool:
         """Whether the exponent is above what is expected."""
@@ -82,7 +85,7 @@ class Costs(dict[str, Cost]):
     def note(
         self,
         what: str,
-        value: float,
+        value: float | None,
         expected: int = FLAT,
         slowest: float | None = None,
         worked: float | None = None,
@@ -268,6 +271,8 @@ def starts(store: Growing, costs: Costs) -> None:
 
 def doctor(store: Growing, costs: Costs) -> None:
     """A check of everything, in this process: with nobody to give way to."""
+    if store.units > CHECKED:
+        return costs.note("doctor", None, LINEAR)
     store.daemon.stop()
     with closing(Store(store.data / "log")) as opened:
         began, check = clock(), Check(opened)
@@ -277,6 +282,7 @@ def doctor(store: Growing, costs: Costs) -> None:
     if check.findings:
         raise BenchmarkError(f"the check found: {check.findings[0].message}")
     store.daemon = Daemon(store.place, store.data)
+    return None
 
 
 def measure(sizes: Sequence[int], directory: str | None, said: Callable[[str], None]) -> Costs:
