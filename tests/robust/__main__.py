@@ -8,7 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from .report import Report, rewrite
+from benchmarks.figures import put_region
+
+from .report import REGION, Report
 from .rounds import deal, play
 from .world import libraries
 
@@ -36,7 +38,7 @@ def main() -> int:
             number += 1
     print(report.markdown())
     if given.table is not None:
-        rewrite(given.table, report.markdown())
+        put_region(given.table, REGION, report.markdown())
     return bool(report.broken)
 
 

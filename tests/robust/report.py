@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import validators
 
 from .faults import FAULTS
 from .rounds import Outcome
 
-BEGIN, END = "<!-- robustness -->\n", "<!-- /robustness -->\n"
+REGION = "tests.robust"  # of a document that has the tables
 OPERATIONS = {
     "put": "put",
     "context_add": "add a unit to a context",
@@ -85,13 +84,3 @@ def title(name: str) -> str:
 def _table(head: list[str], rows: list[list[object]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "".join(f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else str(cell) for cell in line)} |\n" for line in lines)
-
-
-def rewrite(path: Path, markdown: str) -> None:
-    """Put the tables into the marked region of a file."""
-    text = path.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{path} has no region between {BEGIN.strip()} and {END.strip()}")
-    path.write_text(before + begin + markdown + end + after)
