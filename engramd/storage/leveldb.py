@@ -27,7 +27,8 @@ WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart repla
 BLOOM_BITS = 10
 COPY_ROWS = 4096  # written at once where a store is written anew
 REFUSALS = tuple(  # of the system, which say nothing of what is on disk
-    os.strerror(code) for code in (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS)
+    os.strerror(code)
+    for code in (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS)
 )
 LOG_BLOCK = 32768  # bytes of a block of LevelDB's log file; its doc/log_format.md has all that is said of it here
 LOG_HEAD = struct.Struct("<IHx")  # of each piece in it: checksum of what follows the length, length, kind
