@@ -24,6 +24,7 @@ Done = Callable[[Result | EngramError], None]
 MAX_GROUP_BYTES = 8 * 1024 * 1024  # a forming group beyond this makes its clients wait
 MAX_GROUP_EVENTS = 8192
 SHORT_SYNC = 0.0005  # seconds
+LONG_SYNC = 2 * SHORT_SYNC  # as what longer ones count
 SHORT_BATCH = 64  # events; LevelDB takes about 5 µs for each beside the sync
 NEWEST = 0.2  # weight of the newest sync in what is expected of the next
 AHEAD = 60_000_000  # microseconds the log may be ahead of the wall clock without a warning
@@ -36,13 +37,19 @@ def wall_clock() -> int:
 
 async def write_in_thread(batch: Batch) -> None:
     """Sync in a worker thread, while the loop decides the next group. Not cancellable: a write under way always ends."""
-    await trio.to_thread.run_sync(batch.commit)
+    await _in_thread(batch.commit)
+
+
+async def _in_thread(commit: Callable[[], None]) -> None:
+    with trio.CancelScope(shield=True):  # else it might not even begin
+        await trio.to_thread.run_sync(commit)
 
 
 class AdaptiveWriter:
     """Syncs on the loop while syncs are short, else in a worker thread; docs/adr/0007 has the figures.
 
     A sync that is shorter than handing it to a thread and back is cheapest where it is; a long one would keep the loop from all else.
+    What is expected of the next is learnt from short batches; one that takes very long says little of a disk that is else fast.
     """
 
     def __init__(self) -> None:
@@ -53,17 +60,19 @@ class AdaptiveWriter:
         if self._expected < SHORT_SYNC and len(batch.events) <= SHORT_BATCH:
             self._commit(batch)
         else:
-            await trio.to_thread.run_sync(self._commit, batch)
+            await _in_thread(lambda: self._commit(batch))
 
     def _commit(self, batch: Batch) -> None:
         started = time.monotonic()
         batch.commit()
-        self._expected += NEWEST * (time.monotonic() - started - self._expected)
+        if len(batch.events) <= SHORT_BATCH:
+            self._expected += NEWEST * (min(time.monotonic() - started, LONG_SYNC) - self._expected)
 
 
 async def write_inline(batch: Batch) -> None:
     """Sync on the loop; for tests in virtual time."""
-    await trio.lowlevel.checkpoint()
+    with trio.CancelScope(shield=True):
+        await trio.lowlevel.checkpoint()
     batch.commit()
 
 
@@ -84,7 +93,7 @@ class Committer:
             be many subscribers.
         after: called after the answers of a group and its publishing.
         clock: microseconds since the epoch.
-        write: syncs a batch.
+        write: syncs a batch, and is not cancellable.
         counters: told of every batch.
     """
 
@@ -256,8 +265,7 @@ class Committer:
             group.batch.seal()
             if group.batch.events:
                 started = time.monotonic()
-                with trio.CancelScope(shield=True):
-                    await self._write(group.batch)
+                await self._write(group.batch)
                 self._counters.committed(len(group.batch.events), time.monotonic() - started)
             group.batch.settle()
         except Exception as error:
