@@ -30,6 +30,7 @@ from engramd.protocol.framing import LENGTH, encode, frame
 from engramd.protocol.tokens import new_token
 
 FLOOD_SECONDS, FLOODING = 2.0, 50  # how long, and on how many connections: fewer than may come at once and not have greeted
+KEPT = 32 * 2**20  # bytes that Python may keep after a crowd, for the next one
 LIMIT = 30.0  # seconds that the daemon may take to say or do something
 
 
@@ -388,7 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for attack in ATTACKS:
             attack(target, options.connections if attack is crowd else options.scale)
             times = bystander.take()
-            print(report(attack.__name__, calm, times, settle(target, memory + 8 * 2**20, connections), memory), flush=True)
+            print(report(attack.__name__, calm, times, settle(target, memory + KEPT, connections), memory), flush=True)
         bystander.stop()
         check_nothing_lost(target, bystander.context, bystander.seqs)
         print(f"{len(bystander.seqs)} units were acknowledged meanwhile, and all are there")
