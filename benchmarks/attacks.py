@@ -228,15 +228,16 @@ def paths(target: Target, count: int) -> None:
 
 
 def greedy(target: Target, count: int) -> None:
-    """A bearer that asks for all it can get, and reads nothing of the answers."""
-    with target.tcp() as connection:
-        connection.sendall(hello(agent="victim", token=target.token))
-        connection.settimeout(0.5)
-        with suppress(OSError):
-            for number in range(1, count * 20):
-                stream = {"contexts": ["victim"], "after": 0, "follow": True, "credit": 64 * 1024 * 1024}
-                connection.sendall(frame(encode({"id": number, "op": "tail", **stream})))
-        time.sleep(0.5)  # it is there, and takes nothing
+    """A bearer that asks for all it can get, and reads nothing of it; and for more streams than there may be, which send nothing."""
+    with target.tcp() as deaf, target.tcp() as collector:
+        for connection, credit in ((deaf, 64 * 1024 * 1024), (collector, 0)):
+            connection.sendall(hello(agent="victim", token=target.token))
+            connection.settimeout(0.5)
+            with suppress(OSError):
+                for number in range(1, count * 20):
+                    stream = {"contexts": ["victim"], "after": 0, "follow": True, "credit": credit}
+                    connection.sendall(frame(encode({"id": number, "op": "tail", **stream})))
+        time.sleep(0.5)  # they are there, and take nothing
 
 
 def flood(target: Target, count: int) -> None:
