@@ -103,15 +103,9 @@ def _names(functions: list[_Function]) -> Labelled:
 def _debian(_: list[_Function]) -> Labelled:
     if shutil.which("apt-cache") is None:
         raise LeftOut("no apt-cache")
-    shown = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=False).stdout
-    names = re.findall(r"^Package: (.*)$", shown, re.M)
-    chosen = random.Random("debian").sample(names, min(len(names), 25_000))
-    pairs: list[tuple[str, str]] = []
-    for at in range(0, len(chosen), 1000):
-        said = subprocess.run(
-            ["apt-cache", "show", "--no-all-versions", *chosen[at : at + 1000]], capture_output=True, text=True, check=False
-        )
-        pairs += _described(said.stdout)
+    said = subprocess.run(["apt-cache", "search", "--full", "--names-only", "."], capture_output=True, text=True, check=False)
+    described = sorted(set(_described(said.stdout)))
+    pairs = random.Random("debian").sample(described, min(len(described), 25_000))
     if len(pairs) < FEW:
         raise LeftOut("apt-cache has no long descriptions; apt-get update fetches them where Acquire::Languages is en, not none")
     return _labelled("debian", pairs)

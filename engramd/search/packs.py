@@ -28,7 +28,7 @@ from .postings import Block
 
 BITS = 16  # of the fraction in fixed point
 ONE = 1 << BITS
-KEYWORD, SEMANTIC, WHOLE = 45, 35, 20  # shares of a score, as in `ranking`
+KEYWORD, SEMANTIC, WHOLE = 45, 35, 20  # shares of a score, as in `ranking` where no text is very near
 LEAST_COSINE = ONE // 5  # a text that is less like the query, and has none of its words, does not count
 ROWS = 256  # vectors multiplied at once: they stay in the cache of the processor
 FEW = 4  # contiguous rows are read as they lie, unless more than so many times too many

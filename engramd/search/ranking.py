@@ -22,6 +22,9 @@ from .query import Query
 from .snippets import Snippet, snippet
 
 KEYWORD, SEMANTIC, WHOLE = 0.45, 0.35, 0.2  # shares of a hybrid score: the parts, and having all that was asked for (docs/adr/0021)
+NEAR = 0.6  # cosine of the best text beyond which meaning counts more, and words as much less (docs/adr/0025):
+NEARER = 1.2  # by so many times what it is beyond
+MOST_MOVED = 0.25  # and at most this
 LEAST_COSINE = 0.2  # a text that is less like the query, and has none of its words, is no hit
 DEPTH = 128  # units that each part gives to the beginning of an order
 DEEP = 1024  # the same, where more hits are asked for
@@ -250,10 +253,11 @@ class _Ranking:
         semantic = _known(docs, near.docs, near.cosines)
         other = np.isnan(semantic)
         semantic[other] = vectors.of(self._vector, docs[other])
-        scores = fuse(keyword, semantic, self._has_all(looked.has))
+        shares = shares_of(float(near.cosines[0]) if len(near.cosines) else 0.0)
+        scores = fuse(keyword, semantic, self._has_all(looked.has), shares)
         ranks = np.lexsort((-docs, -scores))
         worst = _last(found.scores / np.float32(self._most), depth)
-        rest = KEYWORD * worst + SEMANTIC * _last(near.cosines, depth) + WHOLE * (worst > 0)
+        rest = shares[0] * worst + shares[1] * _last(near.cosines, depth) + WHOLE * (worst > 0)
         return Order(docs[ranks], scores[ranks], keyword[ranks], semantic[ranks], rest)
 
     @cached_property
@@ -282,9 +286,15 @@ class _Ranking:
         return " ".join(words)
 
 
-def fuse(keyword: Floats, semantic: Floats, whole: NDArray[np.bool_]) -> Floats:
+def shares_of(nearest: float) -> tuple[float, float]:
+    """What words and meaning count, where the best text is so near: one that says nearly the same in other words is to be found by that."""
+    moved = min(NEARER * max(nearest - NEAR, 0.0), MOST_MOVED)
+    return KEYWORD - moved, SEMANTIC + moved
+
+
+def fuse(keyword: Floats, semantic: Floats, whole: NDArray[np.bool_], shares: tuple[float, float]) -> Floats:
     """One score from those of the parts, for docs of which `whole` says whether they have all that was asked for."""
-    scores: Floats = (np.float32(KEYWORD) * keyword + np.float32(SEMANTIC) * np.maximum(semantic, 0)).astype(np.float32)
+    scores: Floats = (np.float32(shares[0]) * keyword + np.float32(shares[1]) * np.maximum(semantic, 0)).astype(np.float32)
     scores += np.float32(WHOLE) * whole.astype(np.float32)
     return scores
 

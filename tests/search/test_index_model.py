@@ -241,6 +241,22 @@ def test_what_comes_while_texts_are_asked_for_is_not_in_the_order(open_index: An
     assert ([hit.seq for hit in page.hits], page.more) == ([wanted], False)
 
 
+def test_the_nearer_the_best_text_the_more_meaning_counts(open_index: Any, ledger: Ledger) -> None:
+    near = ledger.put("a person is slicing an onion with a knife")
+    for number in range(30):
+        ledger.put(f"someone who is peeling a potato {number}")
+    index = open_index()
+    feed(index, ledger)
+    page = find(index, ledger, "someone who is cutting onions", limit=40)
+    shares = ranking.shares_of(max(hit.semantic for hit in page.hits))
+    assert page.hits[0].seq == near
+    assert shares[1] > ranking.SEMANTIC
+    assert sum(shares) == pytest.approx(ranking.KEYWORD + ranking.SEMANTIC)
+    for hit in page.hits:
+        assert hit.score == pytest.approx(shares[0] * hit.keyword + shares[1] * hit.semantic, abs=1e-5)
+    assert ranking.shares_of(0.6) == (ranking.KEYWORD, ranking.SEMANTIC) == ranking.shares_of(0)
+
+
 def test_types_and_agents_of_a_query_are_alternatives(open_index: Any, ledger: Ledger) -> None:
     seqs = [ledger.put("a daemon", type=type, agent=agent) for type in ("message", "error", "system") for agent in ("a", "b")]
     index = open_index()
