@@ -351,12 +351,11 @@ def _meant(index: Index, term: str, times: int) -> _Asked:
 
 def _alike(index: Index, term: str) -> Iterator[tuple[str, float]]:
     """Terms that one which is nowhere may stand for, and how much each counts."""
-    if tokens.is_hash(term):
-        for other in index.starting(term, PREFIX_TERMS):
-            yield other, 0.9
-    else:
-        for variant in index.vocabulary.variants(term):
-            yield variant.word, variant.similarity**2
+    started = index.starting(term, PREFIX_TERMS) if tokens.is_hash(term) else []
+    for other in started:
+        yield other, 0.9
+    for variant in [] if started else index.vocabulary.variants(term):
+        yield variant.word, variant.similarity**2
 
 
 def request_of(fields: dict[str, Any]) -> Request:

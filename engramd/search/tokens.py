@@ -29,7 +29,7 @@ _ATOM = re.compile(rf"\d+|(?:(?![\d_])[{_W}])+")
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]+"
 )
-_HASH = re.compile(r"(?=[a-f]*\d)[0-9a-f]{7,128}")
+_HASH = re.compile(r"[0-9a-f]{7,128}")
 
 
 class Terms(NamedTuple):
@@ -101,7 +101,7 @@ def places(text: str, wanted: Set[str]) -> Iterator[Place]:
 
 
 def is_hash(term: str) -> bool:
-    """Whether a term looks like (the start of) a hash, which is searched by its first characters too."""
+    """Whether a term may be a hash or the start of one, which is searched by its first characters too; it may as well be a word."""
     return _HASH.fullmatch(term) is not None
 
 

@@ -44,6 +44,7 @@ def units(client: Client, name: str) -> list[str]:
         ("getusername", 3),
         ("user name", 3),
         ("deadbeef12", 4),
+        ("deadbee", 4),
         ("parser", 4),
         ("テスト", 5),
     ],

@@ -61,7 +61,9 @@ def test_any_text_can_be_read_and_its_terms_stand_in_it(text: str) -> None:
     assert all(0 <= place.start < place.end <= len(text) for place in placed)
 
 
-@pytest.mark.parametrize(("term", "is_word", "is_hash"), [("daemon", True, False), ("abc", False, False), ("deadbeef", True, False)])
+@pytest.mark.parametrize(
+    ("term", "is_word", "is_hash"), [("daemon", True, False), ("abc", False, False), ("deadbeef", True, True), ("accede", True, False)]
+)
 def test_kinds(term: str, is_word: bool, is_hash: bool) -> None:
     assert (tokens.is_word(term), tokens.is_hash(term)) == (is_word, is_hash)
     assert tokens.is_hash("dead1beef")
