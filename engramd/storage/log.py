@@ -176,7 +176,8 @@ class Log:
         low, high = 1, self.last_seq + 1
         while low < high:
             middle = (low + high) // 2
-            found = next(self.records(middle, high - 1), None)
+            record = self.record(middle)  # one look-up, where an iterator would have to find its place in every level of LevelDB
+            found = (middle, record) if record is not None else next(self.records(middle, high - 1), None)
             if found is None or found[1].ts >= ts:
                 high = middle
             else:

@@ -197,12 +197,18 @@ def heard(connection: ServerConnection | ClientConnection, chunks: list[bytes]) 
     return messages, None
 
 
+def heard_however(side: type[ServerConnection] | type[ClientConnection], sent: bytes, data: st.DataObject) -> tuple[list[Any], str | None]:
+    """What a side makes of bytes, which is the same however they arrive."""
+    messages, code = heard(side(2**20), [sent])
+    again, code_again = heard(side(2**20), chunked(data.draw, sent))
+    assert (repr(again), code_again) == (repr(messages), code)
+    return messages, code
+
+
 @given(conversations(), st.data())
 @fuzz(60)
 def test_a_daemon_takes_only_what_is_valid_however_it_arrives(sent: bytes, data: st.DataObject) -> None:
-    messages, code = heard(ServerConnection(2**20), [sent])
-    again, code_again = heard(ServerConnection(2**20), chunked(data.draw, sent))
-    assert (repr(again), code_again) == (repr(messages), code)
+    messages, code = heard_however(ServerConnection, sent, data)
     assert code in (None, "protocol", "too_large", "invalid", "version")
     for message in messages:
         match message:
@@ -233,9 +239,7 @@ def replies(draw: st.DrawFn) -> bytes:
 @given(replies(), st.data())
 @fuzz(40)
 def test_a_client_reads_or_refuses_what_a_daemon_sends(sent: bytes, data: st.DataObject) -> None:
-    messages, code = heard(ClientConnection(2**20), [sent])
-    again, code_again = heard(ClientConnection(2**20), chunked(data.draw, sent))
-    assert (repr(again), code_again) == (repr(messages), code)
+    messages, _ = heard_however(ClientConnection, sent, data)
     for message in messages:
         assert isinstance(message, (Answer, Item))
         if isinstance(message, Item) and isinstance(message.event.get("unit"), dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -179,3 +180,18 @@ def test_the_first_event_at_an_instant(batches: list[tuple[int, int]], asked: li
         for instant in [*asked, *times]:
             expected = next((seq for seq, at in enumerate(times, 1) if at >= instant), len(times) + 1)
             assert log.first_at(instant) == expected
+
+
+def test_an_instant_is_found_by_a_few_single_reads(log: Log) -> None:
+    """Counted: as many as halving the log takes, and no iterator, which would look into every level of LevelDB."""
+    commit(log, 0, created("c"))
+    batch = log.batch()
+    for ts in range(1, 1001):
+        batch.append(ts, unit_put("c", ts))
+    batch.seal()
+    batch.commit()
+    batch.settle()
+    with mock.patch.object(log, "record", wraps=log.record) as read, mock.patch.object(log._store, "scan") as scanned:
+        assert log.first_at(500) == 501
+    assert read.call_count <= 10
+    assert not scanned.called
