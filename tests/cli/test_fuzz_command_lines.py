@@ -84,7 +84,7 @@ def nearly_right(draw: st.DrawFn) -> list[str]:
 
 
 @given(nearly_right())
-@fuzz(100)
+@fuzz(50)
 def test_what_is_nearly_right_is_read_as_typer_reads_it_or_left_to_it(line: list[str]) -> None:
     quick = fast.read(line)
     if quick is not None:
@@ -222,7 +222,7 @@ def test_both_ways_ask_the_same_of_a_daemon(listener: Listener, capfd: pytest.Ca
 
 
 @given(st.binary(max_size=40) | st.builds(cbor2.dumps, st.recursive(st.none() | st.integers(0, 2**64 - 1) | st.text(max_size=9), st.lists)))
-@fuzz(60)
+@fuzz(25)
 def test_what_the_quick_codec_reads_it_reads_as_cbor2_does(data: bytes) -> None:
     try:
         found, end = fast._decode(data, 0)

@@ -104,7 +104,7 @@ WORDS = (
 
 
 @given(exported(), st.sampled_from(sorted(FORMS)), st.booleans())
-@fuzz(15)
+@fuzz(8)
 def test_a_sound_export_is_taken_whole(items: list[Line], form: str, told: bool) -> None:
     found, error = taken(FORMS[form](items), form if told else None)
     assert error is None, error.message
@@ -118,7 +118,7 @@ def test_a_sound_export_is_taken_whole(items: list[Line], form: str, told: bool)
     st.sampled_from(sorted(FORMS)).flatmap(lambda form: st.tuples(st.just(form), mutated(exported().map(FORMS[form]), WORDS))),
     st.booleans(),
 )
-@fuzz(60)
+@fuzz(30)
 def test_a_fault_anywhere_is_found_or_does_no_harm(said: tuple[str, bytes], told: bool) -> None:
     form, data = said
     held(*taken(data, form if told else None))
@@ -145,7 +145,7 @@ hurting = st.one_of(
 
 
 @given(exported(), st.data())
-@fuzz(60)
+@fuzz(30)
 def test_a_member_that_hurts_is_refused_in_words(items: list[Line], data: st.DataObject) -> None:
     lines = [as_json(item) for item in items]
     at = data.draw(st.integers(0, len(lines) - 1))
@@ -173,7 +173,7 @@ def test_a_member_that_is_there_twice_among_very_many_is_found_in_one_go() -> No
 
 
 @given(mutated(exported().map(as_cbor)))
-@fuzz(40)
+@fuzz(15)
 def test_items_of_a_cbor_file_end_where_the_strict_decoder_says(data: bytes) -> None:
     """Differential: the walker that cuts items off, and the decoder that reads them."""
     found, error = taken(data, "cbor")

@@ -113,7 +113,7 @@ values = st.recursive(
 
 
 @given(mutated(values.map(encode) | units().map(encode)))
-@fuzz(150)
+@fuzz(70)
 def test_cbor_is_read_as_the_plain_reader_reads_it(body: bytes) -> None:
     found, code = outcome(lambda: decode(body))
     try:
@@ -206,7 +206,7 @@ def heard_however(side: type[ServerConnection] | type[ClientConnection], sent: b
 
 
 @given(conversations(), st.data())
-@fuzz(60)
+@fuzz(30)
 def test_a_daemon_takes_only_what_is_valid_however_it_arrives(sent: bytes, data: st.DataObject) -> None:
     messages, code = heard_however(ServerConnection, sent, data)
     assert code in (None, "protocol", "too_large", "invalid", "version")
@@ -237,7 +237,7 @@ def replies(draw: st.DrawFn) -> bytes:
 
 
 @given(replies(), st.data())
-@fuzz(40)
+@fuzz(20)
 def test_a_client_reads_or_refuses_what_a_daemon_sends(sent: bytes, data: st.DataObject) -> None:
     messages, _ = heard_however(ClientConnection, sent, data)
     for message in messages:
