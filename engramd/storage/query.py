@@ -116,7 +116,8 @@ def _walk(log: Log, wanted: Range) -> Iterator[_Examined]:
     if len(sources) == 1:
         yield from sources[0]
     else:
-        yield from merge(*sources, key=lambda row: row[0], reverse=wanted.reverse)
+        # An entry before what only says how far another context was looked at: a step may end at either.
+        yield from merge(*sources, key=lambda row: (row[0], (row[2] is None) != wanted.reverse), reverse=wanted.reverse)
 
 
 def _contexts_with_keys(log: Log, wanted: Range) -> Sequence[str] | None:
