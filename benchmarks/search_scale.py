@@ -6,7 +6,8 @@
 Units are windows of the standard library's docstrings and code with paths, numbers and hashes between them: about 325 characters, a
 vocabulary that grows with the log, topics that repeat. One process does everything, as the worker does, but what it costs to ask the
 daemon for the texts of hits. Times are processor times, the least of three runs of each query, since a busy machine would change them;
-with --wall, those that passed. For snippets and phrases other texts stand in for those that were indexed. The row "first asked" has each query's first run, when the terms are read from the disk.
+with --wall, those that passed. For snippets and phrases other texts stand in for those that were indexed. The row "first asked" has each
+query's first run, when the terms are read from the disk.
 """
 
 from __future__ import annotations
