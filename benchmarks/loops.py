@@ -132,8 +132,9 @@ def many(clients: Sequence[Requests], seconds: float, warm: float = WARM_SECONDS
     counting = last = clock() + int(warm * 1e9)
     end = counting + int(seconds * 1e9)
     for number, ring in rings.items():
+        frame = next(ring)
         started[number] = clock()
-        os.write(number, next(ring))
+        os.write(number, frame)
     while started:
         ready = wait(WAIT_SECONDS)
         if not ready:
@@ -148,8 +149,9 @@ def many(clients: Sequence[Requests], seconds: float, warm: float = WARM_SECONDS
                 continue
             start = started.pop(number)
             if now < end or not taken:  # one at least
+                frame = next(rings[number])
                 started[number] = clock()
-                os.write(number, next(rings[number]))
+                os.write(number, frame)
                 if start >= counting:
                     taken.append(now - start)
                     last = now

@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from engramd.protocol.errors import EngramError
 from engramd.protocol.framing import encode, frame
 from engramd.storage.check import Check
 from engramd.storage.leveldb import Store
@@ -348,7 +349,7 @@ def plot_of(costs: Costs, sizes: Sequence[int]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0, or 1 when something could not be measured; that something grows too fast is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="units at which to measure, rising, in thousands")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="units at which to measure, rising, in whole thousands")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too; times in nanoseconds")
     parser.add_argument("--plot", metavar="FILE", help="write the plot here, as SVG")
     parser.add_argument("--table", metavar="FILE", help=f"write the table into this document, where <!-- {REGION} --> stands")
@@ -356,9 +357,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sizes = [int(size) for size in options.sizes.split(",")]
     try:
+        if options.table:  # before all the work
+            figures.around_region(options.table, REGION)
         with bounded(LIMIT):
             costs = measure(sizes, options.dir, lambda words: print(words, flush=True))
-    except (BenchmarkError, OSError) as error:
+    except (BenchmarkError, EngramError, OSError) as error:
         print(f"benchmarks.scale: {error}", file=sys.stderr)
         return 1
     table = rows_of(costs, sizes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from queue import SimpleQueue
@@ -11,13 +10,10 @@ from queue import SimpleQueue
 import outcome
 import trio
 
-from engramd.service.committer import write_in_thread, write_inline
+from engramd.service.committer import AdaptiveWriter, write_in_thread, write_inline
 from engramd.storage.log import Batch
 
 Write = Callable[[Batch], Awaitable[None]]
-
-FAST_SECONDS = 0.0005  # a sync that is expected to be shorter is done on the loop
-WEIGHT = 0.2  # of the newest sync in the expectation
 
 
 async def write_now(batch: Batch) -> None:
@@ -48,35 +44,10 @@ class OwnThread:
             token.run_sync_soon(trio.lowlevel.reschedule, task, outcome.capture(commit))
 
 
-class Adaptive:
-    """Sync on the loop while syncs are short, else in a thread of its own.
-
-    A sync shorter than what handing it to a thread costs (two wake-ups and the GIL) is cheapest where it is; a long one would keep the loop
-    from everything else.
-    """
-
-    def __init__(self) -> None:
-        self._expected = FAST_SECONDS
-        self._elsewhere = OwnThread()
-
-    async def __call__(self, batch: Batch) -> None:
-        """Not cancellable: a write under way always ends."""
-        if self._expected < FAST_SECONDS:
-            self.commit(batch)
-        else:
-            await self._elsewhere(batch, self.commit)
-
-    def commit(self, batch: Batch) -> None:
-        """Commit, and learn how long that takes."""
-        start = time.monotonic()
-        batch.commit()
-        self._expected += WEIGHT * (time.monotonic() - start - self._expected)
-
-
 WAYS: Mapping[str, Callable[[], Write]] = {
     "loop": lambda: write_inline,
     "loop-now": lambda: write_now,
     "to_thread": lambda: write_in_thread,
     "own-thread": OwnThread,
-    "adaptive": Adaptive,
+    "adaptive": AdaptiveWriter,
 }

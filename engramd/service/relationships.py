@@ -46,7 +46,7 @@ def related(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) 
     )
 
     async def go() -> None:
-        await _finish(walk)
+        await _finish(peer, walk)
         peer.answer_encoded(request_id, encode_map({"related": _shown(walk.found), "more": encode(walk.more)}))
 
     engine.spawn(peer, request_id, go)
@@ -65,10 +65,11 @@ def why(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
         found: list[bytes] = []
         room, seq = PAGE_BYTES, 0
         while last > 0 and len(found) < limit and room > 0:
-            seqs, reached = changes(engine.log, paths, last, STEP_ROWS, sight.sees)
+            async with peer.turn:
+                seqs, reached = changes(engine.log, paths, last, STEP_ROWS, sight.sees)
             last = reached - 1
             for seq in seqs:
-                found.append(await _change(sight, seq, depth))
+                found.append(await _change(peer, sight, seq, depth))
                 room -= len(found[-1])
                 if len(found) == limit or room <= 0:
                     last = seq - 1
@@ -81,12 +82,12 @@ def why(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
     engine.spawn(peer, request_id, go)
 
 
-async def _change(sight: Sight, seq: int, depth: int) -> bytes:
+async def _change(peer: Peer, sight: Sight, seq: int, depth: int) -> bytes:
     """One change as it travels."""
     log = sight.log
     unit = find_unit(sight, seq)
     chain = Walk(log, unit, out=True, into=False, types=LED, depth=depth, limit=CHAIN, size=CHAIN_BYTES, sees=sight.sees)
-    await _finish(chain)
+    await _finish(peer, chain)
     leases = [_lease(sight, token) for token in fences_of(log, seq)]
     return encode_map({"unit": unit, "chain": _shown(chain.found), "more": encode(chain.more), "leases": encode(leases)})
 
@@ -109,9 +110,10 @@ def _lease(sight: Sight, token: int) -> dict[str, Any]:
     }
 
 
-async def _finish(walk: Walk) -> None:
-    while not walk.advance():
-        await trio.lowlevel.checkpoint()
+async def _finish(peer: Peer, walk: Walk) -> None:
+    async with peer.turn:
+        while not walk.advance():
+            await peer.turn.next()
 
 
 def _shown(found: list[Reached]) -> bytes:

@@ -83,15 +83,19 @@ class Subscription:
 
     def describe(self) -> dict[str, Any]:
         """Who reads what, and how far behind it is: it is live, catching up, or stalled because its client takes nothing."""
-        is_full = self._credit <= 0 or self._peer.outbox.pending > FULL
         contexts = list(self.contexts or ())
         return {
             "agent": self._peer.agent,
             "contexts": contexts[:SHOWN],
             **({"more": len(contexts) - SHOWN} if len(contexts) > SHOWN else {}),
-            "state": "live" if self.live else "stalled" if is_full else "catching_up",
+            "state": "live" if self.live else "stalled" if self._is_full else "catching_up",
             "lag": self.lag,
         }
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether its client takes no more for now."""
+        return self._credit <= 0 or self._peer.outbox.pending > FULL
 
     # From fan-out and the connection; these never wait
 
@@ -102,7 +106,7 @@ class Subscription:
             return
         if not self._wants(published):
             return
-        if self._credit <= 0 or self._peer.outbox.pending > FULL:
+        if self._is_full:
             self.live = False
             self.cursor = published.seq - 1
             self._wake.set()
@@ -192,10 +196,11 @@ class Subscription:
             await self._may_send()
             if self._cancelled:
                 return
-            await self._peer.turn.begin()
-            self._check_trims()
-            (self._step_events if self._events else self._step_entries)(end)
-            self._peer.turn.end()
+            async with self._peer.turn:
+                if self._cancelled or self._is_full:  # of what others have sent while this one waited
+                    continue
+                self._check_trims()
+                (self._step_events if self._events else self._step_entries)(end)
             if trio.current_time() >= self._last_sent + HEARTBEAT:
                 self._heartbeat(self.cursor)
             self._peer.outbox.flush()
@@ -240,7 +245,7 @@ class Subscription:
         """Every event is looked at in the log itself: they are read by few, and have no key by context."""
         log, history = self._engine.log, self._engine.fanout.history
         for looked, (seq, record) in enumerate(log.records(self.cursor + 1, last), 1):
-            if self._credit <= 0 or self._peer.outbox.pending > FULL:
+            if self._is_full:
                 return
             if not self._wants_record(record):
                 pass
@@ -285,7 +290,8 @@ class Subscription:
         missing, end = self._last, self._start
         count = self._count_events if self._events else self._count_entries
         while missing > 0 and end > 0 and not self._cancelled:
-            found, reached = count(end, missing)
+            async with self._peer.turn:
+                found, reached = count(end, missing)
             missing -= found
             end = reached - 1
             await trio.lowlevel.checkpoint()

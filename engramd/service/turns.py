@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import TracebackType
 
 import trio
 
@@ -12,12 +13,13 @@ SLICE = 0.001  # seconds: a dozen of small requests, or more
 class Turn:
     """What the connections of one account share: so much work, then whoever else has something to do, then so much again.
 
-    Work is what happens between `begin` and `end`, without waiting. As long as there is less than a slice of it, none of this waits.
+    Work is what happens between `begin` and `end`, or in `async with`, without waiting. As long as there is less than a slice of it, none
+    of this waits.
     """
 
     def __init__(self) -> None:
         self._left = SLICE
-        self._began = 0.0
+        self._began: float | None = None
         self._is_over = False
         self._queue = trio.lowlevel.ParkingLot()
 
@@ -34,14 +36,23 @@ class Turn:
     @property
     def is_over(self) -> bool:
         """Whether others should have their turn before any more work."""
-        return time.monotonic() - self._began >= self._left
+        return self._began is not None and time.monotonic() - self._began >= self._left
 
     def end(self) -> None:
-        """The work is done, or goes on with the next turn."""
+        """The work is done, or goes on with the next turn. Where none has begun, nothing happens."""
+        if self._began is None:
+            return
         self._left -= time.monotonic() - self._began
+        self._began = None
         if self._left <= 0 and not self._is_over:
             self._is_over = True
             self._after_others()
+
+    async def __aenter__(self) -> None:
+        await self.begin()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
 
     async def next(self) -> None:
         """Let others in, and begin again."""

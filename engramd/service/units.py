@@ -176,10 +176,10 @@ def list_(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
         return
 
     async def go_on() -> None:
-        await peer.turn.begin()
-        while not page.advance():
-            await peer.turn.next()
-        peer.answer_encoded(request_id, page.encoded())
+        async with peer.turn:
+            while not page.advance():
+                await peer.turn.next()
+            peer.answer_encoded(request_id, page.encoded())
 
     engine.spawn(peer, request_id, go_on)
 

@@ -18,6 +18,7 @@ from .log import Log
 STEP_ROWS = 512  # a step examines at most so many rows
 STEP_BYTES = 256 * 1024  # and ends after the unit that passes this, wanted or not
 MAX_SCANS = 16  # where more keys would have to be scanned at once for a context, its entries are read instead
+MAX_CONDITIONS = 4  # that are looked up by their keys; the others are checked on each unit
 MAX_JOINED = 2  # keys of a condition for which its next place is looked up, rather than the units of another condition
 MAX_SCANS_OF_ALL = 64  # and for all contexts together, the log
 ROWS_OF_A_SCAN = 64  # that could be read instead of beginning one
@@ -188,7 +189,7 @@ def _rows(log: Log, context: str, wanted: Range) -> Iterator[tuple[int, bytes | 
     They are those that stand under the key of every condition which takes few scans, or else of the one which takes the fewest.
     """
     conditions = _conditions(context, wanted.filter)
-    narrow = [prefixes for prefixes in conditions if len(prefixes) <= MAX_JOINED]
+    narrow = [prefixes for prefixes in conditions if len(prefixes) <= MAX_JOINED][:MAX_CONDITIONS]
     if len(narrow) > 1:
         yield from _joined(log, narrow, wanted)
         return

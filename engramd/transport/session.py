@@ -173,11 +173,13 @@ class Session:
         if not data:
             return False
         await self._turn.begin()
-        for message in self._connection.receive(data):
-            self._take(message, nursery)
-            if self.outbox.pending > LOW or self._turn.is_over:
-                await self._let_others()
-        self._turn.end()
+        try:
+            for message in self._connection.receive(data):
+                self._take(message, nursery)
+                if self.outbox.pending > LOW or self._turn.is_over:
+                    await self._let_others()
+        finally:
+            self._turn.end()
         self._engine.flusher.flush()
         return True
 

@@ -99,7 +99,8 @@ def test_an_almost_full_disk_refuses_puts_alone_and_until_there_is_room(make_dis
         metrics = {one["name"]: one for one in client.ask("metrics")["metrics"] if one["labels"].get("outcome", "busy") == "busy"}
         assert metrics["engram_requests_total"]["value"] == 1
         assert metrics["engram_free_bytes"]["value"] == client.ask("status")["status"]["free_bytes"]
-        assert metrics["engram_writable"]["value"] == 0
+        has_room = metrics["engram_free_bytes"]["value"] >= failure.details["min_free"]  # LevelDB may have tidied up since
+        assert metrics["engram_writable"]["value"] == has_room
 
         disk.remount("size=32m")
         more, _ = fill(client)

@@ -31,10 +31,9 @@ def kill_starting_daemon(world: World) -> None:
     world.kill()
     shot = threading.Timer(world.rng.uniform(0, 0.5), lambda: world.daemon.process and world.daemon.process.kill())
     shot.start()
-    world.daemon.start()
-    world.begun()
-    world.ended("SIGKILL", -signal.SIGKILL)
+    world.try_start()
     shot.join()
+    world.kill()  # which the shot may have missed
     world.start()
 
 

@@ -72,15 +72,16 @@ class World:
 
     def start(self) -> None:
         """Start a daemon on the store, and wait until it serves."""
-        said = self.daemon.start(env=self._env)
+        said = self.try_start()
         if said != "ready":
             raise BrokenError(f"the daemon does not start: {said}")
-        self.begun()
 
-    def begun(self) -> None:
-        """Note that a process has begun, which clients may have found."""
+    def try_start(self) -> str:
+        """Start a daemon on the store, which clients may find; gives what it says."""
+        said = self.daemon.start(env=self._env)
         assert self.daemon.process is not None
         self.past.pids.append(self.daemon.process.pid)
+        return said
 
     def ended(self, by: str, expected: int, words: str = "") -> None:
         """Wait for the end of the daemon, and note it."""
