@@ -25,7 +25,8 @@ def main() -> int:
     parser.add_argument("--round", type=int, help="play this round alone")
     parser.add_argument("--table", type=Path, help="a file whose marked region is rewritten")
     given = parser.parse_args()
-    report = Report(f"python -m tests.robust --seed {given.seed} --minutes {given.minutes:g}")
+    extent = f"--minutes {given.minutes:g}" if given.round is None else f"--round {given.round}"
+    report = Report(f"python -m tests.robust --seed {given.seed} {extent}")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as made:
         preload = libraries(Path(made))
