@@ -8,9 +8,18 @@ from collections.abc import Iterator
 import pytest
 from commandline import Shell
 
+from engram_cli import settings
 from engram_cli.client import Client
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """What a line that is read in this process sets for the whole of it is not set for the tests behind it."""
+    before = settings.verbose, settings.token_file, settings.resumed
+    yield
+    settings.verbose, settings.token_file, settings.resumed = before
 
 
 @pytest.fixture(scope="module")
