@@ -29,10 +29,13 @@ TABLE = {
     "protocol": _arrows(packages="cbor2"),
     "state": _arrows(),
     "storage": _arrows("state protocol", "cbor2 plyvel plyvel_next"),
-    "service": _arrows("storage state protocol", "cbor2 prometheus_client trio"),
-    "search": _arrows("storage state protocol", "cbor2 faiss httpx numpy onnxruntime rapidfuzz sentence_transformers tiktoken tokenizers"),
+    "service": _arrows("allocator storage state protocol", "cbor2 prometheus_client trio"),
+    "search": _arrows(
+        "allocator storage state protocol", "cbor2 faiss httpx numpy onnxruntime rapidfuzz sentence_transformers tiktoken tokenizers"
+    ),
     "transport": _arrows("service protocol", "h11 trio"),
     # Files at the top of the daemon: helpers, and what composes the rooms.
+    "allocator": _arrows(),
     "config": _arrows("protocol"),
     "logs": _arrows("protocol"),
     "ready": _arrows(),

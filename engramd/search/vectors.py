@@ -7,7 +7,6 @@ thread while the old index goes on answering.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import math
@@ -24,6 +23,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from ..allocator import give_back
 from ..protocol.errors import EngramError
 from ..storage.leveldb import Damage
 from .columns import Column, distinct
@@ -130,7 +130,7 @@ class Vectors:
                 logger.error("the vector index could not be trained; every vector is compared until there are many more")
             else:
                 self._index, self._trained, self._saved = self._trained, None, 0
-                give_back()
+                give_back()  # of a training, a good part of what there is
         if not (self._thread is not None and self._saving) and (_cells(self._index) or len(self._owners) <= 4 * EXACT):
             self._fill(self._index, len(self._owners))
 
@@ -360,12 +360,6 @@ def _crc(path: Path, size: int) -> int:
         while size and (part := file.read(min(size, READ_BYTES))):
             crc, size = zlib.crc32(part, crc), size - len(part)
         return crc
-
-
-def give_back() -> None:
-    """Have the C library give memory that was freed back to the system: after a training, that is a good part of what there is."""
-    with suppress(OSError, AttributeError):  # where the C library is not GNU's
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def unit_rows(rows: Quantised) -> Floats:
