@@ -27,6 +27,7 @@ from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
 from .storage.log import Log
 from .supervisor import Supervisor
+from .transport.arrivals import Arrivals
 from .transport.listeners import LOOK, Crowd, NetworkListener, UnixListener, answers, server_tls
 
 if TYPE_CHECKING:
@@ -178,10 +179,12 @@ async def _run(
                 nursery.start_soon(_bark, supervisor, supervisor.watchdog)
             if http is not None:
                 nursery.start_soon(http.serve, engine)
+            arrivals = Arrivals(engine.committer.together)
+            nursery.start_soon(arrivals.run)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
-                        accepting.start_soon(listener.serve, engine, crowd, sessions)
+                        accepting.start_soon(listener.serve, engine, crowd, arrivals, sessions)
                     where = ", ".join([unix, *network])
                     logger.info("engramd %s (pid %d) listens at %s, log at seq %d", __version__, os.getpid(), where, log.last_seq)
                     ready.say("ready")

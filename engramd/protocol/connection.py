@@ -148,7 +148,8 @@ class ServerConnection(_Connection):
     def finish(self, request_id: Id) -> None:
         """Note that the request has been answered; its id may be used again."""
         self.in_flight.discard(request_id)
-        self.streams.discard(request_id)
+        if self.streams:
+            self.streams.discard(request_id)
 
     def _read(self, body: bytes) -> Hello | Request | Notice | Rejected:
         message = decode(body)
@@ -161,7 +162,8 @@ class ServerConnection(_Connection):
             return self._hello(request_id, message)
         if type(op) is str and op in NOTICES:
             return self._notice(request_id, op, message, len(body))
-        self._step("request")
+        if self.state != "open":  # where requests change nothing
+            self._step("request")
         return self._request(request_id, op, message, len(body))
 
     def _hello(self, request_id: Id, message: dict[str, Any]) -> Hello:

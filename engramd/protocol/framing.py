@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -35,21 +36,24 @@ _TAGS: Mapping[int, Callable[..., Any]] = dict.fromkeys(
 )
 
 
+_decoder = partial(
+    cbor2.CBORDecoder,
+    tag_hook=_refuse_tag,
+    semantic_decoders=_TAGS,
+    max_depth=MAX_DEPTH,
+    allow_indefinite=False,
+    allow_duplicate_keys=False,
+    strict_hashable_types=True,
+)
+
+
 def decode(data: bytes) -> Any:
     """Decode one CBOR item that fills `data`; raises EngramError("protocol") for anything else, and for too many lists and maps."""
     if len(data) > _FEW:
         _bound_containers(data)
     source = io.BytesIO(data)
     try:
-        value = cbor2.CBORDecoder(
-            source,
-            tag_hook=_refuse_tag,
-            semantic_decoders=_TAGS,
-            max_depth=MAX_DEPTH,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        ).decode()
+        value = _decoder(source).decode()
     except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise EngramError("protocol", f"the frame is not valid CBOR: {error}") from error
     if source.tell() != len(data):

@@ -93,7 +93,7 @@ class Operation:
 
     def lasts(self, request: Mapping[str, Any]) -> bool:
         """Whether the request is under way until someone ends it; `cancel` does. A connection may have fewer of these."""
-        return self.stream or request.get(self.waits) is True
+        return self.stream or (self.waits != "" and request.get(self.waits) is True)
 
 
 ID = OneOf(((int, Int()), (str, Text(64, least=1))))  # of a request

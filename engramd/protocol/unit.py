@@ -11,8 +11,10 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from .errors import EngramError
@@ -34,16 +36,27 @@ RELATIONSHIPS = ("sequential", "causes", "depends_on", "references", "responds_t
 
 _ID = re.compile("[0-9a-f]{8}(-?)[0-9a-f]{4}\\1[0-9a-f]{4}\\1[0-9a-f]{4}\\1[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _ENTRY_KEY, _ENTRY_CONTEXT_KEY = encode("entry"), encode("entry_context")
+_UNIT_HEAD = b"\xa9" + encode("id") + b"\x50"  # a map of nine, and a string of 16 bytes
+_SEQ, _TS, _CONTEXT, _AGENT, _TYPE, _META = (encode(name) for name in ("seq", "ts", "context", "agent", "type", "meta"))
+_TEXT, _PAYLOAD, _RELATIONSHIPS = encode("text"), encode("payload"), encode("relationships")
+_encoded_name: Callable[[str], bytes] = lru_cache(4096)(encode)
+
+
+_HALVES = struct.Struct(">QQ")
+_spare: list[int] = []  # random numbers of 64 bits: a system call for each id would be a tenth of the work of a put
+os.register_at_fork(after_in_child=_spare.clear)
 
 
 def new_id(ts: int) -> bytes:
     """A UUIDv7 for the instant `ts` (microseconds): milliseconds, then the rest of `ts` as the 12-bit fraction of RFC 9562,
     section 6.2, method 3, then 62 random bits; so ids sort by time."""
+    try:
+        random = _spare.pop()
+    except IndexError:
+        random, *more = struct.unpack("256Q", os.urandom(2048))
+        _spare.extend(more)
     millis, micros = divmod(ts, 1000)
-    fraction = micros * 4096 // 1000
-    random = int.from_bytes(os.urandom(8)) & (2**62 - 1)
-    value = (millis & (2**48 - 1)) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random
-    return value.to_bytes(16)
+    return _HALVES.pack((millis & (2**48 - 1)) << 16 | 0x7 << 12 | micros * 4096 // 1000, 0b10 << 62 | random & (2**62 - 1))
 
 
 def is_id(unit_id: bytes) -> bool:
@@ -91,19 +104,31 @@ def encode_unit(
     payload: str | bytes,
     relationships: Sequence[tuple[str, bytes, dict[str, str]]],
 ) -> bytes:
-    """The unit as the bytes that are stored and sent. `payload` is `str` where the bytes are UTF-8."""
-    return encode(
-        {
-            "id": unit_id,
-            "seq": seq,
-            "ts": ts,
-            "context": context,
-            "agent": agent,
-            "type": type,
-            "meta": meta,
-            "text" if isinstance(payload, str) else "payload": payload,
-            "relationships": [{"type": t, "target": target, "meta": m} for t, target, m in relationships],
-        }
+    """The unit as the bytes that are stored and sent. `payload` is `str` where the bytes are UTF-8.
+
+    Put together by hand, in a third less time than of a map: every put makes one.
+    """
+    return b"".join(
+        (
+            _UNIT_HEAD,
+            unit_id,
+            _SEQ,
+            encode(seq),
+            _TS,
+            encode(ts),
+            _CONTEXT,
+            _encoded_name(context),
+            _AGENT,
+            _encoded_name(agent),
+            _TYPE,
+            _encoded_name(type),
+            _META,
+            encode(meta),
+            _TEXT if isinstance(payload, str) else _PAYLOAD,
+            encode(payload),
+            _RELATIONSHIPS,
+            encode([{"type": t, "target": target, "meta": m} for t, target, m in relationships]) if relationships else b"\x80",
+        )
     )
 
 

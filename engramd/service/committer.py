@@ -57,12 +57,17 @@ class AdaptiveWriter:
 
     async def __call__(self, batch: Batch) -> None:
         """Write a batch. Not cancellable: a write under way always ends."""
-        if self._expected < SHORT_SYNC and len(batch.events) <= SHORT_BATCH:
-            self._commit(batch)
+        if self.is_short(batch):
+            self.commit(batch)
         else:
-            await _in_thread(lambda: self._commit(batch))
+            await _in_thread(lambda: self.commit(batch))
 
-    def _commit(self, batch: Batch) -> None:
+    def is_short(self, batch: Batch) -> bool:
+        """Whether to write it on the loop."""
+        return self._expected < SHORT_SYNC and len(batch.events) <= SHORT_BATCH
+
+    def commit(self, batch: Batch) -> None:
+        """Write a batch; blocks for the disk."""
         started = time.monotonic()
         batch.commit()
         if len(batch.events) <= SHORT_BATCH:
@@ -85,6 +90,21 @@ class _Group:
         self.bytes = 0
 
 
+class _Together:
+    """Around the submission of commands that have arrived together. Entered by one task at a time, without waiting in between."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+
+    def __enter__(self) -> None:
+        self._committer._gathers = True
+
+    def __exit__(self, *_: object) -> None:
+        self._committer._gathers = False
+        self._committer._gathered()
+        self._committer._after()
+
+
 class Committer:
     """The only writer of the log.
 
@@ -95,6 +115,11 @@ class Committer:
         clock: microseconds since the epoch.
         write: syncs a batch, and is not cancellable.
         counters: told of every batch.
+
+    Attributes:
+        together: entered around what arrives together, so that it shares a sync; a short one is done right there.
+        failed: why no more writes are taken, if none are.
+        on_failure: told of that once.
     """
 
     def __init__(
@@ -110,19 +135,24 @@ class Committer:
         self._publish = publish
         self._after = after
         self._clock = clock
-        self._write = write or AdaptiveWriter()
+        writer = write or AdaptiveWriter()
+        self._write = writer
+        self._adaptive = writer if isinstance(writer, AdaptiveWriter) else None
         self._counters = counters
         self._forming = _Group(log)
         self._flying: _Group | None = None
+        self._gathers = False
+        self.together = _Together(self)
         self._wake = trio.Event()
-        self._idle = trio.Event()
-        self._idle.set()
-        self._room = trio.Event()
-        self._room.set()
+        self._is_idle = True
+        self._at_rest = trio.lowlevel.ParkingLot()  # who waits until nothing is under way
+        self.has_room = True
+        self._for_room = trio.lowlevel.ParkingLot()
         self._last_ts = log.last_ts
         self._warned = -math.inf
         self.failed: EngramError | None = None
-        self.on_failure: Callable[[EngramError], None] = lambda error: None  # told once, when no more writes are taken
+        self._lost: EngramError | None = None  # the failed write that ends `run`
+        self.on_failure: Callable[[EngramError], None] = lambda error: None
 
     @property
     def ahead(self) -> int:
@@ -163,19 +193,22 @@ class Committer:
 
     def _submit(self, command: Command, now: int, done: Done) -> Sequence[Appended]:
         decision = decide(self._log.pending, command)
+        if isinstance(decision, (Refused, Seen)) or not decision:
+            self._when_durable(done, decision or ())
+            return ()
         now = max(now, self._last_ts)  # whatever was decided since; a log in which time falls could not be restored
         group = self._forming
-        if isinstance(decision, (Refused, Seen)) or not decision:
-            self._when_durable(done, decision if isinstance(decision, (Refused, Seen)) else ())
-            return ()
-        appended = [group.batch.append(now, event) for event in decision]
+        append = group.batch.append
+        appended = [append(now, event) for event in decision]
         self._last_ts = now
         group.done.append((done, appended))
-        group.bytes += sum(len(event.record.body) for event in appended)
-        if (group.bytes > MAX_GROUP_BYTES or len(group.batch.events) > MAX_GROUP_EVENTS) and self._room.is_set():
-            self._room = trio.Event()  # never in place of one that someone waits for
-        self._idle = trio.Event() if self._idle.is_set() else self._idle
-        self._wake.set()
+        for event in appended:
+            group.bytes += len(event.record.body)
+        if group.bytes > MAX_GROUP_BYTES or len(group.batch.events) > MAX_GROUP_EVENTS:
+            self.has_room = False
+        self._is_idle = False
+        if not self._gathers:
+            self._wake.set()
         return appended
 
     async def carry_out(self, command: Command) -> Sequence[Appended]:
@@ -211,7 +244,7 @@ class Committer:
             self._when_durable(done, ())
 
     def _when_durable(self, done: Done, result: Result) -> None:
-        if self._idle.is_set():
+        if self._is_idle:
             done(result)
         else:
             self._forming.done.append((done, result))
@@ -230,19 +263,20 @@ class Committer:
         for done, _ in refused:
             done(self.failed)
         self.on_failure(self.failed)
-        self._room.set()
+        self._make_room()
         if self._flying is None:
-            self._idle.set()
+            self._rest()
         return self.failed
 
     async def room(self) -> None:
         """Wait until the forming group can take more. A checkpoint only if it has to wait."""
-        if not self._room.is_set():
-            await self._room.wait()
+        while not self.has_room:
+            await self._for_room.park()
 
     async def drained(self) -> None:
-        """Wait until nothing is forming or being written."""
-        await self._idle.wait()
+        """Wait until nothing is forming or being written. A checkpoint only if something is."""
+        if not self._is_idle:
+            await self._at_rest.park()
 
     async def run(self) -> None:
         """Commit groups until cancelled; a group that is being written is finished first.
@@ -252,32 +286,79 @@ class Committer:
         """
         while True:
             await self._wake.wait()
-            while self._forming.done:
+            while self._forming.done and self._lost is None:
                 await self._commit()
+            if self._lost is not None:
+                raise self._lost
             self._wake = trio.Event()
-            self._idle.set()
+            self._rest()
 
     async def _commit(self) -> None:
-        group = self._flying = self._forming
-        self._forming = _Group(self._log)
-        self._room.set()
+        group, started = self._take_off(), time.monotonic()
         try:
             group.batch.seal()
             if group.batch.events:
-                started = time.monotonic()
                 await self._write(group.batch)
-                self._counters.committed(len(group.batch.events), time.monotonic() - started)
             group.batch.settle()
         except Exception as error:
-            failure = error if isinstance(error, EngramError) else EngramError("internal", f"a write failed: {error!r}")
-            self._counters.commit_failures += 1
-            self._fail(failure)
-            raise failure from error
+            self._lose(error)
+        else:
+            self._land(group, time.monotonic() - started)
+
+    def _gathered(self) -> None:
+        """What has arrived together was submitted: write it here if that is short, else leave it to `run`."""
+        group, writer = self._forming, self._adaptive
+        if not group.done or self._flying is not None:
+            return
+        if writer is None or not writer.is_short(group.batch):
+            self._wake.set()
+            return
+        self._take_off()
+        started = time.monotonic()
+        try:
+            group.batch.seal()
+            if group.batch.events:
+                writer.commit(group.batch)
+            group.batch.settle()
+        except Exception as error:
+            self._lose(error)
+            self._wake.set()
+            return
+        self._land(group, time.monotonic() - started)
+        if not self._forming.done:
+            self._rest()
+
+    def _take_off(self) -> _Group:
+        """Have what is forming written from now on, and another group form."""
+        group = self._flying = self._forming
+        self._forming = _Group(self._log)
+        self._make_room()
+        return group
+
+    def _land(self, group: _Group, seconds: float) -> None:
+        """A group is on disk, which took so long: answer, then publish."""
+        if group.batch.events:
+            self._counters.committed(len(group.batch.events), seconds)
         self._flying = None
         for done, result in group.done:
             done(result)
         self._publish(group.batch.events)
         self._after()
+
+    def _make_room(self) -> None:
+        self.has_room = True
+        self._for_room.unpark_all()
+
+    def _rest(self) -> None:
+        self._is_idle = True
+        self._at_rest.unpark_all()
+
+    def _lose(self, error: Exception) -> None:
+        """A write has failed, which ends `run`."""
+        self._counters.commit_failures += 1
+        self._lost = error if isinstance(error, EngramError) else EngramError("internal", f"a write failed: {error!r}")
+        self._lost.__cause__ = error if self._lost is not error else error.__cause__
+        self._fail(self._lost)
 
     def _fail(self, error: EngramError) -> None:
         """Nothing is acknowledged any more: what was in flight has an unknown outcome."""
@@ -290,6 +371,6 @@ class Committer:
             for done, _ in group.done if group else ():
                 done(unknown)
         self.on_failure(error)
-        self._idle.set()
-        self._room.set()
+        self._rest()
+        self._make_room()
         self._after()

@@ -70,9 +70,10 @@ class Counters:
         """A request was answered, after `took` seconds; None for one that is not timed."""
         self.requests[op, "ok" if error is None else error.code] += 1
         if took is not None and error is None:
-            if op not in self.seconds:
-                self.seconds[op] = Histogram(SECONDS)
-            self.seconds[op].observe(took)
+            timed = self.seconds.get(op)
+            if timed is None:
+                timed = self.seconds[op] = Histogram(SECONDS)
+            timed.observe(took)
 
     def committed(self, events: int, seconds: float) -> None:
         """A batch is on disk."""

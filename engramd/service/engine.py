@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any
 
 import cbor2
 import trio
@@ -50,8 +50,6 @@ from .presence import Presence
 from .space import Space
 
 logger = logging.getLogger("engramd.engine")
-
-T = TypeVarTuple("T")
 
 STOP_SECONDS = 5.0  # how long clients may take to read their last answers
 LOOK = 1.0  # seconds between two looks at the loop and the store
@@ -241,22 +239,14 @@ class Engine:
 
     def handle(self, peer: Peer, request: Request) -> None:
         """Carry out one validated request. It is answered, now or later; nothing is raised."""
-        peer.began(request.id, request.op)
-        if self.stopping.is_set():
-            peer.fail(request.id, EngramError("unavailable", "the daemon is stopping; nothing was done"))
-            return
-        self._answer(peer, request.id, self._begin, peer, request)
-
-    def _begin(self, peer: Peer, request: Request) -> None:
-        """Carry out a request, if its agent may, and is within its limits."""
-        assert peer.account is not None, "a peer is welcomed first"
-        peer.takes(request.id, self.accounts.admit(peer.account, peer.account_name, request))
-        _HANDLERS[request.op](self, peer, request.id, guard(self, peer, request.op, request.fields))
-
-    def _answer(self, peer: Peer, request_id: Id, work: Callable[[Unpack[T]], None], *arguments: *T) -> None:
-        """Do work that ends in an answer; what it raises becomes the answer."""
+        peer.began(request)
+        request_id, op = request.id, request.op
         try:
-            work(*arguments)
+            if self.stopping.is_set():
+                raise EngramError("unavailable", "the daemon is stopping; nothing was done")
+            assert peer.account is not None, "a peer is welcomed first"
+            peer.takes(request_id, self.accounts.admit(peer.account, peer.account_name, request))
+            _HANDLERS[op](self, peer, request_id, guard(self, peer, op, request.fields))
         except EngramError as error:
             self.fail(peer, request_id, error)
         except Exception:
@@ -304,7 +294,12 @@ class Engine:
             elif isinstance(result, Refused):
                 peer.fail(request_id, EngramError(result.code, result.message, **result.details))
             else:
-                self._answer(peer, request_id, answer, result)
+                try:
+                    answer(result)
+                except EngramError as error:
+                    self.fail(peer, request_id, error)
+                except Exception:
+                    self._bug(peer, request_id)
 
         return done
 

@@ -19,6 +19,7 @@ from ..protocol.times import elapsed, format_duration
 from ..state.deadlines import Deadlines
 from ..state.locks import Acquire, Expire, LockExpired, LockGranted, LockReleased, LockStolen, Release
 from ..state.resources import overlap
+from ..state.units import UnitPut
 from ..state.view import Claim, Lease, View
 from ..state.waiters import Obstacle, Waiter, Waiters
 from ..storage.log import Appended
@@ -92,12 +93,15 @@ class Leases:
         freed: list[str] = []
         for appended in events:
             event = appended.event
+            if type(event) is UnitPut:  # nearly all of them
+                continue
             if isinstance(event, LockGranted):
                 self._watch(appended.seq)
             elif isinstance(event, LockReleased | LockExpired | LockStolen):
                 self._forget(event.token)
                 freed += event.resources
-        self._admit(freed)
+        if freed:
+            self._admit(freed)
 
     def _watch(self, token: int) -> None:
         lease = self._view.held.leases[token]

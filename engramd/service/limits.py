@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import trio
 
@@ -45,8 +46,7 @@ class Account:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.used: Counter[str] = Counter()
-        self._limits = limits
+        self.used = dict.fromkeys(("connections", *REQUESTS, *STREAMS, *WAITS, *SEARCHES), 0)
         self._rate = limits.bytes_per_second
         self._left = self._rate * BURST
         self._at = trio.current_time()
@@ -64,8 +64,10 @@ class Account:
         if not rate:
             return 0.0
         now = trio.current_time()
-        left = min(rate * BURST, self._left + (now - self._at) * rate)
-        if left < 0:
+        left = self._left + (now - self._at) * rate
+        if left > rate * BURST:
+            left = rate * BURST
+        elif left < 0:
             self._insists = True
             return -left / rate
         self._left, self._at = left - size, now
@@ -80,6 +82,11 @@ class Account:
         """Seconds in which not to read from it, since it has gone on although it may not: answering costs as much as doing."""
         insists, self._insists = self._insists, False
         return min(self._wait, PAUSE) if insists else 0.0
+
+    @property
+    def has_to_pause(self) -> bool:
+        """Whether `pause` may say so."""
+        return self._insists
 
     @property
     def is_fresh(self) -> bool:
@@ -103,6 +110,7 @@ class Accounts:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self._most: dict[str, int] = vars(limits)
         self.refused: Counter[str] = Counter()
         self._accounts: dict[str, Account] = {}
         self._left: dict[str, None] = {}  # accounts without connections, the one that was left first first
@@ -112,8 +120,7 @@ class Accounts:
         """One more connection. Raises EngramError("busy")."""
         self._forget()
         account = self._accounts.get(name) or Account(self.limits)
-        self._check(account, name, "connections")
-        account.used["connections"] += 1
+        self._take(account, name, ("connections",))
         self._accounts[name] = account
         self._left.pop(name, None)
         return account
@@ -141,16 +148,16 @@ class Accounts:
         if wait:
             raise self.busy("bytes_per_second", f"{name} has sent more than {self.limits.bytes_per_second} bytes a second", wait)
         kinds = _kinds(request)
-        for kind in kinds:
-            self._check(account, name, kind)
-        for kind in kinds:
-            account.used[kind] += 1
+        self._take(account, name, kinds)
         return kinds
 
-    def _check(self, account: Account, name: str, kind: str) -> None:
-        most: int = getattr(self.limits, kind)
-        if account.used[kind] >= most:
-            raise self.busy(kind, f"{name} has {most} {kind} already, as many as one agent may", limit=most)
+    def _take(self, account: Account, name: str, kinds: Sequence[str]) -> None:
+        used, most = account.used, self._most
+        for kind in kinds:
+            if used[kind] >= most[kind]:
+                raise self.busy(kind, f"{name} has {most[kind]} {kind} already, as many as one agent may", limit=most[kind])
+        for kind in kinds:
+            used[kind] += 1
 
     def busy(self, kind: str, problem: str, wait: float = SOON, **details: int) -> EngramError:
         """The error for a limit that was met; it is counted."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import trio
 
-from ..protocol.connection import Id, ServerConnection, answer_frame, failure_frame
+from ..protocol.connection import Id, Request, ServerConnection, answer_frame, failure_frame
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode
 from ..state.access import NOTHING, OWNER, Access
@@ -125,7 +125,6 @@ class Peer:
         self.account_name = f"agent {agent}" if access.token is None else f"token {access.token}"
         self.account: Account | None = None
         self._hang_up = hang_up
-        self._takes: dict[Id, tuple[str, ...]] = {}
         self.session = session
         self.owns_session = owns_session
         self.presence = presence
@@ -136,13 +135,13 @@ class Peer:
         self.streams: dict[Id, Stream] = {}
         self._connection = connection
         self._counters = counters
-        self._under_way: dict[Id, tuple[str, float | None]] = {}  # operation, and when it began if it is timed
+        self._under_way: dict[Id, _UnderWay] = {}
         self._fewer = trio.Event()
         self._most = -1
 
-    def began(self, request_id: Id, op: str) -> None:
+    def began(self, request: Request) -> None:
         """A request is being carried out from now on."""
-        self._under_way[request_id] = op, None if request_id in self._connection.streams else time.monotonic()
+        self._under_way[request.id] = _UnderWay(request.op, None if request.lasts else time.monotonic())
 
     def answer(self, request_id: Id, result: Mapping[str, Any]) -> None:
         """Answer with plain CBOR values."""
@@ -161,7 +160,7 @@ class Peer:
     @property
     def in_flight(self) -> int:
         """Requests without an answer, streams included."""
-        return len(self._connection.in_flight)
+        return len(self._under_way)
 
     async def settled(self, most: int) -> None:
         """Wait until at most so many requests, streams included, are without an answer. One task waits at a time."""
@@ -191,19 +190,27 @@ class Peer:
         """Seconds in which not to read from it: it goes on sending too much, though it was refused."""
         return 0.0 if self.account is None else self.account.pause()
 
+    @property
+    def has_to_pause(self) -> bool:
+        """Whether `pause` may say so."""
+        return self.account is not None and self.account.has_to_pause
+
     def takes(self, request_id: Id, what: tuple[str, ...]) -> None:
         """A request takes up what is limited, as long as it has no answer."""
-        self._takes[request_id] = what
+        self._under_way[request_id].takes = what
 
     def release(self) -> None:
         """The connection has ended: nothing of it takes up anything."""
-        for request_id in list(self._takes):
-            self._give_back(request_id)
+        for under_way in self._under_way.values():
+            self._give_back(under_way)
 
-    def _give_back(self, request_id: Id) -> None:
-        for kind in self._takes.pop(request_id, ()):
+    def _give_back(self, under_way: _UnderWay) -> None:
+        if under_way.takes:
             assert self.account is not None, "only the admitted take up anything"
-            self.account.used[kind] -= 1
+            used = self.account.used
+            for kind in under_way.takes:
+                used[kind] -= 1
+            under_way.takes = ()
 
     def dismiss(self, because: EngramError) -> None:
         """It may do nothing any more: its streams end, what is under way is answered, and then the connection ends."""
@@ -212,8 +219,20 @@ class Peer:
 
     def _finish(self, request_id: Id, error: EngramError | None = None) -> None:
         self._connection.finish(request_id)
-        self._give_back(request_id)
-        op, began = self._under_way.pop(request_id)
-        self._counters.answered(op, None if began is None else time.monotonic() - began, error)
-        if self.in_flight <= self._most:
+        under_way = self._under_way.pop(request_id)
+        self._give_back(under_way)
+        began = under_way.began
+        self._counters.answered(under_way.op, None if began is None else time.monotonic() - began, error)
+        if len(self._under_way) <= self._most:
             self._fewer.set()
+
+
+class _UnderWay:
+    """A request without an answer: its operation, when it began if it is timed, and what it takes up of what is limited."""
+
+    __slots__ = ("began", "op", "takes")
+
+    def __init__(self, op: str, began: float | None) -> None:
+        self.op = op
+        self.began = began
+        self.takes: tuple[str, ...] = ()

@@ -29,6 +29,11 @@ class Turn:
             await self._queue.park()
         self.start()
 
+    @property
+    def is_queued(self) -> bool:
+        """Whether `begin` has to wait."""
+        return self._is_over
+
     def start(self) -> None:
         """Begin to work, whoever's turn it is: the next look at `is_over` tells."""
         self._began = time.monotonic()

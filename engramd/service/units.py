@@ -39,17 +39,11 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
     now = engine.committer.now()
     several, sight = "units" in fields, Sight(engine.log, peer.access)
     if several:
-        stray = [name for name in DRAFT if name in fields]
-        if stray:
-            raise EngramError("invalid", f"{stray[0]}: belongs inside each of units", field=stray[0])
-        keeps_ids = _keeps_ids(fields)
-        if keeps_ids and sight.is_limited:  # whether an id is known tells of contexts that are out of sight
-            raise EngramError("denied", "units that bring their ids need a token without limits on contexts")
-        drafts = tuple(_draft(engine, sight, draft, now, f"units[{index}].") for index, draft in enumerate(fields["units"]))
+        drafts, keeps_ids = _drafts(engine, sight, fields, now)
     else:
-        keeps_ids, drafts = False, (_draft(engine, sight, fields, now, ""),)
-    engine.space.take(sum(len(draft.payload) for draft in drafts))
-    fences = tuple(Fence(fence["resource"], fence["token"]) for fence in fields.get("fences", ()))
+        drafts, keeps_ids = (_draft(engine, sight, fields, now, ""),), False
+    engine.space.take(sum([len(draft.payload) for draft in drafts]))
+    fences = tuple([Fence(fence["resource"], fence["token"]) for fence in fields["fences"]]) if "fences" in fields else ()
     release = fields.get("release", False)
     if release and not fences:
         raise invalid("release", "needs fences: they name the leases")
@@ -58,23 +52,25 @@ def put(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> N
 
     def answer(result: Result) -> None:
         if isinstance(result, Seen):
-            first, count = result.units
-            units = [cbor2.loads(unit) for seq in range(first, first + count) if (unit := engine.log.unit(seq)) is not None]
-            if len(units) < count:
-                raise EngramError(
-                    "trimmed", f"this put was seen before, at seq {first}; retention has removed some of its units since", seq=first
-                )
-            made = _answer([unit["id"] for unit in units], units[-1]["seq"], units[-1]["ts"], True, several)
+            made = _seen(engine, result, several)
         else:
             assert not isinstance(result, Refused), "refusals are answered for us"
-            put = [(event.event.id, event.seq) for event in result if isinstance(event.event, UnitPut)]
-            if keeps_ids:
-                made = _kept(sight, [draft.id for draft in drafts], len(put))
-            else:
-                made = _answer([unit for unit, _ in put], put[-1][1], now, False, several)
+            ids, put = [draft.id for draft in drafts], [appended.seq for appended in result if type(appended.event) is UnitPut]
+            made = _kept(sight, ids, len(put)) if keeps_ids else _answer(ids, put[-1], now, False, several)
         peer.answer(request_id, made)
 
     engine.submit(peer, request_id, command, now, answer)
+
+
+def _drafts(engine: Engine, sight: Sight, fields: dict[str, Any], now: int) -> tuple[tuple[Draft, ...], bool]:
+    """The units of a put that has several, and whether they bring their ids."""
+    stray = [name for name in DRAFT if name in fields]
+    if stray:
+        raise EngramError("invalid", f"{stray[0]}: belongs inside each of units", field=stray[0])
+    keeps_ids = _keeps_ids(fields)
+    if keeps_ids and sight.is_limited:  # whether an id is known tells of contexts that are out of sight
+        raise EngramError("denied", "units that bring their ids need a token without limits on contexts")
+    return tuple([_draft(engine, sight, draft, now, f"units[{index}].") for index, draft in enumerate(fields["units"])]), keeps_ids
 
 
 def _keeps_ids(fields: dict[str, Any]) -> bool:
@@ -92,6 +88,15 @@ def _keeps_ids(fields: dict[str, Any]) -> bool:
     return True
 
 
+def _seen(engine: Engine, seen: Seen, several: bool) -> dict[str, Any]:
+    """The answer to a put that happened before."""
+    first, count = seen.units
+    units = [cbor2.loads(unit) for seq in range(first, first + count) if (unit := engine.log.unit(seq)) is not None]
+    if len(units) < count:
+        raise EngramError("trimmed", f"this put was seen before, at seq {first}; retention has removed some of its units since", seq=first)
+    return _answer([unit["id"] for unit in units], units[-1]["seq"], units[-1]["ts"], True, several)
+
+
 def _kept(sight: Sight, ids: list[bytes], fresh: int) -> dict[str, Any]:
     """The answer to a put whose units brought their ids, when they are on disk."""
     last = cbor2.loads(find_unit(sight, ids[-1]))
@@ -99,7 +104,8 @@ def _kept(sight: Sight, ids: list[bytes], fresh: int) -> dict[str, Any]:
 
 
 def _draft(engine: Engine, sight: Sight, fields: dict[str, Any], now: int, where: str) -> Draft:
-    require_one(fields, "text", "payload")
+    if ("text" in fields) == ("payload" in fields):
+        require_one(fields, "text", "payload")
     payload: str | bytes = fields["text"] if "text" in fields else fields["payload"]
     size = len(payload) if isinstance(payload, bytes) or payload.isascii() else len(payload.encode())
     if size > engine.max_payload:
@@ -117,7 +123,7 @@ def _draft(engine: Engine, sight: Sight, fields: dict[str, Any], now: int, where
             pass
     edges = _edges(sight, fields["relationships"], where) if "relationships" in fields else ()
     known = parse_ref(fields["id"]) if "id" in fields else new_id(now)
-    assert isinstance(known, bytes), "this was checked"
+    assert type(known) is bytes, "this was checked"
     return Draft(known, fields.get("type", "message"), fields.get("meta", {}), payload, edges)
 
 

@@ -75,14 +75,10 @@ def dedupe_digest(key: str) -> bytes:
 
 def size_of(payload: str | bytes, meta: dict[str, str]) -> int:
     """The size of a unit as retention counts it: the bytes of its payload and its labels."""
-    size = len(payload) if isinstance(payload, bytes) else _bytes(payload)
+    size = len(payload) if isinstance(payload, bytes) or payload.isascii() else len(payload.encode())
     for key, value in meta.items():
-        size += _bytes(key) + _bytes(value)
+        size += len(key) + len(value) if key.isascii() and value.isascii() else len(key.encode()) + len(value.encode())
     return size
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def decide_put(view: View, put: Put) -> Decision:
@@ -141,18 +137,16 @@ def _fresh(view: View, put: Put) -> tuple[Draft, ...]:
 
 def apply_unit_put(state: State, seq: int, ts: int, event: UnitPut) -> None:
     """Fold a put: the context's last entry, the author's membership and last sign of life, the id, the dedupe key."""
-    name = event.context
+    name, author, unit_id, _, meta, payload, _, dedupe, count, _, size = event
     context = state.get(CONTEXTS, name)
     assert context is not None, "a put follows its context's creation"
-    size = size_of(event.payload, event.meta) if event.size is None else event.size
-    state.put(
-        CONTEXTS,
-        name,
-        Context(*context[:3], ts, seq, context.entries + 1, context.removed, context.size + size, context.trimmed),
-    )
-    agent = state.get(AGENTS, event.agent)
-    state.put(AGENTS, event.agent, Agent(agent.first_seen if agent else ts, ts, agent.units + 1 if agent else 1))
-    join(state, seq, ts, name, event.agent)
-    state.put(UNITS, event.id, UnitHead(seq, name, size, dedupe=event.dedupe))
-    if event.dedupe is not None:
-        state.put(DEDUPE, (name, event.dedupe), Deduped(seq, event.dedupe_count))
+    if size is None:
+        size = size_of(payload, meta)
+    title, labels, created_at, _, _, entries, removed, held, trimmed = context
+    state.put(CONTEXTS, name, Context(title, labels, created_at, ts, seq, entries + 1, removed, held + size, trimmed))
+    agent = state.get(AGENTS, author)
+    state.put(AGENTS, author, Agent(ts, ts, 1) if agent is None else Agent(agent.first_seen, ts, agent.units + 1))
+    join(state, seq, ts, name, author)
+    state.put(UNITS, unit_id, UnitHead(seq, name, size, 1, True, dedupe))
+    if dedupe is not None:
+        state.put(DEDUPE, (name, dedupe), Deduped(seq, count))

@@ -288,22 +288,20 @@ class Batch:
         """Give the event the next seq, fold it into the pending state, and encode it with its secondary keys."""
         log = self._log
         seq = log._head = log._head + 1
-        put = self._batch.put
+        if type(event) is UnitPut:  # most are
+            apply(log._pending, seq, ts, event)
+            record = records.encode_event(seq, ts, event)
+            return self._write(seq, record, event, record.body)
         if isinstance(event, (UnitsTrimmed, EventsTrimmed, UnitRedacted)):  # which say of what there is how it is to be from now on
             log.last_rewrite = seq
             for key, value in rewrites.of(log, self.units, seq, ts, event):
                 if value is None:
                     self._batch.delete(key)
                 else:
-                    put(key, value)
+                    self._batch.put(key, value)
         apply(log._pending, seq, ts, event)
-        record = records.encode_event(seq, ts, event)
-        unit: bytes | None = None
-        if isinstance(event, UnitPut):
-            unit = record.body
-        elif isinstance(event, UnitAdded):
-            unit = log.newest(event.unit).body
-        return self._write(seq, record, event, unit)
+        unit = log.newest(event.unit).body if isinstance(event, UnitAdded) else None
+        return self._write(seq, records.encode_event(seq, ts, event), event, unit)
 
     def replay(self, seq: int, record: Record, event: Event) -> bool:
         """Take an event over from another log, at its seq, which must be beyond the last one.
@@ -323,9 +321,9 @@ class Batch:
         """Have an event written that is folded, with its keys."""
         put = self._batch.put
         put(keys.LOG + keys.pack_seq(seq), records.pack(record))
-        if isinstance(event, UnitPut):
+        if type(event) is UnitPut:
             self.units[seq] = record
-        if not isinstance(event, UnitRemoved) or records.stands(self._log.entry_at(event.entry)):
+        if type(event) is not UnitRemoved or records.stands(self._log.entry_at(event.entry)):
             for key, value in records.keys_of(seq, record, event, unit):
                 put(key, value)
         self._last_ts = record.ts

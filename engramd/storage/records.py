@@ -7,6 +7,7 @@ nothing), and the body: the encoded unit, or a CBOR map of the event's members. 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import cbor2
@@ -65,6 +66,7 @@ ENTRIES = frozenset({UNIT_PUT, UNIT_ADDED})
 _TRIMMED = "trimmed"  # member of an extra
 INLINE = 4096  # bytes: a larger unit stands in the log alone, and its entry points there
 _HERE, _ELSEWHERE = b"\0", b"\1"
+_NONE: frozenset[bytes] = frozenset()
 
 
 class Record(NamedTuple):
@@ -83,16 +85,21 @@ class Record(NamedTuple):
 
 def encode_event(seq: int, ts: int, event: Event) -> Record:
     """The event as a record."""
-    code = _CODE_OF[type(event)]
-    if isinstance(event, UnitPut):
-        unit = encode_unit(event.id, seq, ts, event.context, event.agent, event.type, event.meta, event.payload, event.relationships)
-        extra: dict[str, Any] = {} if event.dedupe is None else {"dedupe": event.dedupe, "dedupe_count": event.dedupe_count}
-        if event.fences:
-            extra["fences"] = event.fences
-        if event.size is not None:
-            extra["size"] = event.size
-        return Record(code, ts, cbor2.dumps(extra) if extra else b"", unit)
-    return Record(code, ts, b"", cbor2.dumps(event._asdict()))
+    if type(event) is UnitPut:
+        context, agent, unit_id, kind, meta, payload, relationships, dedupe, count, fences, size = event
+        unit = encode_unit(unit_id, seq, ts, context, agent, kind, meta, payload, relationships)
+        return Record(UNIT_PUT, ts, b"" if dedupe is None and not fences and size is None else _extra(dedupe, count, fences, size), unit)
+    return Record(_CODE_OF[type(event)], ts, b"", cbor2.dumps(event._asdict()))
+
+
+def _extra(dedupe: bytes | None, count: int, fences: tuple[int, ...], size: int | None) -> bytes:
+    """What a put remembers besides its unit."""
+    extra: dict[str, Any] = {} if dedupe is None else {"dedupe": dedupe, "dedupe_count": count}
+    if fences:
+        extra["fences"] = fences
+    if size is not None:
+        extra["size"] = size
+    return cbor2.dumps(extra)
 
 
 def pack(record: Record) -> bytes:
@@ -129,7 +136,8 @@ def decode_event(record: Record) -> Event:
 
 def is_trimmed(record: Record) -> bool:
     """Whether the unit's birth is no entry any more: retention took it from its context, and another keeps the unit."""
-    return _TRIMMED.encode() in record.extra and _TRIMMED in cbor2.loads(record.extra)
+    extra = record.extra
+    return extra != b"" and _TRIMMED.encode() in extra and _TRIMMED in cbor2.loads(extra)
 
 
 def stands(entry: Record | None) -> bool:
@@ -161,11 +169,12 @@ Pairs = list[tuple[bytes, bytes]]
 
 def entry_keys(seq: int, event: UnitPut, unit: bytes) -> Pairs:
     """The entry of a unit in the context it was born in, and the keys that find it."""
+    context, agent, _, kind, meta, _, relationships, *_ = event
     tail = keys.pack_seq(seq)
-    targets = {edge.target for edge in event.relationships} if event.relationships else set()
-    pairs = finding_keys(event.context, tail, event.agent, event.type, event.meta, targets, b"")
-    pairs.append((keys.entries(event.context) + tail, birth_entry(seq, unit)))
-    return pairs + path_keys(seq, event) if event.type == FILE_CHANGE else pairs
+    targets = {edge.target for edge in relationships} if relationships else _NONE
+    pairs = finding_keys(context, tail, agent, kind, meta, targets, b"")
+    pairs.append((keys.entries(context) + tail, birth_entry(seq, unit)))
+    return pairs + path_keys(seq, event) if kind == FILE_CHANGE else pairs
 
 
 def added_keys(seq: int, context: str, unit_seq: int, unit: dict[str, Any]) -> Pairs:
@@ -204,14 +213,14 @@ def path_keys(seq: int, event: UnitPut) -> Pairs:
     return [(keys.by_path(path) + keys.pack_seq(seq), b"")] if path else []
 
 
-def finding_keys(context: str, tail: bytes, agent: str, type: str, meta: dict[str, str], targets: set[bytes], pointer: bytes) -> Pairs:
+def finding_keys(context: str, tail: bytes, agent: str, type: str, meta: dict[str, str], targets: Iterable[bytes], pointer: bytes) -> Pairs:
     """The secondary keys of one entry, whose seq is `tail`. `pointer` is the unit's seq where that is not the entry's own."""
-    prefixes = [keys.by_agent(context, agent), keys.by_type(context, type)]
-    if meta:
-        prefixes += [keys.by_meta(context, key, value) for key, value in meta.items()]
+    pairs = [(keys.by_agent(context, agent) + tail, pointer), (keys.by_type(context, type) + tail, pointer)]
+    for key, value in meta.items():
+        pairs.append((keys.by_meta(context, key, value) + tail, pointer))
     if targets:
-        prefixes += [keys.by_target(context, target) for target in targets]
-    return [(prefix + tail, pointer) for prefix in prefixes]
+        pairs += [(keys.by_target(context, target) + tail, pointer) for target in targets]
+    return pairs
 
 
 def read_entry(value: bytes) -> bytes | int:

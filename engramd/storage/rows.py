@@ -15,6 +15,7 @@ from .leveldb import Reader
 K = TypeVar("K")
 V = TypeVar("V")
 
+_UNKNOWN: Any = object()  # no row, where None is that of one which was removed
 CACHE_ROWS = 8192  # then the cache starts anew; a row costs one point read to fetch again
 
 
@@ -149,10 +150,13 @@ class PendingRows:
         """The row, or None."""
         at = (table.name, key)
         row: V | None
-        for layer in (self._forming, self._flying, self._cache):
-            if at in layer:
-                row = layer[at]
+        for layer in (self._forming, self._flying):
+            row = layer.get(at, _UNKNOWN)
+            if row is not _UNKNOWN:
                 return row
+        row = self._cache.get(at)
+        if row is not None:
+            return row
         row = self._durable.get(table, key)
         if row is not None:
             self._keep(at, row)
@@ -170,12 +174,14 @@ class PendingRows:
         """Close the forming batch and yield its rows as keys and values, None for one to remove; the next one starts empty."""
         self._flying, self._forming = self._forming, {}
         for (table, key), row in self._flying.items():
-            codec = _CODECS[table]
-            yield codec.prefix + codec.key(key), None if row is None else encode_row(row)
+            prefix, key_of, _, _ = _CODECS[table]
+            yield prefix + key_of(key), None if row is None else encode_row(row)
 
     def settle(self) -> None:
         """The sealed batch is on disk."""
         for at, row in self._flying.items():
+            if not _CODECS[at[0]].cached:
+                continue
             if row is None:
                 self._cache.pop(at, None)
             else:

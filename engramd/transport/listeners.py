@@ -19,7 +19,8 @@ from ..protocol.address import socket_dir, split
 from ..protocol.errors import EngramError
 from ..service.engine import Engine
 from ..service.peer import Origin
-from .session import CLOSE_SECONDS, HELLO_SECONDS, READ_BYTES, Session
+from .arrivals import READ_BYTES, Arrivals
+from .session import CLOSE_SECONDS, HELLO_SECONDS, Session
 
 logger = logging.getLogger("engramd.listeners")
 
@@ -76,12 +77,12 @@ class UnixListener:
             raise EngramError("denied", f"cannot listen at {path}: {error.strerror or error}") from error
         return bound
 
-    async def serve(self, engine: Engine, crowd: Crowd, nursery: trio.Nursery) -> None:
+    async def serve(self, engine: Engine, crowd: Crowd, arrivals: Arrivals, nursery: trio.Nursery) -> None:
         """Accept until cancelled; each connection becomes a task of `nursery`."""
         async with trio.open_nursery() as own:
             if self._inode is not None:
                 own.start_soon(self._stay, engine)
-            await serve(self._accept, engine, crowd, nursery, _origin_of)
+            await serve(self._accept, engine, crowd, arrivals, nursery, _origin_of)
 
     async def _accept(self) -> socket.socket:
         while True:
@@ -198,10 +199,10 @@ class NetworkListener:
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{scheme}://{shown}:{self._socket.getsockname()[1]}"
 
-    async def serve(self, engine: Engine, crowd: Crowd, nursery: trio.Nursery) -> None:
+    async def serve(self, engine: Engine, crowd: Crowd, arrivals: Arrivals, nursery: trio.Nursery) -> None:
         """Accept until cancelled; each connection becomes a task of `nursery`."""
         self._socket.setblocking(False)
-        await serve(self._accept, engine, crowd, nursery, _host_of, self._tls)
+        await serve(self._accept, engine, crowd, arrivals, nursery, _host_of, self._tls)
 
     async def _accept(self) -> socket.socket:
         while True:
@@ -309,6 +310,7 @@ async def serve(
     accept: Callable[[], Awaitable[socket.socket]],
     engine: Engine,
     crowd: Crowd,
+    arrivals: Arrivals,
     nursery: trio.Nursery,
     where: Callable[[socket.socket], Origin],
     tls: ssl.SSLContext | None = None,
@@ -317,6 +319,7 @@ async def serve(
 
     Args:
         accept: waits for the next connection.
+        arrivals: reads those that are plain; it has to run.
         where: says who is at the other end.
         tls: what to speak TLS with; None for none.
     """
@@ -331,7 +334,7 @@ async def serve(
                 crowd.known(origin)
 
         try:
-            await _admit(engine, crowd, accepted, origin, tls, known)
+            await _admit(engine, crowd, arrivals, accepted, origin, tls, known)
         finally:
             known()
             crowd.left()
@@ -360,7 +363,13 @@ async def serve(
 
 
 async def _admit(
-    engine: Engine, crowd: Crowd, accepted: socket.socket, origin: Origin, tls: ssl.SSLContext | None, known: Callable[[], None]
+    engine: Engine,
+    crowd: Crowd,
+    arrivals: Arrivals,
+    accepted: socket.socket,
+    origin: Origin,
+    tls: ssl.SSLContext | None,
+    known: Callable[[], None],
 ) -> None:
     """Serve a connection, or say why not."""
     plain = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
@@ -379,7 +388,7 @@ async def _admit(
                 await trio.aclose_forcefully(plain)
             return
         stream = secured
-    session = Session(engine, stream, accepted if tls is None else None, origin, known, trio.current_time() - began)
+    session = Session(engine, stream, (accepted, arrivals) if tls is None else None, origin, known, trio.current_time() - began)
     if not engine.tokens.admits(origin):
         await session.refuse(
             EngramError("denied", f"uid {origin.uid} may not use this daemon, which belongs to uid {os.getuid()} (it could, by auth.users)")

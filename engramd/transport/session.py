@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,13 +17,13 @@ from ..protocol.framing import encode
 from ..service.engine import Engine
 from ..service.peer import Origin, Peer
 from ..service.turns import Turn
+from .arrivals import READ_BYTES, Arrivals
 from .outbox import LOW, StreamOutbox
 
 OWN = Origin(is_owner=True)
 CLOSE_SECONDS = 1.0
 logger = logging.getLogger("engramd.session")
 
-READ_BYTES = 8 * 1024  # what one client may have done before others get their turn: about thirty puts
 LARGE = 64 * 1024  # bytes of a frame that arrive without leave
 HELLO_SECONDS = 5.0
 FRAME_SECONDS = 30.0  # between two pieces of one frame
@@ -36,7 +36,7 @@ class Session:
 
     Args:
         stream: both directions; closed when the session ends.
-        plain: the socket of the stream, where nothing is between them (as TLS is): it is read and written without detours.
+        plain: the socket of the stream, and who reads it, where nothing is between them as TLS is: then there are no detours.
         origin: where the client is.
         greeted: called when it has said who it is, and may come in.
         waited: seconds that were waited for the client already, of those in which it has to greet.
@@ -46,7 +46,7 @@ class Session:
         self,
         engine: Engine,
         stream: trio.abc.Stream,
-        plain: socket.socket | None = None,
+        plain: tuple[socket.socket, Arrivals] | None = None,
         origin: Origin = OWN,
         greeted: Callable[[], None] = lambda: None,
         waited: float = 0.0,
@@ -55,8 +55,8 @@ class Session:
         self._stream = stream
         self._connection = ServerConnection(engine.max_frame)
         self._plain = plain
-        self._more = False  # the client has sent more than was read, most likely
-        self.outbox = StreamOutbox(stream, engine.flusher, None if plain is None else plain.send)
+        self._messages: Iterator[Hello | Request | Notice | Rejected] = iter(())  # that have arrived and are not carried out
+        self.outbox = StreamOutbox(stream, engine.flusher, None if plain is None else plain[0].send)
         self._peer: Peer | None = None
         self._turn = Turn()
         self._grows = False  # a large frame, by leave of its account
@@ -66,16 +66,18 @@ class Session:
         self._waited = waited
         self._showed_token = False
         self._serving = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
         self._dismissed: EngramError | None = None
 
     async def run(self) -> None:
         """Serve until the client hangs up, breaks the protocol, or the task is cancelled. Does not raise for what a client does."""
         try:
             async with _closing(self._stream), trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._send)
                 try:
                     with self._serving:
-                        await self._serve(nursery)
+                        await self._serve()
                     if self._dismissed is not None:
                         raise self._dismissed
                 except EngramError as error:
@@ -132,16 +134,16 @@ class Session:
                 except trio.BrokenResourceError:
                     pass
 
-    async def _serve(self, nursery: trio.Nursery) -> None:
+    async def _serve(self) -> None:
         engine = self._engine
         with trio.move_on_after(max(0.0, HELLO_SECONDS - self._waited)) as self._patience:
             while self._peer is None:
-                if not await self._receive(nursery):
+                if not await self._receive():
                     return
         peer = self._peer
         if peer is None:
             raise EngramError("timeout", f"no hello came within {HELLO_SECONDS:g} s")
-        while await self._receive(nursery):
+        while await self._receive():
             await self._may_grow(peer)
             await engine.committer.room()
             await self.outbox.room()
@@ -162,60 +164,82 @@ class Session:
             peer.account.large.release()
         self._grows = is_large
 
-    async def _receive(self, nursery: trio.Nursery) -> bool:
+    async def _receive(self) -> bool:
+        """Carry out what the client sends next, or more; False once it has hung up."""
         if self._connection.partial:
             with trio.move_on_after(FRAME_SECONDS) as waited:
-                data = await self._read()
+                more = await self._hear()
             if waited.cancelled_caught:
                 raise EngramError("timeout", f"the rest of a frame did not come within {FRAME_SECONDS:g} s")
         else:
-            data = await self._read()
-        if not data:
+            more = await self._hear()
+        await self._go_on()
+        return more
+
+    async def _hear(self) -> bool:
+        """Wait for what comes next, and take it; False once the client has hung up."""
+        if self._plain is not None:
+            sock, arrivals = self._plain
+            return await arrivals.hear(sock, self._carry_out)
+        data = bytes(await self._stream.receive_some(READ_BYTES))
+        self._messages = self._connection.receive(data)
+        return bool(data)
+
+    def _carry_out(self, data: bytes) -> bool:
+        """Carry out what was read, unless something has to be waited for before, in the middle or behind it: then False."""
+        waits = bool(self._connection.partial) or self._peer is None
+        self._messages = self._connection.receive(data)
+        if self._turn.is_queued:
             return False
+        self._turn.start()
+        try:
+            return self._advance() and not waits and not self._has_to_wait()
+        finally:
+            self._turn.end()
+
+    def _advance(self) -> bool:
+        """Carry out what has arrived; False where others have to come first: it can ask for more than memory holds, and for more work than
+        is good for them."""
+        for message in self._messages:
+            self._take(message)
+            if self.outbox.pending > LOW or self._turn.is_over:
+                return False
+        return True
+
+    async def _go_on(self) -> None:
+        """Carry out the rest of what has arrived."""
         await self._turn.begin()
         try:
-            for message in self._connection.receive(data):
-                self._take(message, nursery)
-                if self.outbox.pending > LOW or self._turn.is_over:
-                    await self._let_others()
+            while not self._advance():
+                self._turn.end()
+                self._engine.flusher.flush()
+                await self.outbox.room()
+                await self._turn.begin()
         finally:
             self._turn.end()
         self._engine.flusher.flush()
-        return True
 
-    async def _let_others(self) -> None:
-        """In the middle of a chunk: it can ask for more than memory holds, and for more work than is good for others."""
-        self._turn.end()
-        self._engine.flusher.flush()
-        await self.outbox.room()
-        await self._turn.begin()
+    def _has_to_wait(self) -> bool:
+        """Whether `_serve` has to wait for something before more is read."""
+        peer = self._peer
+        return (
+            peer is None
+            or self._connection.partial > 0
+            or self._grows
+            or not self._engine.committer.has_room
+            or self.outbox.pending > LOW
+            or self.outbox.is_closed
+            or peer.in_flight > MAX_IN_FLIGHT
+            or peer.has_to_pause
+        )
 
-    async def _read(self) -> bytes:
-        """What comes next, at most READ_BYTES of it; none once the client has hung up.
-
-        A client that has just been read is asked again only when it has sent more. trio asks at once, and mostly in vain, which costs a
-        system call and an exception for each request.
-        """
-        if self._plain is None or self._more:
-            data = bytes(await self._stream.receive_some(READ_BYTES))
-        else:
-            await trio.lowlevel.wait_readable(self._plain)
-            try:
-                data = self._plain.recv(READ_BYTES)
-            except BlockingIOError:  # it was told too early
-                data = bytes(await self._stream.receive_some(READ_BYTES))
-            except OSError as error:
-                raise trio.BrokenResourceError from error
-        self._more = len(data) == READ_BYTES
-        return data
-
-    def _take(self, message: Hello | Request | Notice | Rejected, nursery: trio.Nursery) -> None:
+    def _take(self, message: Hello | Request | Notice | Rejected) -> None:
         if isinstance(message, Request):
             assert self._peer is not None, "a request follows hello"
             self._engine.handle(self._peer, message)
             return
         if isinstance(message, Hello):
-            self._greet(message, nursery)
+            self._greet(message)
             return
         assert self._peer is not None, "notices follow hello"
         self._peer.charge(message.size)
@@ -227,9 +251,10 @@ class Session:
         else:
             self._notice(message)
 
-    def _greet(self, hello: Hello, nursery: trio.Nursery) -> None:
+    def _greet(self, hello: Hello) -> None:
         def spawn(task: Callable[[], Awaitable[Any]]) -> None:
-            nursery.start_soon(task)
+            assert self._nursery is not None, "it runs"
+            self._nursery.start_soon(task)
 
         self._patience.deadline = math.inf  # requests that came with hello may take their time
         said = hello.fields

@@ -28,6 +28,7 @@ from engramd.state.tokens import IssueToken
 from engramd.state.view import Token
 from engramd.storage.log import Log
 from engramd.transport import listeners, session
+from engramd.transport.arrivals import Arrivals
 from engramd.transport.listeners import LARGE_CROWD, Crowd, NetworkListener, server_tls
 
 
@@ -91,7 +92,9 @@ async def serving(log: Log, url: str = "tcp://127.0.0.1:0", tls: ssl.SSLContext 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(engine.committer.run)
-            nursery.start_soon(listener.serve, engine, Crowd(most), nursery)
+            arrivals = Arrivals(engine.committer.together)
+            nursery.start_soon(arrivals.run)
+            nursery.start_soon(listener.serve, engine, Crowd(most), arrivals, nursery)
             served = Served(engine, listener)
             try:
                 yield served

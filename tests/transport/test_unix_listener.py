@@ -20,6 +20,7 @@ from engramd.protocol.messages import MIB
 from engramd.service.engine import Engine
 from engramd.storage.log import Log
 from engramd.transport import listeners
+from engramd.transport.arrivals import Arrivals
 from engramd.transport.listeners import Crowd, UnixListener
 
 
@@ -48,7 +49,9 @@ async def serving(log: Log, path: str, max_connections: int = 100) -> AsyncItera
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(engine.committer.run)
-                nursery.start_soon(listener.serve, engine, Crowd(max_connections), nursery)
+                arrivals = Arrivals(engine.committer.together)
+                nursery.start_soon(arrivals.run)
+                nursery.start_soon(listener.serve, engine, Crowd(max_connections), arrivals, nursery)
                 yield connect
                 nursery.cancel_scope.cancel()
         finally:
