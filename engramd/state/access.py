@@ -47,13 +47,13 @@ class Access(NamedTuple):
 
     def covers(self, resource: str) -> bool:
         """Whether it may lock a resource."""
-        return not self.paths or any(covers(path, resource) for path in self.paths)
+        return not self.paths or any(_reaches(path, resource) for path in self.paths)
 
     def touches(self, resources: Sequence[str]) -> tuple[str, ...]:
         """Those of some resources that have to do with what it may lock."""
         if not self.paths:
             return tuple(resources)
-        return tuple(resource for resource in resources if any(overlap(path, resource) or covers(path, resource) for path in self.paths))
+        return tuple(resource for resource in resources if any(overlap(path, resource) or _reaches(path, resource) for path in self.paths))
 
     def sees_event(self, kind: str, context: str | None) -> bool:
         """Whether it is shown an event: those of tokens are for admins, those of no context for who has no limits."""
@@ -62,6 +62,11 @@ class Access(NamedTuple):
         if context is None:
             return not self.contexts and not (self.paths and kind.startswith("lock_"))
         return self.sees(context)
+
+
+def _reaches(path: str, resource: str) -> bool:
+    """Whether a path or glob of a token takes in all of a resource. In its names there are wildcards, too, as in those of no lease."""
+    return matches(path, resource) if path.startswith("@") else covers(path, resource)
 
 
 OWNER = Access(frozenset(RIGHTS))

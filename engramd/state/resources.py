@@ -44,6 +44,8 @@ def overlap(a: str, b: str) -> bool:
 
 def covers(a: str, b: str) -> bool:
     """Whether every path of `b` is in `a`. Exact for a literal `b`; for a glob it may say no where yes were right, never the reverse."""
+    if a.startswith("@") or b.startswith("@"):
+        return a == b
     outer, inner = parse(a).parts, parse(b).parts
     frontier, seen = [(0, 0)], set[tuple[int, int]]()
     while frontier:

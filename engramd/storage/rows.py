@@ -149,18 +149,17 @@ class PendingRows:
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row, or None."""
         at = (table.name, key)
-        row: V | None
         for layer in (self._forming, self._flying):
-            row = layer.get(at, _UNKNOWN)
+            row: V | None = layer.get(at, _UNKNOWN)
             if row is not _UNKNOWN:
                 return row
-        row = self._cache.get(at)
-        if row is not None:
-            return row
-        row = self._durable.get(table, key)
-        if row is not None:
-            self._keep(at, row)
-        return row
+        cached: V | None = self._cache.get(at)
+        if cached is not None:
+            return cached
+        stored = self._durable.get(table, key)
+        if stored is not None:
+            self._keep(at, stored)
+        return stored
 
     def put(self, table: Table[K, V], key: K, row: V) -> None:
         """Write or replace the row in the forming batch."""

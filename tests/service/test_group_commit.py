@@ -9,8 +9,11 @@ from wire import Client, Gate, Serve, Server, texts, unit_texts
 
 from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MIB
-from engramd.service.committer import MAX_GROUP_BYTES
-from engramd.storage.log import Log
+from engramd.protocol.unit import new_id
+from engramd.service.committer import MAX_GROUP_BYTES, AdaptiveWriter, Committer
+from engramd.service.counters import Counters
+from engramd.state.units import Draft, Put
+from engramd.storage.log import Batch, Log
 
 BROKEN = EngramError("storage", "the disk refused a write: no space left")
 
@@ -255,3 +258,60 @@ async def test_drained_waits_for_everything(gated: Server, gate: Gate, autojump_
     await client.answer(second)
     await wait_all_tasks_blocked()
     assert drained
+
+
+class Commits:
+    """A committer over a log, with its own way to write, and what became of its puts."""
+
+    def __init__(self, log: Log) -> None:
+        self.published: list[int] = []
+        self.outcomes: list[object] = []
+        self.committer = Committer(log, lambda events: self.published.append(len(events)), lambda: None, Counters())
+
+    def put(self, text: str) -> None:
+        now = self.committer.now()
+        self.committer.submit(Put("c", "a", (Draft(new_id(now), "message", {}, text),)), now, self.outcomes.append)
+
+
+async def test_what_arrives_together_is_on_disk_right_behind_it(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda writer, batch: True)
+    commits = Commits(log)
+    with commits.committer.together:
+        for text in "xyz":
+            commits.put(text)
+        assert (log.last_seq, commits.outcomes) == (0, [])
+    assert (log.last_seq, len(commits.outcomes)) == (4, 3)
+    assert commits.published == [4]
+    await commits.committer.drained()
+
+
+async def test_a_long_write_is_left_to_a_thread(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda writer, batch: False)
+    commits = Commits(log)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commits.committer.run)
+        with commits.committer.together:
+            commits.put("x")
+        assert (log.last_seq, commits.outcomes) == (0, [])
+        await commits.committer.drained()
+        assert (log.last_seq, len(commits.outcomes)) == (2, 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_write_that_fails_right_there_ends_the_committer(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(batch: Batch) -> None:
+        raise BROKEN
+
+    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda writer, batch: True)
+    monkeypatch.setattr(Batch, "commit", refuse)
+    commits = Commits(log)
+    with commits.committer.together:
+        commits.put("x")
+        commits.put("y")
+    assert [outcome.code for outcome in commits.outcomes if isinstance(outcome, EngramError)] == ["outcome_unknown"] * 2
+    with pytest.raises(EngramError) as raised:
+        await commits.committer.run()
+    assert raised.value is BROKEN
+    assert (log.last_seq, commits.published) == (0, [])
+    commits.put("z")
+    assert commits.outcomes[2] is BROKEN

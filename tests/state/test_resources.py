@@ -47,7 +47,7 @@ UNIVERSE = [path for depth in range(6) for path in itertools.product(STRINGS, re
 
 GLOBS = st.lists(st.sampled_from(COMPONENTS), max_size=3).map(lambda parts: "/" + "/".join(parts))
 LITERALS = st.lists(st.sampled_from(STRINGS), max_size=3).map(lambda parts: "/" + "/".join(parts))
-NAMES = st.sampled_from(["@x", "@y"])
+NAMES = st.sampled_from(["@x", "@y", "@*", "@?"])  # a name is never a glob
 RESOURCES = st.one_of(GLOBS, LITERALS, NAMES)
 
 
@@ -89,7 +89,7 @@ def test_two_resources_overlap_where_a_path_is_in_both(a: str, b: str) -> None:
 def test_a_resource_that_covers_another_has_all_of_its_paths(a: str, b: str) -> None:
     if covers(a, b):
         assert paths(a) >= paths(b)
-    elif "*" not in b and "?" not in b:
+    elif b.startswith("@") or ("*" not in b and "?" not in b):
         assert not paths(a) >= paths(b)
     assert covers(a, a)
 
