@@ -127,7 +127,8 @@ class FrameDecoder:
 
     def __init__(self, max_frame: int) -> None:
         self.max_frame = max_frame
-        self._buffer = bytearray()
+        self._rest = bytearray()
+        self._needed = LENGTH.size  # bytes of it that are worth a look
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take bytes and yield the bodies that are now whole, in order. Exhaust it before the next call.
@@ -135,13 +136,16 @@ class FrameDecoder:
         Raises:
             EngramError: `too_large` when a length over the limit is reached. The stream cannot be resumed after it.
         """
-        buffer = self._buffer
-        buffer += data
-        at = 0
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:  # of a large frame there are many pieces: they are looked at once all are there
+                return
+            data = bytes(self._rest)
+        at, size = 0, len(data)
         try:
-            while len(buffer) - at >= LENGTH.size:
+            while size - at >= LENGTH.size:
                 start = at + LENGTH.size
-                (length,) = LENGTH.unpack_from(buffer, at)
+                (length,) = LENGTH.unpack_from(data, at)
                 if length > self.max_frame:
                     raise EngramError(
                         "too_large",
@@ -149,18 +153,21 @@ class FrameDecoder:
                         limit=self.max_frame,
                         size=length,
                     )
-                if len(buffer) - start < length:
+                if size - start < length:
+                    self._needed = LENGTH.size + length
                     break
                 at = start + length
-                yield bytes(memoryview(buffer)[start:at])
+                yield data[start:at]
+            else:
+                self._needed = LENGTH.size
         finally:
-            del buffer[:at]
+            self._rest = bytearray(data[at:])
 
     @property
     def partial(self) -> int:
         """The bytes of a frame that has not arrived whole."""
-        return len(self._buffer)
+        return len(self._rest)
 
     def clear(self) -> None:
         """Forget what has not arrived whole."""
-        self._buffer = bytearray()
+        self._rest = bytearray()
