@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -184,6 +185,8 @@ async def _run(
                         accepting.start_soon(listener.serve, engine, crowd, sessions)
                     where = ", ".join([unix, *network])
                     logger.info("engramd %s (pid %d) listens at %s, log at seq %d", __version__, os.getpid(), where, log.last_seq)
+                    gc.freeze()  # what was made until now is there to stay, and not to be looked through in the middle of a request
+                    gc.enable()
                     ready.say("ready")
                     supervisor.tell("READY=1", f"STATUS=at {unix}, log at seq {log.last_seq}")
                     await engine.stopping.wait()
