@@ -23,6 +23,8 @@ from .protocol.times import parse_duration
 if TYPE_CHECKING:
     import argparse
 
+_LIMITS = Limits()
+
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
@@ -159,25 +161,25 @@ class Config:
         _words, "Other users who may use the Unix socket, each as the agent of their name, without admin.", '["alice"]', (), table="auth"
     )
     limits_connections: int = _option(
-        _within(_whole, 1, 65536), "Connections of one agent, or of one token.", "512", Limits.connections, table="limits"
+        _within(_whole, 1, 65536), "Connections of one agent, or of one token.", "512", _LIMITS.connections, table="limits"
     )
     limits_requests: int = _option(
-        _within(_whole, 1, 10**7), "Requests of one agent without an answer.", "16384", Limits.requests, table="limits"
+        _within(_whole, 1, 10**7), "Requests of one agent without an answer.", "16384", _LIMITS.requests, table="limits"
     )
-    limits_streams: int = _option(_within(_whole, 1, 10**6), "Streams of one agent.", "1024", Limits.streams, table="limits")
-    limits_waits: int = _option(_within(_whole, 1, 1024), "Waits of one agent for locks.", "256", Limits.waits, table="limits")
+    limits_streams: int = _option(_within(_whole, 1, 10**6), "Streams of one agent.", "1024", _LIMITS.streams, table="limits")
+    limits_waits: int = _option(_within(_whole, 1, 1024), "Waits of one agent for locks.", "256", _LIMITS.waits, table="limits")
     limits_searches: int = _option(
         _within(_whole, 1, 1024),
         "Searches and packs of one agent under way; all agents together may have 64.",
         "32",
-        Limits.searches,
+        _LIMITS.searches,
         table="limits",
     )
     limits_bytes_per_second: int = _option(
         _within(_size, 0, 2**40),
         "Bytes of requests of one agent in a second, or with a suffix; 0: no limit.",
         '"64MiB"',
-        Limits.bytes_per_second,
+        _LIMITS.bytes_per_second,
         table="limits",
     )
     log_level: str = _option(
@@ -233,7 +235,7 @@ class Config:
 
     def limits(self) -> Limits:
         """Of each agent."""
-        return Limits(**{limit.name: getattr(self, f"limits_{limit.name}") for limit in fields(Limits)})
+        return Limits(**{name: getattr(self, f"limits_{name}") for name in Limits._fields})
 
     def log_path(self) -> Path | None:
         """Where log messages go; None means stderr."""

@@ -26,10 +26,10 @@ def _arrows(rooms: str = "", packages: str = "") -> Arrows:
 
 
 TABLE = {
-    "protocol": _arrows(packages="cbor2"),
-    "state": _arrows(),
-    "storage": _arrows("state protocol", "cbor2 plyvel plyvel_next"),
-    "service": _arrows("allocator storage state protocol", "cbor2 prometheus_client trio"),
+    "protocol": _arrows("shapes", packages="cbor2"),
+    "state": _arrows("shapes"),
+    "storage": _arrows("shapes state protocol", "cbor2 plyvel plyvel_next"),
+    "service": _arrows("allocator shapes storage state protocol", "cbor2 prometheus_client trio"),
     "search": _arrows(
         "allocator storage state protocol", "cbor2 faiss httpx numpy onnxruntime rapidfuzz sentence_transformers tiktoken tokenizers"
     ),
@@ -39,6 +39,7 @@ TABLE = {
     "config": _arrows("protocol"),
     "logs": _arrows("protocol"),
     "ready": _arrows(),
+    "shapes": _arrows(),
     "supervisor": _arrows("protocol"),
     "daemon": _arrows("config logs ready supervisor transport service storage protocol", "trio"),
     "offline": _arrows("config storage protocol"),

@@ -7,9 +7,10 @@ test holds the permission table to it. `tail` is a stream: items carry its id un
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+from ..shapes import NamedTuple
 from .packs import FORMATS
 from .paths import MAX_PATHS
 from .schema import (
@@ -69,8 +70,7 @@ def frame_limit(max_payload: int) -> int:
     return max_payload + MIB
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One operation: who may ask for it, and what is asked and answered.
 
     Attributes:
@@ -85,7 +85,7 @@ class Operation:
     result: Record
     stream: bool = False
     waits: str = ""
-    also: Mapping[str, str] = field(default_factory=dict)
+    also: Mapping[str, str] = MappingProxyType({})
 
     def needs(self, request: Mapping[str, Any]) -> list[str]:
         """The permissions that a request needs."""

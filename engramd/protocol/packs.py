@@ -11,8 +11,9 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..shapes import NamedTuple
 from .render import in_line, json_line, unit_text
 from .times import format_ts
 from .unit import format_id
