@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 from ..shapes import NamedTuple
-from .packs import FORMATS
 from .paths import MAX_PATHS
 from .schema import (
     JSON,
@@ -60,6 +59,7 @@ PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
 MAX_TOKEN_GLOBS = 64  # contexts, and paths, of one token
 MAX_DISTANCE = 1000  # edges between a unit and those that are related to it
 MAX_BUDGET = 1_000_000  # of a pack, in its unit
+FORMATS = ("md", "json", "xml")  # of packs
 
 PERMISSIONS = ("read", "write", "lock", "admin")
 GRANTS = (*PERMISSIONS, "act-as")  # what a token may have; the last lets its bearer act under any name
