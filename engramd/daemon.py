@@ -48,7 +48,7 @@ def serve(config: Config, ready: Ready, supervisor: Supervisor) -> None:
     directory = config.data_path()
     private_dir(directory / "log")
     try:
-        lock = trio.run(_lock, directory, config.lock_wait)
+        lock = _lock(directory, config.lock_wait)
     except EngramError:
         if _is_served(config.socket_path()):
             ready.say("ready")
@@ -135,15 +135,15 @@ async def _bark(supervisor: Supervisor, seconds: float) -> None:
         await trio.sleep(seconds / 3)
 
 
-async def _lock(directory: Path, wait: float) -> DataLock:
-    deadline = trio.current_time() + wait
+def _lock(directory: Path, wait: float) -> DataLock:
+    deadline = time.monotonic() + wait
     while True:
         try:
             return DataLock(directory)
         except EngramError as error:
-            if trio.current_time() >= deadline or not error.details["stopping"]:
+            if time.monotonic() >= deadline or not error.details["stopping"]:
                 raise
-        await trio.sleep(0.02)
+        time.sleep(0.02)
 
 
 async def _run(
