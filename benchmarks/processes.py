@@ -36,8 +36,9 @@ def _end_with_parent() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This environment without what would configure a daemon."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_")}
+    """This environment without what would configure a daemon, or have it compile all of its sources again at each start, as none does that
+    was installed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ENGRAM_") and name != "PYTHONDONTWRITEBYTECODE"}
 
 
 class Overtime(BenchmarkError):

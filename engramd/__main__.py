@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import os
+import gc
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from . import config as configuration
-from .protocol.errors import EngramError
-from .ready import Ready
-from .supervisor import Supervisor
+if TYPE_CHECKING:
+    from .config import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run engramd and return its exit code: 0 after a clean stop, else that of the error's code."""
-    ready = Ready.of(sys.argv[1:] if arguments is None else arguments)
+    gc.disable()  # until the daemon is ready: next to nothing that a start makes is garbage
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        gc.enable()
+
+
+def _main(arguments: Sequence[str]) -> int:
+    import logging
+    import os
+
+    from . import config as configuration
+    from .protocol.errors import EngramError
+    from .ready import Ready
+    from .supervisor import Supervisor
+
+    ready = Ready.of(arguments)
     supervisor = Supervisor()
     try:
-        config, sources, flags = configuration.load(arguments)
-        if flags.check_config:
+        config, sources, is_check = configuration.load(arguments)
+        if is_check:
             _print(config, sources)
             return 0
     except EngramError as error:
@@ -48,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(config: configuration.Config, sources: dict[str, str]) -> None:
+def _print(config: Config, sources: dict[str, str]) -> None:
     """The options in force. Paths are shown as they would be used."""
+    import dataclasses
+
     shown = dataclasses.asdict(config) | {"socket": config.socket_path(), "data_dir": str(config.data_path())}
     for name, value in shown.items():
         print(f"{name} = {value!r}  # {sources[name]}")

@@ -5,13 +5,12 @@ Flag > environment > file > default. A bad value is reported with where it came 
 
 from __future__ import annotations
 
-import argparse
 import os
-import tomllib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .protocol import address
@@ -20,6 +19,11 @@ from .protocol.limits import Limits
 from .protocol.messages import MAX_PAYLOAD, MIB
 from .protocol.sizes import parse_size
 from .protocol.times import parse_duration
+
+if TYPE_CHECKING:
+    import argparse
+
+_LIMITS = Limits()
 
 
 def _text(value: object) -> str:
@@ -157,25 +161,25 @@ class Config:
         _words, "Other users who may use the Unix socket, each as the agent of their name, without admin.", '["alice"]', (), table="auth"
     )
     limits_connections: int = _option(
-        _within(_whole, 1, 65536), "Connections of one agent, or of one token.", "512", Limits.connections, table="limits"
+        _within(_whole, 1, 65536), "Connections of one agent, or of one token.", "512", _LIMITS.connections, table="limits"
     )
     limits_requests: int = _option(
-        _within(_whole, 1, 10**7), "Requests of one agent without an answer.", "16384", Limits.requests, table="limits"
+        _within(_whole, 1, 10**7), "Requests of one agent without an answer.", "16384", _LIMITS.requests, table="limits"
     )
-    limits_streams: int = _option(_within(_whole, 1, 10**6), "Streams of one agent.", "1024", Limits.streams, table="limits")
-    limits_waits: int = _option(_within(_whole, 1, 1024), "Waits of one agent for locks.", "256", Limits.waits, table="limits")
+    limits_streams: int = _option(_within(_whole, 1, 10**6), "Streams of one agent.", "1024", _LIMITS.streams, table="limits")
+    limits_waits: int = _option(_within(_whole, 1, 1024), "Waits of one agent for locks.", "256", _LIMITS.waits, table="limits")
     limits_searches: int = _option(
         _within(_whole, 1, 1024),
         "Searches and packs of one agent under way; all agents together may have 64.",
         "32",
-        Limits.searches,
+        _LIMITS.searches,
         table="limits",
     )
     limits_bytes_per_second: int = _option(
         _within(_size, 0, 2**40),
         "Bytes of requests of one agent in a second, or with a suffix; 0: no limit.",
         '"64MiB"',
-        Limits.bytes_per_second,
+        _LIMITS.bytes_per_second,
         table="limits",
     )
     log_level: str = _option(
@@ -231,7 +235,7 @@ class Config:
 
     def limits(self) -> Limits:
         """Of each agent."""
-        return Limits(**{limit.name: getattr(self, f"limits_{limit.name}") for limit in fields(Limits)})
+        return Limits(**{name: getattr(self, f"limits_{name}") for name in Limits._fields})
 
     def log_path(self) -> Path | None:
         """Where log messages go; None means stderr."""
@@ -244,8 +248,14 @@ def _env_name(name: str) -> str:
     return f"ENGRAM_{name.upper()}"
 
 
+def _flag_name(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags of engramd, made from Config."""
+    import argparse  # slow to load
+
     made = argparse.ArgumentParser(
         prog="engramd",
         description="The daemon of Engram: a durable, ordered log of work units, streamed to every agent. Runs in the foreground.",
@@ -262,22 +272,38 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--check-config", action="store_true", help="Print the options in force and where each came from, then exit.")
     for option in fields(Config):
         env = "" if option.metadata["flag_only"] else f" ({_env_name(option.name)})"
-        made.add_argument(f"--{option.name.replace('_', '-')}", metavar="VALUE", help=f"{option.metadata['doc']}{env}".replace("%", "%%"))
+        made.add_argument(_flag_name(option.name), metavar="VALUE", help=f"{option.metadata['doc']}{env}".replace("%", "%%"))
     return made
 
 
-def load(arguments: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> tuple[Config, dict[str, str], argparse.Namespace]:
+def read_flags(arguments: Sequence[str]) -> Mapping[str, Any]:
+    """The flags that are given, by name: what `parser` finds, which is asked only where the line is more than flags with their values."""
+    names = {_flag_name(name): name for name in ("config", *(option.name for option in fields(Config)))}
+    found: dict[str, Any] = {}
+    words = iter(arguments)
+    for word in words:
+        flag, given, value = word.partition("=")
+        if flag in names and not given:
+            value = next(words, "-")
+            given = "" if value.startswith("-") else "="
+        if flag not in names or not given:
+            return {name: value for name, value in vars(parser().parse_args(arguments)).items() if value not in (None, False)}
+        found[names[flag]] = value
+    return found
+
+
+def load(arguments: Sequence[str] | None = None, env: Mapping[str, str] = os.environ) -> tuple[Config, dict[str, str], bool]:
     """Read flags, environment and file.
 
     Returns:
-        The configuration, the source of each option in words, and the parsed flags.
+        The configuration, the source of each option in words, and whether it is only to be shown.
 
     Raises:
         EngramError: `invalid`, naming the option, its source and what is wrong.
         SystemExit: for --help, --version and unknown flags, as argparse does.
     """
-    flags = parser().parse_args(arguments)
-    path, in_file = _read_file(flags.config, env)
+    flags = read_flags(sys.argv[1:] if arguments is None else arguments)
+    path, in_file = _read_file(flags.get("config"), env)
     known = {option.name: option for option in fields(Config)}
     keys = {_key(option): option.name for option in known.values() if not option.metadata["flag_only"]}
     for key in in_file:
@@ -295,15 +321,14 @@ def load(arguments: Sequence[str] | None = None, env: Mapping[str, str] = os.env
             values[name] = option.metadata["parse"](raw)
         except (ValueError, EngramError) as error:
             raise EngramError("invalid", f"{source}: {name} = {raw!r}: {error}") from None
-    return Config(**values), sources, flags
+    return Config(**values), sources, "check_config" in flags
 
 
 def _find(
-    name: str, flags: argparse.Namespace, env: Mapping[str, str], in_file: Mapping[str, Any], path: Path | None, flag_only: bool
+    name: str, flags: Mapping[str, Any], env: Mapping[str, str], in_file: Mapping[str, Any], path: Path | None, flag_only: bool
 ) -> tuple[Any, str]:
-    flag = getattr(flags, name)
-    if flag is not None:
-        return flag, f"flag --{name.replace('_', '-')}"
+    if name in flags:
+        return flags[name], f"flag {_flag_name(name)}"
     if not flag_only and env.get(_env_name(name)):
         return env[_env_name(name)], f"environment variable {_env_name(name)}"
     if name in in_file:
@@ -322,15 +347,21 @@ def _read_file(flag: str | None, env: Mapping[str, str]) -> tuple[Path | None, d
         return None, {}
     except (OSError, UnicodeDecodeError) as error:
         raise EngramError("invalid", f"the configuration file {path} cannot be read: {error}") from None
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise EngramError("invalid", f"{path}: not valid TOML: {error}") from None
+    tables = _tables(text, path) if text else {}
     tables.pop("client", None)  # the command line's own table
     flat: dict[str, Any] = {}
     for name, value in tables.items():
         flat.update({f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value})
     return path, flat
+
+
+def _tables(text: str, path: Path) -> dict[str, Any]:
+    import tomllib  # slow to load, and most daemons have no file
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise EngramError("invalid", f"{path}: not valid TOML: {error}") from None
 
 
 def config_path(env: Mapping[str, str]) -> Path:
@@ -345,7 +376,7 @@ def example() -> str:
     lines = ["# Configuration of Engram: ~/.config/engram/config.toml. Flags and the environment win over this file.", ""]
     for option in fields(Config):
         if not option.metadata["flag_only"]:
-            lines += [f"# {option.metadata['doc']}", f"# Flag --{option.name.replace('_', '-')}, environment {_env_name(option.name)}."]
+            lines += [f"# {option.metadata['doc']}", f"# Flag {_flag_name(option.name)}, environment {_env_name(option.name)}."]
             lines += [f"#{_key(option)} = {option.metadata['example']}", ""]
     lines += [
         "# Defaults of the command line; flags and ENGRAM_CONTEXT, ENGRAM_AGENT, ENGRAM_TOKEN_FILE, ENGRAM_CA_FILE, ... win.",

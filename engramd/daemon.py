@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -48,7 +49,7 @@ def serve(config: Config, ready: Ready, supervisor: Supervisor) -> None:
     directory = config.data_path()
     private_dir(directory / "log")
     try:
-        lock = trio.run(_lock, directory, config.lock_wait)
+        lock = _lock(directory, config.lock_wait)
     except EngramError:
         if _is_served(config.socket_path()):
             ready.say("ready")
@@ -135,15 +136,15 @@ async def _bark(supervisor: Supervisor, seconds: float) -> None:
         await trio.sleep(seconds / 3)
 
 
-async def _lock(directory: Path, wait: float) -> DataLock:
-    deadline = trio.current_time() + wait
+def _lock(directory: Path, wait: float) -> DataLock:
+    deadline = time.monotonic() + wait
     while True:
         try:
             return DataLock(directory)
         except EngramError as error:
-            if trio.current_time() >= deadline or not error.details["stopping"]:
+            if time.monotonic() >= deadline or not error.details["stopping"]:
                 raise
-        await trio.sleep(0.02)
+        time.sleep(0.02)
 
 
 async def _run(
@@ -187,6 +188,8 @@ async def _run(
                         accepting.start_soon(listener.serve, engine, crowd, arrivals, sessions)
                     where = ", ".join([unix, *network])
                     logger.info("engramd %s (pid %d) listens at %s, log at seq %d", __version__, os.getpid(), where, log.last_seq)
+                    gc.freeze()  # what was made until now is there to stay, and not to be looked through in the middle of a request
+                    gc.enable()
                     ready.say("ready")
                     supervisor.tell("READY=1", f"STATUS=at {unix}, log at seq {log.last_seq}")
                     await engine.stopping.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,10 +27,10 @@ def _arrows(rooms: str = "", packages: str = "") -> Arrows:
 
 
 TABLE = {
-    "protocol": _arrows(packages="cbor2"),
-    "state": _arrows(),
-    "storage": _arrows("state protocol", "cbor2 plyvel plyvel_next"),
-    "service": _arrows("allocator storage state protocol", "cbor2 prometheus_client trio"),
+    "protocol": _arrows("shapes", packages="cbor2"),
+    "state": _arrows("shapes"),
+    "storage": _arrows("shapes state protocol", "cbor2 plyvel plyvel_next"),
+    "service": _arrows("allocator shapes storage state protocol", "cbor2 prometheus_client trio"),
     "search": _arrows(
         "allocator storage state protocol", "cbor2 faiss httpx numpy onnxruntime rapidfuzz sentence_transformers tiktoken tokenizers"
     ),
@@ -39,6 +40,7 @@ TABLE = {
     "config": _arrows("protocol"),
     "logs": _arrows("protocol"),
     "ready": _arrows(),
+    "shapes": _arrows(),
     "supervisor": _arrows("protocol"),
     "daemon": _arrows("config logs ready supervisor transport service storage protocol", "trio"),
     "offline": _arrows("config storage protocol"),
@@ -215,3 +217,21 @@ def test_the_daemon_loads_no_search() -> None:
     loaded = _loaded_by("import engramd.daemon")
     assert {"engramd", "trio"} <= loaded
     assert loaded.isdisjoint({"numpy", "faiss", "rapidfuzz"})
+
+
+def test_a_daemon_is_ready_before_it_has_loaded_what_few_need() -> None:
+    code = """
+import os, sys
+from engramd import __main__, ready
+ready.Ready.say = lambda self, line: (print(line, *sys.modules, flush=True), os._exit(0))
+__main__.main(sys.argv[1:])
+"""
+    with tempfile.TemporaryDirectory(prefix="egr-") as place:
+        options = ["--config", "/dev/null", "--socket", f"{place}/s", "--data-dir", f"{place}/d", "--listen", "off"]
+        done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=True, cwd=ROOT)
+    said, *loaded = done.stdout.split()
+    assert said == "ready", done.stderr
+    few = {"protocol.packs", "protocol.backup", "service.assembly", "state.packs", "storage.backup", "storage.check", "transport.http"}
+    assert {"engramd.transport.session", "trio"} <= set(loaded)
+    assert {f"engramd.{name}" for name in few}.isdisjoint(loaded)
+    assert {"argparse", "tomllib", "h11", "prometheus_client", "numpy", "faiss", "rapidfuzz"}.isdisjoint(loaded)

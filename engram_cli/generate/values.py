@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from engramd.protocol.messages import COUNTERS, DIRECTIONS, GRANTS, KINDS, NAMED, POLICIES, SEARCH_MODES, UNITS_OF_SIZE
-from engramd.protocol.packs import FORMATS
+from engramd.protocol.messages import COUNTERS, DIRECTIONS, FORMATS, GRANTS, KINDS, NAMED, POLICIES, SEARCH_MODES, UNITS_OF_SIZE
 from engramd.protocol.unit import RELATIONSHIPS, TYPES
 
 from ..commands.export import CODINGS

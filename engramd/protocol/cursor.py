@@ -7,8 +7,8 @@ at a cursor has seen every event up to and including that seq.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
+from ..shapes import NamedTuple
 from .errors import EngramError
 
 _CURSOR = re.compile(r"([0-9a-f]{12})\.(0|[1-9][0-9]{0,18})", re.ASCII)

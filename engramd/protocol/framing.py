@@ -140,7 +140,7 @@ class FrameDecoder:
             self._rest += data
             if len(self._rest) < self._needed:  # of a large frame there are many pieces: they are looked at once all are there
                 return
-            data = bytes(self._rest)
+            data, self._rest = bytes(self._rest), bytearray()
         at, size = 0, len(data)
         try:
             while size - at >= LENGTH.size:

@@ -7,10 +7,10 @@ test holds the permission table to it. `tail` is a stream: items carry its id un
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from .packs import FORMATS
+from ..shapes import NamedTuple
 from .paths import MAX_PATHS
 from .schema import (
     JSON,
@@ -59,6 +59,7 @@ PAGE_BYTES = MIB // 2  # a page ends after the unit that passes this
 MAX_TOKEN_GLOBS = 64  # contexts, and paths, of one token
 MAX_DISTANCE = 1000  # edges between a unit and those that are related to it
 MAX_BUDGET = 1_000_000  # of a pack, in its unit
+FORMATS = ("md", "json", "xml")  # of packs
 
 PERMISSIONS = ("read", "write", "lock", "admin")
 GRANTS = (*PERMISSIONS, "act-as")  # what a token may have; the last lets its bearer act under any name
@@ -69,8 +70,7 @@ def frame_limit(max_payload: int) -> int:
     return max_payload + MIB
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One operation: who may ask for it, and what is asked and answered.
 
     Attributes:
@@ -85,7 +85,7 @@ class Operation:
     result: Record
     stream: bool = False
     waits: str = ""
-    also: Mapping[str, str] = field(default_factory=dict)
+    also: Mapping[str, str] = MappingProxyType({})
 
     def needs(self, request: Mapping[str, Any]) -> list[str]:
         """The permissions that a request needs."""

@@ -11,13 +11,14 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
+from ..shapes import NamedTuple
 from .render import in_line, json_line, unit_text
 from .times import format_ts
 from .unit import format_id
 
-FORMATS = ("md", "json", "xml")
 NAMED = 5  # units left out that the pack itself names
 MAX_LABELS = 8  # of a unit that are shown
 MAX_LABEL = 200  # characters of one
@@ -27,7 +28,7 @@ DIGEST = 8  # hexadecimal digits that tell whether a unit still reads as it did
 
 _BODY = "\t\n"  # what may stand as it is inside of an element of XML
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+", re.ASCII)
-_XML = re.compile('[&<>"\t\n\r\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]')
+_UNFIT = '[&<>"\t\n\r\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]'
 
 
 class Unit(NamedTuple):
@@ -198,8 +199,13 @@ class Xml:
         return made + "</pack>\n"
 
 
-WRITERS: Mapping[str, Markdown | Json | Xml] = {"md": Markdown(), "json": Json(), "xml": Xml()}
+WRITERS: Mapping[str, Markdown | Json | Xml] = {"md": Markdown(), "json": Json(), "xml": Xml()}  # `messages.FORMATS`
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
+
+
+@cache  # slow to make, for most daemons in vain
+def _xml() -> re.Pattern[str]:
+    return re.compile(_UNFIT)
 
 
 def _escaped(text: str, but: str = "") -> str:
@@ -212,7 +218,7 @@ def _escaped(text: str, but: str = "") -> str:
         code = ord(char)
         return _ENTITIES.get(char) or (chr(0x2400 + code) if code < 0x20 else f"\\u{code:04x}")
 
-    return _XML.sub(escape, text)
+    return _xml().sub(escape, text)
 
 
 def canonical(value: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 from .times import format_ts
@@ -30,9 +31,12 @@ TIMES = frozenset(  # members that are instants: microseconds on the wire, RFC 3
 # C0 and C1 controls and DEL, line and paragraph separators, and what reorders or hides text: Unicode's Bidi_Control and friends.
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
 _UNSAFE += "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\U000e0000-\U000e0fff"  # and what shows as nothing at all
-_ON_TERMINAL = re.compile(f"[{_UNSAFE}]")
-_IN_LINE = re.compile(f"[{_UNSAFE}\t\n\\\\]")
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
+
+
+@cache  # slow to make, and seldom needed
+def _unsafe(further: str = "") -> re.Pattern[str]:
+    return re.compile(f"[{_UNSAFE}{further}]")
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -43,12 +47,14 @@ def _escape(match: re.Match[str]) -> str:
 
 def for_terminal(text: str) -> str:
     """Text with everything but printable characters, tabs and newlines as a visible escape."""
-    return _ON_TERMINAL.sub(_escape, text)
+    return _unsafe().sub(_escape, text)
 
 
 def in_line(text: str) -> str:
     """Text as one field of one line: also newlines, tabs and backslashes are escaped, so it can be read back."""
-    return _IN_LINE.sub(_escape, text)
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    return _unsafe("\t\n\\\\").sub(_escape, text)
 
 
 def unit_text(unit: dict[str, Any]) -> str:
@@ -99,4 +105,6 @@ def plain(value: Any, key: str = "") -> Any:
 def json_line(value: Any) -> str:
     """One JSON object on one line. JSON escapes control characters itself; the others that could trouble a terminal are escaped too."""
     text = json.dumps(value, ensure_ascii=False)
-    return _ON_TERMINAL.sub(lambda match: json.dumps(match[0])[1:-1], text)
+    if text.isascii() and text.isprintable():
+        return text
+    return _unsafe().sub(lambda match: json.dumps(match[0])[1:-1], text)

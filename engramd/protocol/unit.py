@@ -34,7 +34,7 @@ TYPES = (
 )
 RELATIONSHIPS = ("sequential", "causes", "depends_on", "references", "responds_to", "modifies", "replaces")
 
-_ID = re.compile("[0-9a-f]{8}(-?)[0-9a-f]{4}\\1[0-9a-f]{4}\\1[0-9a-f]{4}\\1[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_ID = re.compile("[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ENTRY_KEY, _ENTRY_CONTEXT_KEY = encode("entry"), encode("entry_context")
 _UNIT_HEAD = b"\xa9" + encode("id") + b"\x50"  # a map of nine, and a string of 16 bytes
 _SEQ, _TS, _CONTEXT, _AGENT, _TYPE, _META = (encode(name) for name in ("seq", "ts", "context", "agent", "type", "meta"))

@@ -9,7 +9,6 @@ import trio
 from ..protocol.connection import Id
 from ..protocol.errors import EngramError
 from ..protocol.messages import PAGE_BYTES
-from ..storage.backup import read_chunk
 from .peer import Peer
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 def backup(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> None:
     """Answer with the records behind a seq, read in steps between which others get their turn."""
+    from ..storage.backup import read_chunk  # most daemons are never asked for it
+
     end = engine.fanout.durable_seq
     after, last = fields["after"], min(fields.get("last", end), end)
     if after > end:

@@ -9,7 +9,6 @@ import trio
 
 from ..protocol.connection import Id
 from ..protocol.errors import EngramError
-from ..storage.check import Check
 from ..storage.leveldb import Reader
 from .peer import Peer
 
@@ -35,6 +34,8 @@ def check(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) ->
 
 
 async def _check(engine: Engine, store: Reader, peer: Peer, request_id: Id) -> None:
+    from ..storage.check import Check  # most daemons are never asked for it
+
     found = Check(store)
     began = trio.current_time()
     for _ in found.run():

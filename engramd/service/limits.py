@@ -110,7 +110,7 @@ class Accounts:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._most: dict[str, int] = vars(limits)
+        self._most: dict[str, int] = limits._asdict()
         self.refused: Counter[str] = Counter()
         self._accounts: dict[str, Account] = {}
         self._left: dict[str, None] = {}  # accounts without connections, the one that was left first first
@@ -176,4 +176,4 @@ class Accounts:
 
     def status(self) -> dict[str, dict[str, int]]:
         """What `status` tells: the limits, and how often they were met."""
-        return {"most": vars(self.limits), "refused": dict(self.refused)}
+        return {"most": self.limits._asdict(), "refused": dict(self.refused)}

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
 from ..protocol.connection import Id
+from ..shapes import NamedTuple
 from .counters import Counters, Histogram
 from .peer import Peer
 from .status import memory

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from ..protocol.errors import EngramError
 from ..protocol.framing import FrameDecoder, encode, encode_array, encode_map, frame
 from ..protocol.messages import MIB, PAGE_BYTES
 from ..protocol.times import format_ts
+from ..shapes import NamedTuple
 from ..state.view import TRIMMED
 from ..storage.log import Log
 from ..storage.query import present_entry
@@ -63,8 +63,7 @@ SILENT = 180.0  # seconds of silence after which a worker that owes an answer is
 SEARCHED = frozenset({UNIT_PUT, UNIT_ADDED, UNIT_REMOVED, UNITS_TRIMMED, UNIT_REDACTED})
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Where the index is, the embedder's option, and the file of the tokenizer, if there is one."""
 
     directory: Path
@@ -72,7 +71,6 @@ class Settings:
     tokenizer: str = ""
 
 
-@dataclass
 class Asked:
     """A search under way: what the worker is asked, and what came of it.
 
@@ -80,10 +78,11 @@ class Asked:
         done: set when there is an answer, an error, or no worker any more.
     """
 
-    fields: dict[str, Any]
-    found: dict[str, Any] | None = None
-    error: EngramError | None = None
-    done: trio.Event = field(default_factory=trio.Event)
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
+        self.found: dict[str, Any] | None = None
+        self.error: EngramError | None = None
+        self.done = trio.Event()
 
 
 class Search:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
+from ..shapes import NamedTuple
 from .resources import covers, overlap
 
 ACT_AS = "act-as"

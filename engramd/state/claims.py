@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 
@@ -15,7 +14,6 @@ WINDOW = 1024  # entries of one consumer that were looked at and are not done
 MAX_AHEAD = 1024  # entries that are done although nobody has looked at them yet
 
 
-@dataclass(slots=True)
 class Pending:
     """An entry that is not done yet.
 
@@ -28,23 +26,28 @@ class Pending:
         parking: whether it is about to be parked, and must not be delivered meanwhile.
     """
 
-    entry: int
-    key: str | None
-    failures: int = 0
-    member: int | None = None
-    since: float = 0.0
-    last: int | None = None
-    parking: bool = False
+    __slots__ = ("entry", "failures", "key", "last", "member", "parking", "since")
+
+    def __init__(self, entry: int, key: str | None) -> None:
+        self.entry = entry
+        self.key = key
+        self.failures = 0
+        self.member: int | None = None
+        self.since = 0.0
+        self.last: int | None = None
+        self.parking = False
 
 
-@dataclass(slots=True)
 class _Member:
-    prefetch: int
-    until: float  # the last entry that it wants
-    held: dict[int, Pending] = field(default_factory=dict)  # in the order of delivery
-    front_since: float = 0.0  # when the first of them became the first
-    turn: int = 0  # when it was last given something
-    late_until: float = -inf  # having been overdue, it gets nothing before that as long as there are others
+    __slots__ = ("front_since", "held", "late_until", "prefetch", "turn", "until")
+
+    def __init__(self, prefetch: int, until: float) -> None:
+        self.prefetch = prefetch
+        self.until = until  # the last entry that it wants
+        self.held: dict[int, Pending] = {}  # in the order of delivery
+        self.front_since = 0.0  # when the first of them became the first
+        self.turn = 0  # when it was last given something
+        self.late_until = -inf  # having been overdue, it gets nothing before that as long as there are others
 
 
 class Claims:

@@ -7,8 +7,9 @@ What is durable is in events: that a consumer exists, which entries are done, wh
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..shapes import NamedTuple
 from .outcome import Decision, Refused
 from .view import CONSUMERS, PARKED, PROGRESS, Consumer, Parked, Progress, Ranges, State, View
 

@@ -7,8 +7,9 @@ restart grants every lease its full time again, which is never less than what it
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
+from ..shapes import NamedTuple
 from .outcome import Decision, Refused
 from .resources import Index, covers
 from .view import LEASES, Claim, Lease, State, View

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from .view import Deduped
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen would be slow to make, and slow at each decision
 class Refused:
     """The command may not happen; `code` is an error code of the wire."""
 
@@ -17,7 +17,7 @@ class Refused:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Seen:
     """A put with this dedupe key happened before."""
 

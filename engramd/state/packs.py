@@ -10,7 +10,9 @@ Methods that measure are generators: they yield a text and are sent its size.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from ..shapes import NamedTuple
 
 LANES = ("pinned", "recent", "related", "query")
 KEEPS = ("start", "end", "ends", "whole")  # what a unit that is too large keeps of its text; whole: it is left out instead

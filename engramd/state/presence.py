@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from ..shapes import NamedTuple
 from .outcome import Decision
 from .view import AGENTS, PRESENCE, Agent, Present, State, View
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from ..shapes import NamedTuple
 from .contexts import heads_of
 from .outcome import Decision, Refused
 from .view import ERASURES, UNITS, Erasure, State, View

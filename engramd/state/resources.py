@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 from functools import lru_cache
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+from ..shapes import NamedTuple
 
 K = TypeVar("K", bound=Hashable)
 

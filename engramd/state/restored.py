@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from ..shapes import NamedTuple
 from .locks import LockReleased
 from .view import Ranges, State, View
 

@@ -6,8 +6,9 @@ Events that are no entries go when they are old and nothing rests on them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..shapes import NamedTuple
 from . import consumers, contexts, locks, presence, tokens, units
 from .contexts import absent, is_pinned, place
 from .outcome import Decision

@@ -7,7 +7,6 @@ fitted to real tokenizers; docs/pack.md says how far it is off. It needs no tabl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 TOKENS, CHARS, BYTES = "tokens", "chars", "bytes"
 LEAST = 16  # characters that a token has at most: what is longer than a budget times this cannot fit
@@ -72,7 +71,6 @@ def estimate(text: str) -> int:
     return max((weight - _NEWLINE + _ONE - 1) // _ONE, -(-len(text) // LEAST))
 
 
-@dataclass(frozen=True, slots=True)
 class Counter:
     """A way to measure texts.
 
@@ -82,9 +80,12 @@ class Counter:
         most: characters that one of its units has at most.
     """
 
-    name: str
-    count: Callable[[str], int] | None
-    most: int
+    __slots__ = ("count", "most", "name")
+
+    def __init__(self, name: str, count: Callable[[str], int] | None, most: int) -> None:
+        self.name = name
+        self.count = count
+        self.most = most
 
 
 def _bytes(text: str) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from ..shapes import NamedTuple
 from .access import ADMIN, Access
 from .outcome import Decision, Refused
 from .view import TOKENS, State, Token, View

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import NamedTuple
 
+from ..shapes import NamedTuple
 from .contexts import ContextCreated, join
 from .locks import Fence, LockReleased, check_fences
 from .outcome import Decision, Refused, Seen

@@ -6,8 +6,8 @@ Pure: no clock, no I/O. A request is granted when no lease and no earlier waiter
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
+from ..shapes import NamedTuple
 from .locks import bears, holders, in_the_way
 from .resources import Index, overlap
 from .view import Claim, Party, View, party

@@ -8,12 +8,12 @@ import stat
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import cbor2
 
 from ..protocol.backup import MANIFEST, MAX_MANIFEST, Manifest, Segment, damaged, frame, parse_manifest, records_of
 from ..protocol.errors import EngramError
+from ..shapes import NamedTuple
 from ..state.machine import Event
 from ..state.restored import LogRestored, decide_restored
 from ..state.retention import EventsTrimmed, UnitsTrimmed

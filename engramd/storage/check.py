@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cbor2
 
 from ..protocol.errors import EngramError
+from ..shapes import NamedTuple
 from ..state.contexts import UnitRemoved
 from ..state.machine import Event
 from ..state.refold import refold

@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import cbor2
 
 from ..protocol.errors import EngramError
+from ..shapes import NamedTuple
 from ..state.contexts import UnitAdded, UnitRemoved
 from ..state.machine import Event, apply
 from ..state.redaction import UnitRedacted

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
-from typing import NamedTuple
 
 import cbor2
 
 from ..protocol.unit import with_entry
+from ..shapes import NamedTuple
 from ..state.filters import EVERYTHING, Filter
 from ..state.view import CONTEXTS
 from . import keys, records

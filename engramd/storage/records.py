@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import cbor2
 
 from ..protocol.paths import normal
 from ..protocol.unit import encode_unit
+from ..shapes import NamedTuple
 from ..state import consumers, contexts, locks, presence, redaction, restored, retention, tokens
 from ..state.machine import Event
 from ..state.units import Edge, UnitPut

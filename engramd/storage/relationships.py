@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
-from typing import Any, NamedTuple
+from typing import Any
 
 import cbor2
 
 from ..protocol.paths import normal
+from ..shapes import NamedTuple
 from ..state.view import UNITS, UnitHead
 from . import keys
 from .log import Log

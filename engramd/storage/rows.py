@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cbor2
 
+from ..shapes import NamedTuple
 from ..state import view
 from ..state.view import Table
 from . import keys

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cbor2
 
 from ..protocol.errors import EngramError
+from ..shapes import NamedTuple
 from ..state.filters import Filter
 from ..state.retention import Candidate
 from ..state.view import PINS

@@ -16,7 +16,7 @@ from wire import Client, Server
 
 from engramd.protocol.errors import EngramError
 from engramd.protocol.packs import LABEL, pack_hash
-from engramd.service import packs
+from engramd.service import assembly
 
 POLICY = {"types": {"default": {"max": 100}}}
 
@@ -227,4 +227,4 @@ def test_a_pack_is_blind_to_what_came_later(early: list[Any], late: list[Any], b
 
 
 def test_bounds_are_where_the_docs_say() -> None:
-    assert (packs.MAX_PINNED, packs.MAX_RECENT, packs.MAX_RELATED, packs.MAX_HITS) == (512, 4096, 128, 128)
+    assert (assembly.MAX_PINNED, assembly.MAX_RECENT, assembly.MAX_RELATED, assembly.MAX_HITS) == (512, 4096, 128, 128)
