@@ -217,3 +217,8 @@ def finding_keys(context: str, tail: bytes, agent: str, type: str, meta: dict[st
 def read_entry(value: bytes) -> bytes | int:
     """An entry's value: the encoded unit, or the seq of the log where it stands."""
     return value[1:] if value[:1] == _HERE else keys.seq_of(value)
+
+
+def units_here(entries: Pairs) -> list[bytes]:
+    """The encoded units of those entries, given with their keys, that have them in their values."""
+    return [value[1:] for _, value in entries if not value[0]]  # _HERE
