@@ -19,7 +19,7 @@ from ..protocol.framing import LENGTH, encode
 from ..protocol.messages import DEFAULT_CREDIT, ENTRY_KINDS, MAX_CREDIT
 from ..state.filters import Filter
 from ..storage.query import Entry, Range, entry_of, step
-from ..storage.records import ENTRIES, Record
+from ..storage.records import ENTRIES, UNIT_PUT, Record, context_in
 from .access import Sight, reached
 from .fanout import Published, entry_item, event_item, mark_item
 from .filters import read_after, read_filter, read_instant
@@ -286,7 +286,7 @@ class Subscription:
         """Whether the kind and the context of an event are wanted."""
         if self._kinds is not None and record.kind not in self._kinds:
             return False
-        context = self._engine.context_of(record)
+        context = context_in(record.body) if record.code == UNIT_PUT else self._engine.context_of(record)
         if not self._peer.access.sees_event(record.kind, context):
             return False
         return self.contexts is None or context in self.contexts

@@ -206,8 +206,10 @@ def entry_of(log: Log, seq: int, record: records.Record, want: Filter) -> Entry 
     if record.code == records.UNIT_PUT:
         if records.is_trimmed(record):
             return None
+        if want.is_empty():
+            return Entry(seq, records.context_in(record.body), "unit_put", record.body)
         decoded = cbor2.loads(record.body)
-        return Entry(seq, decoded["context"], record.kind, record.body) if want.matches(decoded) else None
+        return Entry(seq, decoded["context"], "unit_put", record.body) if want.matches(decoded) else None
     if record.code == records.UNIT_ADDED:
         added = cbor2.loads(record.body)
         unit = log.unit(added["unit"])
