@@ -121,20 +121,31 @@ def _plain_step(
             found += several(rows, units)
             size -= sum(map(len, units))
         else:
-            for at, (key, value) in enumerate(rows, 1):
-                entry = _entry_at(log, context, keys.seq_of(key), records.read_entry(value))
-                if entry is not None:
-                    found.append(one(entry))
-                    size -= len(entry.unit)
-                if size <= 0:
-                    most, rows = at, rows[:at]
-                    break
+            entries, examined = _one_by_one(log, context, rows, size)
+            found += map(one, entries)
+            size -= sum(len(entry.unit) for entry in entries)
+            if size <= 0:
+                most, rows = examined, rows[:examined]
         if len(rows) < most:
             return found, wanted.first if wanted.reverse else wanted.last
         reached = keys.seq_of(rows[-1][0])
         if len(found) >= limit or size <= 0:
             return found, reached
         first, last = (first, reached - 1) if wanted.reverse else (reached + 1, last)
+
+
+def _one_by_one(log: Log, context: str, rows: Rows, size: int) -> tuple[list[Entry], int]:
+    """The entries of rows of which some only say where their unit stands, and how many rows they took, ending after the unit that passes
+    `size` bytes."""
+    found: list[Entry] = []
+    for examined, (key, value) in enumerate(rows, 1):
+        entry = _entry_at(log, context, keys.seq_of(key), records.read_entry(value))
+        if entry is not None:
+            found.append(entry)
+            size -= len(entry.unit)
+        if size <= 0:
+            return found, examined
+    return found, len(rows)
 
 
 def _filtered_step(log: Log, wanted: Range, limit: int, rows: int, size: int) -> Step:
