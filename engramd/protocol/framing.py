@@ -105,12 +105,15 @@ def _head(major: int, count: int) -> bytes:
 
 def encode_array(items: Sequence[bytes]) -> bytes:
     """A CBOR array of items that are already encoded."""
-    return _head(4, len(items)) + b"".join(items)
+    return b"".join((_head(4, len(items)), *items))
 
 
 def encode_map(members: Mapping[str, bytes]) -> bytes:
     """A CBOR map whose values are already encoded."""
-    return _head(5, len(members)) + b"".join(encode(key) + value for key, value in members.items())
+    parts = [_head(5, len(members))]
+    for key, value in members.items():
+        parts += (encode(key), value)
+    return b"".join(parts)
 
 
 def frame(body: bytes) -> bytes:

@@ -15,10 +15,11 @@ import trio
 from ..protocol.connection import Id, item_frame
 from ..protocol.cursor import format_cursor
 from ..protocol.errors import EngramError
+from ..protocol.framing import LENGTH, encode
 from ..protocol.messages import DEFAULT_CREDIT, ENTRY_KINDS, MAX_CREDIT
 from ..state.filters import Filter
-from ..storage.query import Range, entry_of, step
-from ..storage.records import ENTRIES, Record
+from ..storage.query import Entry, Range, entry_of, step
+from ..storage.records import ENTRIES, UNIT_PUT, Record, context_in
 from .access import Sight, reached
 from .fanout import Published, entry_item, event_item, mark_item
 from .filters import read_after, read_filter, read_instant
@@ -39,6 +40,29 @@ def tail(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -> 
     subscription = Subscription(engine, peer, request_id, fields)
     peer.streams[request_id] = subscription
     engine.spawn(peer, request_id, subscription.run)
+
+
+def entry_frames(request_id: Id, history: str, entries: Sequence[Entry], form: str | None = None) -> bytes:
+    """The frames of a stream's entries, one after the other.
+
+    Of frames that differ in their cursor and unit alone, what is around these is made once.
+    """
+    if form is not None:
+        return b"".join([item_frame(request_id, entry_item(history, entry, form)) for entry in entries])
+    around = {kind: _around(request_id, history, kind) for kind in ENTRY_KINDS}
+    parts: list[bytes] = []
+    for seq, _, kind, unit in entries:
+        before, behind, size = around[kind]
+        cursor = encode(format_cursor(history, seq))
+        parts += (LENGTH.pack(size + len(cursor) + len(unit)), before, cursor, behind, unit)
+    return b"".join(parts)
+
+
+def _around(request_id: Id, history: str, kind: str) -> tuple[bytes, bytes, int]:
+    """What stands before the cursor of an entry's frame, without the length, and between that and the unit; and the size of both."""
+    whole = item_frame(request_id, entry_item(history, Entry(0, "", kind, b"")))[LENGTH.size :]
+    before, _, behind = whole.rpartition(encode(format_cursor(history, 0)))  # an id may look like a cursor
+    return before, behind, len(before) + len(behind)
 
 
 class Subscription:
@@ -237,8 +261,8 @@ class Subscription:
     def _step_entries(self, last: int) -> None:
         wanted = Range(self.contexts, self._filter, self.cursor + 1, last, kinds=self._kinds, sees=self._sees)
         found = step(self._engine.log, wanted, size=min(self._credit, FULL // 4))
-        for entry in found.entries:
-            self._send(entry_item(self._engine.fanout.history, entry, self._form))
+        if found.entries:
+            self._write(entry_frames(self._id, self._engine.fanout.history, found.entries, self._form), trio.current_time())
         self.cursor = found.reached
 
     def _step_events(self, last: int) -> None:
@@ -262,7 +286,7 @@ class Subscription:
         """Whether the kind and the context of an event are wanted."""
         if self._kinds is not None and record.kind not in self._kinds:
             return False
-        context = self._engine.context_of(record)
+        context = context_in(record.body) if record.code == UNIT_PUT else self._engine.context_of(record)
         if not self._peer.access.sees_event(record.kind, context):
             return False
         return self.contexts is None or context in self.contexts

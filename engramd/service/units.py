@@ -17,7 +17,7 @@ from ..protocol.unit import is_id, new_id, parse_ref
 from ..state.locks import Fence
 from ..state.outcome import Refused, Seen
 from ..state.units import Draft, Edge, Put, UnitPut
-from ..storage.query import Entry, Range, step
+from ..storage.query import Range, page
 from .access import Sight
 from .filters import read_after, read_filter, read_instant
 from .forms import written
@@ -197,7 +197,7 @@ class _Page:
         self._limit: int = fields.get("limit", MAX_UNITS)
         self._form: str | None = fields.get("form")
         self._room = PAGE_BYTES if self._form is None else WRITTEN_BYTES
-        self._found: list[Entry] = []
+        self._found: list[bytes] = []
         reverse: bool = fields.get("reverse", False)
         first, last = 1, log.last_seq
         want = read_filter(sight, fields)
@@ -213,21 +213,29 @@ class _Page:
             else:
                 first = max(first, after + 1)
         self._wanted = Range([fields["context"]], want, first, last, reverse, present=True)
+        self._is_whole = False
 
     def advance(self) -> bool:
-        """Read one step; True when the page is complete. One entry more than asked is read, to know whether there are more."""
+        """Read one step; True when the page is complete. One unit more than asked is read, to know whether there are more."""
         wanted = self._wanted
-        found = step(self._engine.log, wanted, limit=self._limit + 1 - len(self._found), size=self._room)
-        self._found += found.entries
-        self._room -= sum(len(entry.unit) for entry in found.entries)
-        if wanted.reverse:
-            self._wanted = wanted._replace(last=found.reached - 1)
-        else:
-            self._wanted = wanted._replace(first=found.reached + 1)
-        return len(self._found) > self._limit or self._room <= 0 or self._wanted.first > self._wanted.last
+        units, reached = page(self._engine.log, wanted, self._limit + 1 - len(self._found), self._room)
+        self._found += units
+        self._is_whole = reached == (wanted.first if wanted.reverse else wanted.last)
+        if len(self._found) > self._limit or self._is_whole:
+            return True
+        self._room -= sum(map(len, units))
+        self._wanted = wanted._replace(last=reached - 1) if wanted.reverse else wanted._replace(first=reached + 1)
+        return self._room <= 0
 
     def encoded(self) -> bytes:
-        entries = self._found[: self._limit]
-        more = len(self._found) > self._limit or self._wanted.first <= self._wanted.last
-        cursor = format_cursor(self._engine.log.history, entries[-1].seq) if more and entries else None
-        return encode_map({**shown([entry.unit for entry in entries], self._form), "next": encode(cursor)})
+        units = self._found[: self._limit]
+        more = len(self._found) > self._limit or not self._is_whole
+        cursor = format_cursor(self._engine.log.history, _place(units[-1])) if more and units else None
+        return encode_map({**shown(units, self._form), "next": encode(cursor)})
+
+
+def _place(unit: bytes) -> int:
+    """The seq of the entry that a unit was read from."""
+    decoded = cbor2.loads(unit)
+    seq: int = decoded.get("entry", decoded["seq"])
+    return seq

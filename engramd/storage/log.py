@@ -152,9 +152,15 @@ class Log:
 
     def scan(self, prefix: bytes, first: int, last: int, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values under a prefix that a seq follows, from seq `first` to `last`, as of now."""
-        if first > last:
-            return iter(())
-        return self._store.scan(prefix + keys.pack_seq(max(first, 0)), prefix + keys.pack_seq(min(last, keys.LAST_SEQ)), reverse)
+        return iter(()) if first > last else self._store.scan(*_ends(prefix, first, last), reverse)
+
+    def rows(self, prefix: bytes, first: int, last: int, reverse: bool, most: int) -> list[tuple[bytes, bytes]]:
+        """At most so many keys and values of those that `scan` yields, in less time."""
+        return [] if first > last else self._store.rows(*_ends(prefix, first, last), reverse, most)
+
+    def has_removals(self, context: str) -> bool:
+        """Whether an entry was ever removed from a context, and retention has not taken it since."""
+        return self._store.has(*_ends(keys.gone(context), 0, keys.LAST_SEQ))
 
     def sources(self, target: bytes, after: bytes, limit: int) -> Iterator[tuple[bytes, int]]:
         """The units with a relationship to a unit, one for each context they are in: where to go on (`after`), and the unit's seq."""
@@ -252,6 +258,11 @@ class Log:
     def _find_end(self) -> tuple[int, int]:
         last = next(self.records(0, keys.LAST_SEQ, reverse=True), None)
         return (0, 0) if last is None else (last[0], last[1].ts)
+
+
+def _ends(prefix: bytes, first: int, last: int) -> tuple[bytes, bytes]:
+    """The first and the last key under a prefix that a seq follows, for a range of seqs."""
+    return prefix + keys.pack_seq(max(first, 0)), prefix + keys.pack_seq(min(last, keys.LAST_SEQ))
 
 
 def _make(directory: Path) -> None:

@@ -68,6 +68,9 @@ _TRIMMED = "trimmed"  # member of an extra
 INLINE = 4096  # bytes: a larger unit stands in the log alone, and its entry points there
 _HERE, _ELSEWHERE = b"\0", b"\1"
 _NONE: frozenset[bytes] = frozenset()
+_TEXT = 0x60  # the first byte of a text is this and its size, or that of its size (RFC 8949, section 3)
+_CONTEXT = cbor2.dumps("context")
+_AFTER_ID = 1 + len(cbor2.dumps("id") + cbor2.dumps(bytes(16)))  # where a unit's second member begins
 
 
 class Record(NamedTuple):
@@ -227,3 +230,24 @@ def finding_keys(context: str, tail: bytes, agent: str, type: str, meta: dict[st
 def read_entry(value: bytes) -> bytes | int:
     """An entry's value: the encoded unit, or the seq of the log where it stands."""
     return value[1:] if value[:1] == _HERE else keys.seq_of(value)
+
+
+def units_here(entries: Pairs) -> list[bytes]:
+    """The encoded units of those entries, given with their keys, that have them in their values."""
+    return [value[1:] for _, value in entries if not value[0]]  # _HERE
+
+
+def context_in(unit: bytes) -> str:
+    """The context that an encoded unit was born in, found without decoding the rest, which takes several times as long.
+
+    Before it stand the id, the seq and the time alone, and neither number is ever so large that it looks like this member's name.
+    """
+    at = unit.index(_CONTEXT, _AFTER_ID) + len(_CONTEXT)
+    size = unit[at] - _TEXT
+    if size == 24:  # it stands in the next byte
+        at += 1
+        size = unit[at]
+    elif size > 24:
+        context: str = cbor2.loads(unit)["context"]
+        return context
+    return unit[at + 1 : at + 1 + size].decode()

@@ -26,7 +26,7 @@ from engramd.state.units import Draft, Edge, Put
 from engramd.state.view import AGENTS, CONTEXTS, MEMBERS, UNITS
 from engramd.storage import keys
 from engramd.storage.log import Log
-from engramd.storage.query import Range, step
+from engramd.storage.query import Range, page, step
 from engramd.storage.salvage import Salvage
 
 Contents = dict[bytes, bytes]
@@ -252,11 +252,19 @@ def readers(log: Log, rows: list[tuple[Any, Any]]) -> Iterator[Callable[[], Any]
     for reverse in (False, True):
         yield lambda reverse=reverse: list(log._store.scan(b"", b"\xff" * 16, reverse))
         yield lambda reverse=reverse: list(log.records(1, keys.LAST_SEQ, reverse))
+        yield lambda reverse=reverse: log._store.rows(b"", b"\xff" * 16, reverse, 10**6)
+        yield lambda reverse=reverse: [log._store.rows(b"", b"\xff" * 16, reverse, most) for most in range(1, 1500, 97)]
+        yield lambda reverse=reverse: [log.rows(keys.LOG, first, first + 30, reverse, 7) for first in range(1, 130, 7)]
+        yield lambda reverse=reverse: [
+            log.rows(keys.entries("a"), first, last, reverse, 2) for first in range(0, 130, 20) for last in (first + 15, 10**6)
+        ]
         for context in "abc":
             for want in (Filter(), Filter(agents=frozenset("x")), Filter(types=frozenset(["message"]))):
                 wanted = Range([context], want, 1, keys.LAST_SEQ, reverse, present=True)
                 yield lambda wanted=wanted: step(log, wanted, 10**6, 10**6, 10**9)
                 yield lambda wanted=wanted: step(log, wanted._replace(first=40, last=60), 10**6, 10**6, 10**9)
+                yield lambda wanted=wanted: [page(log, wanted, limit, 10**4) for limit in range(1, 40, 6)]
+    yield lambda: [log.has_removals(context) for context in "abcd"]
     yield lambda: [log.record(seq) for seq in range(1, 200)]
     yield lambda: log.first_at(BATCHES // 2)
     for table, key in rows:

@@ -6,17 +6,21 @@ import random
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wire import EPOCH, Client, Gate, Serve, Server, Tail, unit_texts
 
+from engramd.protocol.connection import item_frame
 from engramd.protocol.cursor import format_cursor
 from engramd.protocol.errors import EngramError
 from engramd.protocol.framing import LENGTH
-from engramd.protocol.messages import MAX_CREDIT
+from engramd.protocol.messages import ENTRY_KINDS, MAX_CREDIT
 from engramd.service import turns
-from engramd.service.subscriptions import FULL, HEARTBEAT
+from engramd.service.fanout import entry_item
+from engramd.service.subscriptions import FULL, HEARTBEAT, entry_frames
 from engramd.storage.log import Batch, Log
-from engramd.storage.query import MAX_SCANS, STEP_ROWS
+from engramd.storage.query import MAX_SCANS, STEP_ROWS, Entry
 
 SECOND = 1_000_000
 
@@ -29,6 +33,16 @@ async def put_numbers(client: Client, context: str, count: int, first: int = 0, 
 
 def numbers(first: int, end: int) -> list[str]:
     return [str(number) for number in range(first, end)]
+
+
+@given(
+    st.integers(0, 2**63 - 1) | st.text(max_size=30) | st.just("0123456789ab.0"),
+    st.lists(st.builds(Entry, st.integers(1, 2**63 - 1), st.just("c"), st.sampled_from(ENTRY_KINDS), st.binary(min_size=1, max_size=20))),
+)
+def test_frames_made_together_are_those_made_one_by_one(request_id: int | str, entries: list[Entry]) -> None:
+    history = "0123456789ab"
+    made = entry_frames(request_id, history, entries)
+    assert made == b"".join(item_frame(request_id, entry_item(history, entry)) for entry in entries)
 
 
 async def test_replay_then_the_mark_then_live(server: Server, autojump_clock: MockClock) -> None:

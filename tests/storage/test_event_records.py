@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import EVENTS, PUTS, SEQS, TIMES
 
 from engramd.protocol.messages import ENTRY_KINDS, KINDS
-from engramd.protocol.unit import Unit
+from engramd.protocol.unit import Unit, tombstone, with_entry
 from engramd.state.machine import Event
 from engramd.state.units import UnitPut
 from engramd.storage import keys, records
@@ -48,6 +48,24 @@ def test_the_body_of_a_put_is_the_unit_as_it_travels(seq: int, ts: int, event: U
         payload,
     )
     assert record.kind == "unit_put"
+
+
+LOOKALIKES = st.sampled_from((b"gcontext", b"\x67context\x61a", b"context"))
+
+
+@given(
+    SEQS,
+    TIMES,
+    PUTS,
+    st.text(min_size=1, max_size=300),
+    st.binary(min_size=16, max_size=16) | LOOKALIKES.map(lambda part: part.ljust(16, b"g")),
+)
+def test_a_context_is_found_in_an_encoded_unit(seq: int, ts: int, event: UnitPut, context: str, unit_id: bytes) -> None:
+    """However long its name, and whatever the id looks like; in what is left of an erased unit, too."""
+    unit = records.encode_event(seq, ts, event._replace(context=context, id=unit_id)).body
+    assert records.context_in(unit) == context
+    assert records.context_in(with_entry(unit, seq + 1, "elsewhere")) == context
+    assert records.context_in(tombstone(cbor2.loads(unit), seq + 1, ts, "a", "context")) == context
 
 
 def test_the_wire_names_every_kind_of_event() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest import mock
 
 import pytest
@@ -14,7 +15,7 @@ from engramd.protocol.errors import EngramError
 from engramd.state.contexts import UnitAdded
 from engramd.state.view import CONTEXTS, UNITS, UnitHead
 from engramd.storage import keys, records
-from engramd.storage.leveldb import DB
+from engramd.storage.leveldb import DB, Store
 from engramd.storage.log import Log
 
 
@@ -47,6 +48,31 @@ def test_a_range_is_read_whole_wherever_it_begins_and_ends(log: Log, reverse: bo
         for last in range(first - 1, 7):
             expected = [seq for seq in range(first, last + 1) if 1 <= seq <= 4]
             assert [seq for seq, _ in log.records(first, last, reverse)] == (expected[::-1] if reverse else expected)
+
+
+names = st.binary(min_size=1, max_size=3)
+
+
+@settings(max_examples=150)
+@given(st.dictionaries(names, st.binary(max_size=3)), st.lists(st.tuples(names, names, st.booleans(), st.integers(0, 6))), st.booleans())
+def test_rows_are_the_first_of_what_a_scan_yields(
+    rows: dict[bytes, bytes], asked: list[tuple[bytes, bytes, bool, int]], flush: bool
+) -> None:
+    """In memory or in a table; wherever the range begins and ends, and whether or not there are as many."""
+    with TemporaryDirectory() as directory:
+        store = Store(Path(directory), new=True)
+        batch = store.batch()
+        for key, value in rows.items():
+            batch.put(key, value)
+        store.write(batch)
+        if flush:
+            store.flush()
+        for first, last, reverse, most in asked:
+            there = sorted((key, value) for key, value in rows.items() if first <= key <= last)
+            assert list(store.scan(first, last, reverse)) == (there[::-1] if reverse else there)
+            assert store.rows(first, last, reverse, most) == (there[::-1] if reverse else there)[:most]
+            assert store.has(first, last) == bool(there)
+        store.close()
 
 
 def test_nothing_is_to_be_read_before_the_commit(log: Log) -> None:

@@ -18,7 +18,7 @@ from engramd.state.units import Draft, Edge, Put
 from engramd.state.view import MemoryState
 from engramd.storage import query, records
 from engramd.storage.log import Log
-from engramd.storage.query import Range, step
+from engramd.storage.query import Range, page, step
 
 CONTEXTS = ("a", "a:", "ab", "b")
 AGENTS = ("x", "xy", "y")
@@ -104,6 +104,8 @@ def read_all(log: Log, wanted: Range, limit: int, rows: int, size: int) -> list[
         assert len(found.entries) <= min(limit, rows)
         assert wanted.first <= found.reached <= wanted.last, "a step always gets on, and not beyond the range"
         assert sum(len(entry.unit) for entry in found.entries[:-1]) < size
+        whole = step(log, wanted, limit, size=size)
+        assert page(log, wanted, limit, size) == ([entry.unit for entry in whole.entries], whole.reached)
         entries += [ModelEntry(entry.seq, entry.context, entry.kind, cbor2.loads(entry.unit)) for entry in found.entries]
         wanted = wanted._replace(last=found.reached - 1) if wanted.reverse else wanted._replace(first=found.reached + 1)
     return entries
