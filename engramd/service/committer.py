@@ -266,6 +266,7 @@ class Committer:
         self._make_room()
         if self._flying is None:
             self._rest()
+        self._after()
         return self.failed
 
     async def room(self) -> None:

@@ -260,6 +260,19 @@ async def test_drained_waits_for_everything(gated: Server, gate: Gate, autojump_
     assert drained
 
 
+async def test_what_is_refused_because_of_damage_is_answered_without_anything_else_going_on(
+    gated: Server, gate: Gate, autojump_clock: MockClock
+) -> None:
+    client = await gated.connect()
+    await client.send("put", context="c", text="on its way to the disk")
+    await client.settle()
+    waiting = await client.send("put", context="c", text="behind it")
+    await client.settle()
+    gated.engine.heed(EngramError("storage", "the store is gone"))  # as the look at the store does, once a second
+    assert (await client.failure(waiting)).code == "storage"
+    gate.open()
+
+
 class Commits:
     """A committer over a log, with its own way to write, and what became of its puts."""
 
