@@ -269,7 +269,8 @@ async def test_what_is_refused_because_of_damage_is_answered_without_anything_el
     waiting = await client.send("put", context="c", text="behind it")
     await client.settle()
     gated.engine.heed(EngramError("storage", "the store is gone"))  # as the look at the store does, once a second
-    assert (await client.failure(waiting)).code == "storage"
+    with trio.fail_after(5):
+        assert (await client.failure(waiting)).code == "storage"
     gate.open()
 
 
