@@ -25,6 +25,7 @@ MAX_GROUP_BYTES = 8 * 1024 * 1024  # a forming group beyond this makes its clien
 MAX_GROUP_EVENTS = 8192
 SHORT_SYNC = 0.0005  # seconds
 LONG_SYNC = 2 * SHORT_SYNC  # as what longer ones count
+LONE_SYNC = 0.005  # seconds
 SHORT_BATCH = 64  # events; LevelDB takes about 5 µs for each beside the sync
 NEWEST = 0.2  # weight of the newest sync in what is expected of the next
 AHEAD = 60_000_000  # microseconds the log may be ahead of the wall clock without a warning
@@ -53,7 +54,7 @@ class AdaptiveWriter:
     """
 
     def __init__(self) -> None:
-        self._expected = SHORT_SYNC
+        self._expected = self._newest = SHORT_SYNC
 
     async def __call__(self, batch: Batch) -> None:
         """Write a batch. Not cancellable: a write under way always ends."""
@@ -62,16 +63,17 @@ class AdaptiveWriter:
         else:
             await _in_thread(lambda: self.commit(batch))
 
-    def is_short(self, batch: Batch) -> bool:
-        """Whether to write it on the loop."""
-        return self._expected < SHORT_SYNC and len(batch.events) <= SHORT_BATCH
+    def is_short(self, batch: Batch, is_alone: bool = False) -> bool:
+        """Whether to write it on the loop: where the client is alone, there is nobody whom that keeps waiting for long."""
+        return len(batch.events) <= SHORT_BATCH and (self._expected < SHORT_SYNC or (is_alone and self._newest < LONE_SYNC))
 
     def commit(self, batch: Batch) -> None:
         """Write a batch; blocks for the disk."""
         started = time.monotonic()
         batch.commit()
         if len(batch.events) <= SHORT_BATCH:
-            self._expected += NEWEST * (min(time.monotonic() - started, LONG_SYNC) - self._expected)
+            self._newest = time.monotonic() - started
+            self._expected += NEWEST * (min(self._newest, LONG_SYNC) - self._expected)
 
 
 async def write_inline(batch: Batch) -> None:
@@ -90,18 +92,24 @@ class _Group:
         self.bytes = 0
 
 
-class _Together:
-    """Around the submission of commands that have arrived together. Entered by one task at a time, without waiting in between."""
+class Together:
+    """Around the submission of commands that have arrived together. Entered by one task at a time, without waiting in between.
+
+    Attributes:
+        is_alone: whether they are of the only client that has asked for anything of late.
+    """
 
     def __init__(self, committer: Committer) -> None:
         self._committer = committer
+        self.is_alone = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Together:
         self._committer._gathers = True
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._committer._gathers = False
-        self._committer._gathered()
+        self._committer._gathered(self.is_alone)
         self._committer._after()
 
 
@@ -142,7 +150,7 @@ class Committer:
         self._forming = _Group(log)
         self._flying: _Group | None = None
         self._gathers = False
-        self.together = _Together(self)
+        self.together = Together(self)
         self._wake = trio.Event()
         self._is_idle = True
         self._at_rest = trio.lowlevel.ParkingLot()  # who waits until nothing is under way
@@ -306,12 +314,12 @@ class Committer:
         else:
             self._land(group, time.monotonic() - started)
 
-    def _gathered(self) -> None:
+    def _gathered(self, is_alone: bool) -> None:
         """What has arrived together was submitted: write it here if that is short, else leave it to `run`."""
         group, writer = self._forming, self._adaptive
         if not group.done or self._flying is not None:
             return
-        if writer is None or not writer.is_short(group.batch):
+        if writer is None or not writer.is_short(group.batch, is_alone):
             self._wake.set()
             return
         self._take_off()

@@ -7,13 +7,16 @@ the puts of many clients come to share a sync.
 
 from __future__ import annotations
 
+import math
 import selectors
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import trio
 
+from ..service.committer import Together
+
+ALONE_SECONDS = 0.05  # for so long nobody else was heard who could want something now
 READ_BYTES = 8 * 1024  # what one client may have done before others get their turn: about thirty puts
 
 
@@ -21,13 +24,15 @@ class Arrivals:
     """The sockets that are listened to.
 
     Args:
-        together: entered around what everybody has sent by now.
+        together: entered around what everybody has sent by now, and told whether nobody else has for a while.
     """
 
-    def __init__(self, together: AbstractContextManager[object]) -> None:
+    def __init__(self, together: Together) -> None:
         self._together = together
         self._selector = selectors.DefaultSelector()
         self._heard: dict[int, _Waiting] = {}
+        self._last: _Waiting | None = None
+        self._others = -math.inf  # when somebody else than the last was heard
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -35,13 +40,19 @@ class Arrivals:
         try:
             while True:
                 await trio.lowlevel.wait_readable(selector.fileno())
-                with self._together:
-                    for key, _ in selector.select(0):
-                        waiting: _Waiting = key.data
-                        if self._heard.get(key.fd) is waiting:  # else what was heard before it has ended it
+                with self._together as together:
+                    for waiting in self._ready():
+                        if self._heard.get(waiting.number) is waiting:  # else what was heard before it has ended it
                             self._hear(waiting)
+                    together.is_alone = trio.current_time() - self._others > ALONE_SECONDS
         finally:
             selector.close()
+
+    def _ready(self) -> list[_Waiting]:
+        """Who has sent something."""
+        if len(self._heard) == 1:  # nobody has to ask who it was
+            return [*self._heard.values()]
+        return [key.data for key, _ in self._selector.select(0)]
 
     async def hear(self, sock: socket.socket, take: Callable[[bytes], bool]) -> bool:
         """Give `take` what arrives, as long as it returns True and raises nothing.
@@ -70,6 +81,8 @@ class Arrivals:
         return not waiting.has_ended
 
     def _hear(self, waiting: _Waiting) -> None:
+        if waiting is not self._last:
+            self._last, self._others = waiting, trio.current_time()
         try:
             data = waiting.socket.recv(READ_BYTES)
             waiting.has_ended = not data

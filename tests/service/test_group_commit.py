@@ -288,7 +288,7 @@ class Commits:
 
 
 async def test_what_arrives_together_is_on_disk_right_behind_it(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda writer, batch: True)
+    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda *_: True)
     commits = Commits(log)
     with commits.committer.together:
         for text in "xyz":
@@ -300,7 +300,7 @@ async def test_what_arrives_together_is_on_disk_right_behind_it(log: Log, monkey
 
 
 async def test_a_long_write_is_left_to_a_thread(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda writer, batch: False)
+    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda *_: False)
     commits = Commits(log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commits.committer.run)
@@ -316,7 +316,7 @@ async def test_a_write_that_fails_right_there_ends_the_committer(log: Log, monke
     def refuse(batch: Batch) -> None:
         raise BROKEN
 
-    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda writer, batch: True)
+    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda *_: True)
     monkeypatch.setattr(Batch, "commit", refuse)
     commits = Commits(log)
     with commits.committer.together:

@@ -11,34 +11,37 @@ import pytest
 import trio
 import trio.testing
 
+from engramd.service.committer import Together
+from engramd.transport import arrivals as module
 from engramd.transport.arrivals import READ_BYTES, Arrivals
 
 Pair = tuple[socket.socket, socket.socket]
 
 
-class Together:
+class Noted(Together):
     """What is entered around everything that has arrived at a time."""
 
     def __init__(self) -> None:
-        self.is_entered = False
+        self.is_entered = self.is_alone = False
         self.times = 0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Noted:
         assert not self.is_entered
         self.is_entered = True
         self.times += 1
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.is_entered = False
 
 
 @pytest.fixture
-def together() -> Together:
-    return Together()
+def together() -> Noted:
+    return Noted()
 
 
 @pytest.fixture
-async def arrivals(nursery: trio.Nursery, together: Together) -> AsyncIterator[Arrivals]:
+async def arrivals(nursery: trio.Nursery, together: Noted) -> AsyncIterator[Arrivals]:
     """One that runs, in real time: it waits for the kernel."""
     made = Arrivals(together)
     nursery.start_soon(made.run)
@@ -76,7 +79,7 @@ class Listener:
                 self.result = error
 
     def _take(self, data: bytes) -> bool:
-        assert self._arrivals._together.is_entered  # type: ignore[attr-defined]
+        assert self._arrivals._together.is_entered
         self.data += data
         self.pieces += 1
         self._also()
@@ -115,7 +118,7 @@ async def test_it_reads_a_bounded_piece_at_a_time(arrivals: Arrivals, pairs: lis
     assert len(listener.data) == READ_BYTES
 
 
-async def test_what_everybody_has_sent_is_taken_together(arrivals: Arrivals, together: Together, pairs: list[Pair]) -> None:
+async def test_what_everybody_has_sent_is_taken_together(arrivals: Arrivals, together: Noted, pairs: list[Pair]) -> None:
     listeners = [Listener(arrivals, ours, enough=1) for ours, _ in pairs]
     async with trio.open_nursery() as nursery:
         for listener in listeners:
@@ -199,3 +202,24 @@ async def test_one_may_end_itself(arrivals: Arrivals, pairs: list[Pair]) -> None
     theirs.send(b"x")
     await heard(listener)
     assert (listener.data, listener.result) == (b"x", None)
+
+
+async def test_who_has_been_heard_alone_for_a_while_is_alone(
+    arrivals: Arrivals, together: Noted, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listeners = [Listener(arrivals, ours, enough=9) for ours, _ in pairs[:2]]
+    (_, one), (_, other) = pairs[:2]
+
+    async def alone_after(theirs: socket.socket, seconds: float) -> bool:
+        monkeypatch.setattr(module, "ALONE_SECONDS", seconds)
+        theirs.send(b"x")
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        return together.is_alone
+
+    async with trio.open_nursery() as nursery:
+        for listener in listeners:
+            nursery.start_soon(listener.run)
+        assert [await alone_after(theirs, 60) for theirs in (one, one, other, one)] == [False] * 4
+        assert [await alone_after(theirs, 0) for theirs in (one, one)] == [True, True]
+        assert await alone_after(other, 60) is False
+        nursery.cancel_scope.cancel()
