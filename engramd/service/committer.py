@@ -119,7 +119,7 @@ class Committer:
     Args:
         publish: told of every batch's events once they are on disk, after their writers: a writer waits for its answer, and there may
             be many subscribers.
-        after: called after the answers of a group and its publishing.
+        after: called after the answers of a group, and after its publishing.
         clock: microseconds since the epoch.
         write: syncs a batch, and is not cancellable.
         counters: told of every batch.
@@ -351,6 +351,7 @@ class Committer:
         self._flying = None
         for done, result in group.done:
             done(result)
+        self._after()  # the writers need not wait until it is worked out what all subscribers get
         self._publish(group.batch.events)
         self._after()
 
