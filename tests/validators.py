@@ -353,6 +353,7 @@ class History:
         trims: its trim events, in order.
         events: all events, as a stream of events gives them: `{cursor, kind, seq, ts, data}`, or `{cursor, kind, unit}`.
         sizes: of units, by their ids, what retention counts: the bytes of their payloads and labels.
+        born: the seqs of units, by their ids, as far as they are known from elsewhere than the log.
         sights: what was seen of units that somebody asked to redact.
         leftovers: of what was redacted, what was looked for in the files in the end, and where it was found.
         is_whole: whether readers had time to read to the end.
@@ -379,6 +380,7 @@ class History:
     writes: list[Write] = field(default_factory=list)
     refused: list[RefusedRetry] = field(default_factory=list)
     sizes: dict[bytes, int] = field(default_factory=dict)
+    born: dict[bytes, int] = field(default_factory=dict)
     redactions: list[Redaction] = field(default_factory=list)
     sights: list[Sight] = field(default_factory=list)
     leftovers: dict[str, list[str]] = field(default_factory=dict)
@@ -846,7 +848,7 @@ class _Kept:
         self._events = history.events
         self._trims = {trim.seq: trim for trim in history.trims}
         self._sizes = history.sizes
-        self._units = {told.id: told.seq for told in history.acknowledged}
+        self._units = history.born | {entry.unit["id"]: entry.unit.get("seq", entry.seq) for entry in history.seen()}
         self._times = {entry.seq: entry.unit["ts"] for entry in history.seen() if entry.kind == "unit_put" and "ts" in entry.unit}
         self._limits: dict[str, dict[str, Any]] = {}
         self._pins: set[tuple[str, int]] = set()

@@ -181,7 +181,7 @@ class Recorded:
         made.consumers = [self._consumer(name, mine, era) for name in CONSUMERS]
         made.writes = [write for one in puts if (write := as_write(one)) is not None]
         made.refused = [RefusedRetry(put(one), one.details["seq"]) for one in whole if one.error == "trimmed"]
-        made.sizes = self._sizes
+        made.sizes, made.born = self._sizes, self._born
         made.redactions = [redaction(one) for one in mine if one.op == "redact"]
         ids = {event["data"]["id"] for event in era.events if event["kind"] == "unit_redacted"}
         made.sights = [sight for one in mine for sight in sights(one) if sight.id in ids]
@@ -200,6 +200,11 @@ class Recorded:
             if one.op == "put" and one.result
             for unit, unit_id in zip(units(one), ids_of(one), strict=True)
         }
+
+    @cached_property
+    def _born(self) -> dict[bytes, int]:
+        """The seq of each unit that its client was told of, which it has in every history that has it."""
+        return {told.id: told.seq for one in self.exchanges if one.op == "put" for told in acknowledged(one)}
 
     def _leftovers(self, redacted: set[bytes]) -> dict[str, list[str]]:
         """Of each secret that was redacted, where in the last store and its backup it is found."""

@@ -562,6 +562,19 @@ def test_a_fault_of_retention_or_redaction_is_noticed(fault: Callable[[History],
         guarantee(history)
 
 
+def test_a_pin_knows_the_unit_of_an_addition() -> None:
+    history = tended()
+    history.events[3]["data"]["unit"] = 1
+    with pytest.raises(BrokenError):
+        validators.retained(history)
+    for one in history.seen():
+        one.unit.update({"seq": 1} if one.seq == 3 else {})
+    validators.retained(history)
+    history.born = {bytes([4]): 1}
+    with pytest.raises(BrokenError):
+        validators.retained(history)
+
+
 @pytest.mark.parametrize(("limits", "is_over"), [({"bytes": 14}, True), ({"bytes": 15}, False), ({"age": 4}, True), ({"age": 5}, False)])
 def test_the_last_that_went_was_too_large_or_too_old(limits: dict[str, int], is_over: bool) -> None:
     """Unit 4 of the moment 4 went at the moment 9; before it went there were three of five bytes."""
