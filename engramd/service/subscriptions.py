@@ -26,7 +26,6 @@ from .peer import Peer
 from .retention import lost, trimmed_error
 
 if TYPE_CHECKING:
-    from .committer import Result
     from .engine import Engine
 
 FULL = 1024 * 1024  # bytes in an outbox beyond which live events are no longer added
@@ -233,17 +232,12 @@ class Subscription:
         return False
 
     async def _refuse(self) -> None:
-        """End the stream when what is about to be gone is. Raises EngramError("trimmed")."""
-        on_disk, failed = trio.Event(), list[EngramError]()
-
-        def done(result: Result | EngramError) -> None:
-            failed.extend([result] if isinstance(result, EngramError) else [])
-            on_disk.set()
-
-        self._engine.committer.settled(done)
-        await on_disk.wait()
-        if failed:
-            raise failed[0]
+        """End the stream when what is about to be gone is. Raises EngramError("trimmed"), or that the disk failed."""
+        committer, settled = self._engine.committer, trio.Event()
+        committer.settled(lambda _: settled.set())
+        await settled.wait()
+        if committer.failed is not None:  # it may still be there
+            raise committer.failed
         raise trimmed_error(self._engine, self.cursor, self._gone())
 
     def _end(self) -> int:

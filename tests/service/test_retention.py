@@ -11,6 +11,7 @@ from wire import Client, Serve, Server, texts, unit_texts
 
 from engramd.protocol.errors import EngramError
 from engramd.service import retention
+from engramd.state.retention import UnitsTrimmed
 from engramd.storage import keys
 from engramd.storage.log import Batch, Log
 
@@ -214,14 +215,17 @@ async def test_a_reader_of_what_is_there_is_told_what_went_since(server: Server,
     assert unit_texts([event for event in await tails[3].arrived() if "unit" in event]) == ["more"], "nothing went from this context"
 
 
-async def test_what_is_about_to_go_is_not_passed_over(serve: Serve, autojump_clock: MockClock) -> None:
-    """The store lacks it before anybody knows that this is on disk."""
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_about_to_go_is_not_passed_over(serve: Serve, autojump_clock: MockClock, fails: bool) -> None:
+    """The store lacks it before anybody knows that this is on disk; which it may never be."""
     gate = trio.Event()
     gate.set()
 
     async def write(batch: Batch) -> None:
         batch.commit()
         await gate.wait()
+        if fails and any(isinstance(appended.event, UnitsTrimmed) for appended in batch.events):
+            raise EngramError("storage", "the disk refused a write")
 
     server = serve(write=write)
     client, reader = await server.connect(), await server.connect()
@@ -238,7 +242,7 @@ async def test_what_is_about_to_go_is_not_passed_over(serve: Serve, autojump_clo
     before = await tail.arrived()
     gate.set()
     with trio.fail_after(60):
-        assert (await reader.failure(tail.id)).code == "trimmed"
+        assert (await reader.failure(tail.id)).code == ("storage" if fails else "trimmed")
     assert before == []
 
 
