@@ -142,6 +142,7 @@ class Retainer:
     Attributes:
         trims: how often something was to be removed since the start, for readers to see that they should look again. A removal counts as
             soon as it is decided: what reads the store may miss it before it is known to be on disk.
+        on_disk: how many of them are known to be, so that `lost` tells of them.
     """
 
     def __init__(self, engine: Engine, keep_events: int | None, clock: Callable[[], int], elapsed: Callable[[], float]) -> None:
@@ -153,7 +154,7 @@ class Retainer:
         self._removed: dict[bytes, tuple[int, int]] = {}  # by prefix, the first and last seq under it that was removed since the last time
         self._count = 0
         self._compacted_at = trio.current_time()
-        self.trims = 0
+        self.trims = self.on_disk = 0
         self._trimmed: deque[tuple[str | None, int]] = deque(maxlen=REMEMBERED)  # of each: context, None for no entries; highest seq
 
     def overtaken(self, trims: int, contexts: Sequence[str] | None, entries: bool, events: bool) -> int | None:
@@ -259,11 +260,12 @@ class Retainer:
 
     async def _carry_out(self, command: TrimContext | TrimEvents) -> Sequence[Appended]:
         """Have something removed; gives the events when that is on disk. Streams can see it at once."""
-        committer, on_disk, outcome = self._engine.committer, trio.Event(), list[Result | EngramError]()
+        committer, told, outcome = self._engine.committer, trio.Event(), list[Result | EngramError]()
 
         def done(result: Result | EngramError) -> None:
             outcome.append(result)
-            on_disk.set()
+            self.on_disk = self.on_disk if isinstance(result, EngramError) else self.trims
+            told.set()
 
         decided = committer.submit(command, committer.now(), done)
         for appended in decided:
@@ -271,7 +273,7 @@ class Retainer:
                 self._tell(event.context, max(entry for entry, _ in event.entries))
             elif isinstance(event, EventsTrimmed) and event.removed:
                 self._tell(None, max(event.removed))
-        await on_disk.wait()
+        await told.wait()
         if isinstance(outcome[0], EngramError):
             raise outcome[0]
         return decided

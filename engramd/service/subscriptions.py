@@ -72,8 +72,8 @@ class Subscription:
         self._form: str | None = fields.get("form")
         if self._form is not None and self._events:
             raise EngramError("invalid", "form: events are not written out", field="form")
+        self._trims = engine.retention.trims  # what was removed before is no part of the question
         self._start = self._starting_point(fields)
-        self._trims = engine.retention.trims  # what was removed before is known to the client, or no part of its question
 
     @property
     def lag(self) -> int:
@@ -292,8 +292,10 @@ class Subscription:
             raise EngramError("invalid", f"{' and '.join(given)}: only one of these may be given", field=given[0])
         after = read_after(engine, fields)
         if after is not None:
-            if fields["after"] not in (0, "0") and after < (last := self._gone()):
-                raise trimmed_error(engine, after, last)
+            if fields["after"] not in (0, "0"):
+                self._trims = engine.retention.on_disk  # what is about to be is not known to the client
+                if after < (last := self._gone()):
+                    raise trimmed_error(engine, after, last)
             return after
         since = read_instant(engine, fields, "since")
         if since is not None:
