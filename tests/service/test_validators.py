@@ -562,6 +562,15 @@ def test_a_fault_of_retention_or_redaction_is_noticed(fault: Callable[[History],
         guarantee(history)
 
 
+def test_a_reader_of_labels_gets_what_went_unless_that_had_lost_them() -> None:
+    history = tended()
+    history.subscribers = [*history.subscribers, Subscriber("labels", meta={"k": "v"}, sessions=[Session(1, 3, [entry(3)])])]
+    with pytest.raises(BrokenError):
+        validators.gapless(history)
+    history.events.append(other(15, "unit_redacted", context="c", agent="me", unit=2, id=bytes([2]), reason="so"))
+    validators.gapless(history)
+
+
 def test_a_pin_knows_the_unit_of_an_addition() -> None:
     history = tended()
     history.events[3]["data"]["unit"] = 1
