@@ -386,25 +386,37 @@ def keep(me: Me, client: Noted) -> None:
 
 
 def erase(me: Me, client: Noted) -> None:
-    """Put units with secrets, and redact them later, and units of others; then look for what was redacted, in every way there is."""
+    """Put units with secrets, and redact them later, and units of others; then look for what was redacted, in every way there is. One is
+    put and redacted at the end."""
     secrets: list[tuple[str, bytes, str]] = []
     while not me.is_to_end():
-        context, draft = me.rng.choice(CONTEXTS), me.draft()
-        word = draft["text"].split()[0]
-        secret = {"text": f"{draft['text']} {me.rng.randbytes(8).hex()}", "meta": {**draft["meta"], "s": me.rng.randbytes(8).hex()}}
-        made = _answer(client, client.send("put", context=context, **{**draft, **secret}), "busy")
-        if made is not None:
-            secrets.append((context, made["id"], word))
-        if made is not None and me.rng.random() < 0.3:
-            _answer(client, client.send("context_add", context=me.rng.choice(CONTEXTS), ids=[made["id"]]), "not_found")
+        secrets += _put_secret(me, client)
         if len(secrets) > me.rng.randrange(4):
-            context, unit_id, word = secrets.pop(me.rng.randrange(len(secrets)))
-            others = client.ask("list", context=context, reverse=True, limit=PAGE)["units"]
-            ids = [unit_id, *([me.rng.choice(others)["id"]] if others and me.rng.random() < 0.3 else [])]
-            if _answer(client, client.send("redact", ids=ids, reason="a slip"), "not_found") is not None:
-                _look_again(me, client, context, ids, word)
+            _redact(me, client, *secrets.pop(me.rng.randrange(len(secrets))))
         me.pause(0, 0.02, 0.1)
+    while not (last := _put_secret(me, client)):
+        pass
+    _redact(me, client, *last[0])
     me.is_done = True
+
+
+def _put_secret(me: Me, client: Noted) -> list[tuple[str, bytes, str]]:
+    """Put a unit whose last word and one label are in no other; gives its context, its id and its first word, if it was taken."""
+    context, draft = me.rng.choice(CONTEXTS), me.draft()
+    secret = {"text": f"{draft['text']} {me.rng.randbytes(8).hex()}", "meta": {**draft["meta"], "s": me.rng.randbytes(8).hex()}}
+    made = _answer(client, client.send("put", context=context, **{**draft, **secret}), "busy")
+    if made is None:
+        return []
+    if me.rng.random() < 0.3:
+        _answer(client, client.send("context_add", context=me.rng.choice(CONTEXTS), ids=[made["id"]]), "not_found")
+    return [(context, made["id"], draft["text"].split()[0])]
+
+
+def _redact(me: Me, client: Noted, context: str, unit_id: bytes, word: str) -> None:
+    others = client.ask("list", context=context, reverse=True, limit=PAGE)["units"]
+    ids = [unit_id, *([me.rng.choice(others)["id"]] if others and me.rng.random() < 0.3 else [])]
+    if _answer(client, client.send("redact", ids=ids, reason="a slip"), "not_found") is not None:
+        _look_again(me, client, context, ids, word)
 
 
 def _look_again(me: Me, client: Noted, context: str, ids: list[bytes], word: str) -> None:
