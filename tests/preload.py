@@ -90,12 +90,20 @@ int clock_gettime(clockid_t clock, struct timespec *found) {
 """
 
 
+def lacking() -> str:
+    """What is missing for libraries to be made and preloaded; nothing where they can be."""
+    if sys.platform != "linux":
+        return "needs Linux, where libraries can be preloaded to break the disk and the clock under a daemon"
+    if shutil.which("cc") is None:
+        return "needs a C compiler, to make what breaks the disk and the clock under a daemon: install one that is found as cc, such as gcc"
+    return ""
+
+
 def preloadable(directory: Path, name: str, source: str) -> Path:
     """The library made of C source; skips the test where none can be made."""
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler, and a system that preloads libraries")
+    if lacking():
+        pytest.skip(lacking())
     written, made = directory / f"{name}.c", directory / f"{name}.so"
     written.write_text(source)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(written), "-ldl"], check=True)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(made), str(written), "-ldl"], check=True)
     return made

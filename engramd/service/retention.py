@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from ..state.consumers import ConsumerMissed
 from ..state.retention import EventsTrimmed, SetRetention, TrimContext, TrimEvents, UnitsTrimmed, is_due
 from ..state.view import CONTEXTS, RETENTION, TRIMMED, Retention, Trimmed
 from ..storage import keys, trim
-from .committer import AHEAD
+from ..storage.log import Appended
+from .committer import AHEAD, Result
 from .contexts import describe
 from .peer import Peer
 
@@ -37,6 +38,7 @@ FAR = 65_536  # events that nothing was removed of, after which it is noted how 
 COMPACT_ENTRIES = 4096  # removed ones after which their files are compacted
 COMPACT_INTERVAL = 600.0  # seconds after which they are, however few
 LEAST_AGE = 1_000_000  # microseconds
+REMEMBERED = 4096  # trims, for streams to see whether they were overtaken
 LASTING = 86_400.0  # seconds after which a clock that was set ahead is believed
 
 
@@ -92,6 +94,13 @@ def trimmed_error(engine: Engine, after: int, last: int) -> EngramError:
     )
 
 
+def _is_wanted(context: str | None, contexts: Sequence[str] | None, entries: bool, events: bool) -> bool:
+    """Whether a reader wants some of what was removed: entries of a context, or what is none."""
+    if context is None:
+        return events
+    return entries and (contexts is None or context in contexts)
+
+
 class SteadyClock:
     """The wall clock, in microseconds, but for what it was set ahead, until that has lasted for a day.
 
@@ -131,7 +140,9 @@ class Retainer:
         clock, elapsed: the wall clock in microseconds, and seconds by a clock that nobody sets.
 
     Attributes:
-        trims: how often something was removed since the start, for readers to see that they should look again.
+        trims: how often something was to be removed since the start, for readers to see that they should look again. A removal counts as
+            soon as it is decided: what reads the store may miss it before it is known to be on disk.
+        on_disk: how many of them are known to be, so that `lost` tells of them.
     """
 
     def __init__(self, engine: Engine, keep_events: int | None, clock: Callable[[], int], elapsed: Callable[[], float]) -> None:
@@ -143,7 +154,21 @@ class Retainer:
         self._removed: dict[bytes, tuple[int, int]] = {}  # by prefix, the first and last seq under it that was removed since the last time
         self._count = 0
         self._compacted_at = trio.current_time()
-        self.trims = 0
+        self.trims = self.on_disk = 0
+        self._trimmed: deque[tuple[str | None, int]] = deque(maxlen=REMEMBERED)  # of each: context, None for no entries; highest seq
+
+    def overtaken(self, trims: int, contexts: Sequence[str] | None, entries: bool, events: bool) -> int | None:
+        """The highest seq that was to be removed since `trims` was so high, of what a reader of these contexts (None: all) wants; None when
+        that is forgotten.
+
+        Args:
+            entries, events: as of `lost`.
+        """
+        count = self.trims - trims
+        if count > len(self._trimmed):
+            return None
+        since = islice(reversed(self._trimmed), count)
+        return max((last for context, last in since if _is_wanted(context, contexts, entries, events)), default=0)
 
     def wake(self) -> None:
         """Look soon: a policy has changed."""
@@ -200,13 +225,13 @@ class Retainer:
         if not found:
             return reached
         removed = 0
-        for appended in await engine.committer.carry_out(TrimContext(context, self._now(), tuple(found))):
+        for appended in await self._carry_out(TrimContext(context, self._now(), tuple(found))):
             if isinstance(event := appended.event, ConsumerMissed):
                 missed[event.consumer] += len(event.entries)
                 continue
             assert isinstance(event, UnitsTrimmed)
             removed = len(event.entries)
-            self._note(removed, {keys.entries(context): [entry for entry, _ in event.entries], keys.LOG: event.removed})
+            self._note_removed(removed, {keys.entries(context): [entry for entry, _ in event.entries], keys.LOG: event.removed})
         return reached if removed == len(found) else None
 
     def _is_due(self, context: str) -> bool:
@@ -217,7 +242,7 @@ class Retainer:
         return is_due(self._engine.log.pending, context, found[0], self._now())
 
     async def _trim_events(self, keep: int) -> None:
-        engine, log = self._engine, self._engine.log
+        log = self._engine.log
         noted = (log.durable.get(TRIMMED, "") or Trimmed()).events
         self._looked = max(self._looked, noted)
         while True:
@@ -228,14 +253,37 @@ class Retainer:
             self._looked = looked
             if old or looked - noted >= FAR:
                 noted = looked
-                for appended in await engine.committer.carry_out(TrimEvents(looked, tuple(old))):
+                for appended in await self._carry_out(TrimEvents(looked, tuple(old))):
                     assert isinstance(appended.event, EventsTrimmed)
-                    self._note(len(appended.event.removed), {keys.LOG: appended.event.removed})
+                    self._note_removed(len(appended.event.removed), {keys.LOG: appended.event.removed})
             await trio.sleep(max(PAUSE, trio.current_time() - began))
 
-    def _note(self, count: int, removed: dict[bytes, Sequence[int]]) -> None:
-        """So many entries or events were removed, and under each prefix the keys of these seqs."""
+    async def _carry_out(self, command: TrimContext | TrimEvents) -> Sequence[Appended]:
+        """Have something removed; gives the events when that is on disk. Streams can see it at once."""
+        committer, told, outcome = self._engine.committer, trio.Event(), list[Result | EngramError]()
+
+        def done(result: Result | EngramError) -> None:
+            outcome.append(result)
+            self.on_disk = self.on_disk if isinstance(result, EngramError) else self.trims
+            told.set()
+
+        decided = committer.submit(command, committer.now(), done)
+        for appended in decided:
+            if isinstance(event := appended.event, UnitsTrimmed):
+                self._tell(event.context, max(entry for entry, _ in event.entries))
+            elif isinstance(event, EventsTrimmed) and event.removed:
+                self._tell(None, max(event.removed))
+        await told.wait()
+        if isinstance(outcome[0], EngramError):
+            raise outcome[0]
+        return decided
+
+    def _tell(self, context: str | None, last: int) -> None:
+        self._trimmed.append((context, last))
         self.trims += 1
+
+    def _note_removed(self, count: int, removed: dict[bytes, Sequence[int]]) -> None:
+        """So many entries or events were removed, and under each prefix the keys of these seqs."""
         self._count += count
         for prefix, seqs in removed.items():
             if seqs:

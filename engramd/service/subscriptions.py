@@ -96,9 +96,8 @@ class Subscription:
         self._form: str | None = fields.get("form")
         if self._form is not None and self._events:
             raise EngramError("invalid", "form: events are not written out", field="form")
+        self._trims = engine.retention.trims  # what was removed before is no part of the question
         self._start = self._starting_point(fields)
-        self._trims = engine.retention.trims
-        self._lost = self._gone()  # known to the client, or no part of its question
 
     @property
     def lag(self) -> int:
@@ -220,10 +219,12 @@ class Subscription:
             await self._may_send()
             if self._cancelled:
                 return
+            if self._is_overtaken():
+                await self._refuse()
             async with self._peer.turn:
-                if self._cancelled or self._is_full:  # of what others have sent while this one waited
+                # of what others have sent, and what retention has decided, while this one waited
+                if self._cancelled or self._is_full or self._is_overtaken():
                     continue
-                self._check_trims()
                 (self._step_events if self._events else self._step_entries)(end)
             if trio.current_time() >= self._last_sent + HEARTBEAT:
                 self._heartbeat(self.cursor)
@@ -233,19 +234,35 @@ class Subscription:
         if self._until is not None and self._end() < self._engine.fanout.durable_seq:
             self._cancelled = True  # the log is past it
 
+    def _wanted(self) -> tuple[Sequence[str] | None, bool, bool]:
+        """The contexts (None: all), whether entries of them are wanted, and whether events that are none."""
+        entries, access = self._kinds is None or not self._kinds.isdisjoint(ENTRY_KINDS), self._peer.access
+        everywhere = list(reached(self._engine.log, access)) if access.contexts else None
+        return everywhere if self.contexts is None else self.contexts, entries, self._events
+
     def _gone(self) -> int:
         """The highest seq that retention took of what is wanted."""
-        entries, access = self._kinds is None or not self._kinds.isdisjoint(ENTRY_KINDS), self._peer.access
-        everywhere = reached(self._engine.log, access) if access.contexts else None
-        return lost(self._engine, everywhere if self.contexts is None else self.contexts, entries, self._events)
+        return lost(self._engine, *self._wanted())
 
-    def _check_trims(self) -> None:
-        """End the stream if what it has not come to yet was removed since it began. Raises EngramError("trimmed")."""
-        if self._trims != self._engine.retention.trims:
-            self._trims = self._engine.retention.trims
-            last = self._gone()
-            if last > max(self._lost, self.cursor):
-                raise trimmed_error(self._engine, self.cursor, last)
+    def _is_overtaken(self) -> bool:
+        """Whether what it has not come to yet is gone since it began, or about to be."""
+        retention = self._engine.retention
+        if self._trims == retention.trims:
+            return False
+        last = retention.overtaken(self._trims, *self._wanted())
+        if (self._gone() if last is None else last) > self.cursor:
+            return True
+        self._trims = retention.trims
+        return False
+
+    async def _refuse(self) -> None:
+        """End the stream when what is about to be gone is. Raises EngramError("trimmed"), or that the disk failed."""
+        committer, settled = self._engine.committer, trio.Event()
+        committer.settled(lambda _: settled.set())
+        await settled.wait()
+        if committer.failed is not None:  # it may still be there
+            raise committer.failed
+        raise trimmed_error(self._engine, self.cursor, self._gone())
 
     def _end(self) -> int:
         """The last seq that is wanted of what is durable now; without `follow`, of what was durable at first."""
@@ -299,8 +316,10 @@ class Subscription:
             raise EngramError("invalid", f"{' and '.join(given)}: only one of these may be given", field=given[0])
         after = read_after(engine, fields)
         if after is not None:
-            if fields["after"] not in (0, "0") and after < (last := self._gone()):
-                raise trimmed_error(engine, after, last)
+            if fields["after"] not in (0, "0"):
+                self._trims = engine.retention.on_disk  # what is about to be is not known to the client
+                if after < (last := self._gone()):
+                    raise trimmed_error(engine, after, last)
             return after
         since = read_instant(engine, fields, "since")
         if since is not None:

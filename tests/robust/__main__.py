@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from preload import lacking
+
 from benchmarks.figures import put_region
 
 from .report import REGION, Report
@@ -18,13 +20,16 @@ EXTRA = 9  # faults of a round beside one of each kind
 
 
 def main() -> int:
-    """0 when no guarantee was broken."""
+    """0 when no guarantee was broken, 2 where the run cannot be made."""
     parser = argparse.ArgumentParser(prog="python -m tests.robust", description=__doc__, allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="what decides the faults and what clients draw")
     parser.add_argument("--minutes", type=float, default=1, help="a round that has begun is played to its end")
     parser.add_argument("--round", type=int, help="play this round alone")
     parser.add_argument("--table", type=Path, help="a file whose marked region is rewritten")
     given = parser.parse_args()
+    if lacking():
+        print(f"{parser.prog}: {lacking()}", file=sys.stderr)
+        return 2
     extent = f"--minutes {given.minutes:g}" if given.round is None else f"--round {given.round}"
     report = Report(f"python -m tests.robust --seed {given.seed} {extent}")
     began = time.monotonic()

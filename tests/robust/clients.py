@@ -43,6 +43,9 @@ FILTERS: dict[str, dict[str, Any]] = {
     "errors of one": {"agent": ["writer1"], "type": ["error"]},
     "what arrives from elsewhere": {"kinds": ["unit_added"]},
 }
+READERS = (*FILTERS, "follower")
+KEPT = ("a", "b")  # contexts that do not keep everything
+LIMITS: dict[str, tuple[int | str | None, ...]] = {"units": (30, 100, None), "bytes": ("10K", 40_000, None), "age": ("2s", 10**7, None)}
 CONSUMERS: dict[str, dict[str, Any]] = {
     "all": {},
     "keyed": {"contexts": ["a", "b"], "key": "meta:k"},
@@ -105,7 +108,9 @@ def _brief(op: str, result: dict[str, Any]) -> dict[str, Any]:
     if units is None:
         return result
     found = [one["unit"] if op == "search" else one for one in result[units]]
-    return {**result, units: [{name: unit[name] for name in ("id", "seq", "entry") if name in unit} for unit in found]}
+    shown = [bool(unit["text"] or unit["meta"]) for unit in found]
+    kept = [{name: unit[name] for name in ("id", "seq", "entry") if name in unit} for unit in found]
+    return {**result, units: [{**unit, "shown": is_shown} for unit, is_shown in zip(kept, shown, strict=True)]}
 
 
 @dataclass
@@ -244,11 +249,16 @@ def _end_of_stream(me: Me, client: Noted, request: Id, last: bool) -> None:
     try:
         client.answer(request)
     except EngramError as error:
-        if error.code != "cursor":
+        if error.code not in ("cursor", "trimmed"):
             raise
-        me.cursor = client.cursor = None  # the log was restored: there is another history to be read
+        me.cursor = client.cursor = next_place(error.code, error.details)
     else:
         me.is_done = last
+
+
+def next_place(code: str, details: dict[str, Any]) -> str | None:
+    """Where to read on: behind what retention has removed; or from the start, of another history, where the log was restored."""
+    return details.get("cursor") if code == "trimmed" else None
 
 
 async def follow(me: Me) -> None:
@@ -274,8 +284,8 @@ async def _follow_for_now(me: Me, client: Client, number: str, last: bool) -> No
         me.is_done = last
     except EngramError as error:
         me.record.note("answered", c=number, id=1, error=error.to_wire())
-        if error.code == "cursor":
-            me.cursor = None
+        if error.code in ("cursor", "trimmed"):
+            me.cursor = next_place(error.code, error.details)
         elif error.code not in AWAY:
             raise
         await trio.sleep(0.1)
@@ -353,8 +363,83 @@ def look(me: Me, client: Noted) -> None:
     me.is_done = True
 
 
+# Who has things removed
+
+
+def keep(me: Me, client: Noted) -> None:
+    """Have contexts keep little, now this, now that; and pin and unpin some of what is next to go. In the end they keep what there is."""
+    pinned: list[tuple[str, bytes]] = []
+    while not me.is_to_end():
+        context = me.rng.choice(KEPT)
+        limits = {name: me.rng.choice(LIMITS[name]) for name in me.rng.sample([*LIMITS], me.rng.choice((1, 1, 2)))}
+        _answer(client, client.send("context_retain", context=context, **limits), "not_found")  # nothing was put there yet
+        for unit in client.ask("list", context=context, limit=PAGE)["units"][:: me.rng.randrange(5, PAGE)]:
+            pinned.append((context, unit["id"]))
+            _answer(client, client.send("context_pin", context=context, ids=[unit["id"]]), "not_found")
+        if pinned and me.rng.random() < 0.5:
+            context, unit_id = pinned.pop(me.rng.randrange(len(pinned)))
+            _answer(client, client.send("context_unpin", context=context, ids=[unit_id]), "not_found")
+        me.pause(0.1, 0.5, 2)
+    for context in KEPT:
+        _answer(client, client.send("context_retain", context=context, **dict.fromkeys(LIMITS)), "not_found")
+    me.is_done = True
+
+
+def erase(me: Me, client: Noted) -> None:
+    """Put units with secrets, and redact them later, and units of others; then look for what was redacted, in every way there is. One is
+    put and redacted at the end."""
+    secrets: list[tuple[str, bytes, str]] = []
+    while not me.is_to_end():
+        secrets += _put_secret(me, client)
+        if len(secrets) > me.rng.randrange(4):
+            _redact(me, client, *secrets.pop(me.rng.randrange(len(secrets))))
+        me.pause(0, 0.02, 0.1)
+    while not (last := _put_secret(me, client)):
+        pass
+    _redact(me, client, *last[0])
+    me.is_done = True
+
+
+def _put_secret(me: Me, client: Noted) -> list[tuple[str, bytes, str]]:
+    """Put a unit whose last word and one label are in no other; gives its context, its id and its first word, if it was taken."""
+    context, draft = me.rng.choice(CONTEXTS), me.draft()
+    secret = {"text": f"{draft['text']} {me.rng.randbytes(8).hex()}", "meta": {**draft["meta"], "s": me.rng.randbytes(8).hex()}}
+    made = _answer(client, client.send("put", context=context, **{**draft, **secret}), "busy")
+    if made is None:
+        return []
+    if me.rng.random() < 0.3:
+        _answer(client, client.send("context_add", context=me.rng.choice(CONTEXTS), ids=[made["id"]]), "not_found")
+    return [(context, made["id"], draft["text"].split()[0])]
+
+
+def _redact(me: Me, client: Noted, context: str, unit_id: bytes, word: str) -> None:
+    others = client.ask("list", context=context, reverse=True, limit=PAGE)["units"]
+    ids = [unit_id, *([me.rng.choice(others)["id"]] if others and me.rng.random() < 0.3 else [])]
+    if _answer(client, client.send("redact", ids=ids, reason="a slip"), "not_found") is not None:
+        _look_again(me, client, context, ids, word)
+
+
+def _look_again(me: Me, client: Noted, context: str, ids: list[bytes], word: str) -> None:
+    for unit_id in ids:
+        _answer(client, client.send("get", ids=[unit_id]), "not_found")  # retention may take it
+    client.ask("list", context=context, reverse=True, limit=PAGE)
+    search = client.send("search", query=word, mode="keyword", limit=PAGE, wait=me.rng.choice((0, 5000)))
+    _answer(client, search, "unavailable", "timeout", "internal")
+    tail = client.send("tail", contexts=[context], agent=[me.name], after=0, credit=CREDITS[-1])
+    _answer(client, tail, "trimmed")
+    client.items.pop(tail, None)
+
+
 ON_TRIO = {"hasty": hurry, "follower": follow}
-ROLES: dict[str, Work] = {"writer": write, "reader": read, "member": consume, "holder": lock, "looker": look}
+ROLES: dict[str, Work] = {
+    "writer": write,
+    "reader": read,
+    "member": consume,
+    "holder": lock,
+    "looker": look,
+    "keeper": keep,
+    "eraser": erase,
+}
 
 
 def work(me: Me, role: Work) -> None:
@@ -381,8 +466,8 @@ def stands_at(record: Path) -> str | None:
     for line in lines(record) if record.exists() else ():
         if line["did"] == "got":
             cursor = line["event"]["cursor"]
-        elif line["did"] == "answered" and line.get("error", {}).get("code") == "cursor":
-            cursor = None
+        elif line["did"] == "answered" and (error := line.get("error", {})).get("code") in ("cursor", "trimmed"):
+            cursor = next_place(error["code"], error.get("details", {}))
     return cursor
 
 

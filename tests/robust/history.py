@@ -27,14 +27,19 @@ from validators import (
     Placed,
     Put,
     Read,
+    Redaction,
+    RefusedRetry,
     Restored,
     Session,
+    Sight,
     Subscriber,
     Tenure,
+    Write,
     seq_of,
+    trims_of,
 )
 
-from .clients import CONSUMERS, FILTERS
+from .clients import CONSUMERS, FILTERS, READERS
 from .record import Line, lines
 
 LIFE = 10**18  # moments of a life of the daemon. What came over a connection belongs to its life, however late the client came to note it
@@ -64,6 +69,8 @@ class Past:
 
     Attributes:
         pids: of the daemon's processes, in order.
+        missed: how many entries each consumer had missed in the end, as the daemon says.
+        stores: the directories of the last store, and of its backup, which nobody writes to any more.
     """
 
     eras: list[Era] = field(default_factory=list)
@@ -71,6 +78,8 @@ class Past:
     lives: list[Life] = field(default_factory=list)
     outages: list[Outage] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
+    missed: dict[str, int] = field(default_factory=dict)
+    stores: list[Path] = field(default_factory=list)
 
 
 @dataclass
@@ -91,6 +100,7 @@ class Exchange:
     answered: int = 0
     result: dict[str, Any] | None = None
     error: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
     items: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     def at(self, moment: int) -> int:
@@ -114,7 +124,13 @@ def exchanges(client: str, path: Path, pids: list[int]) -> Iterator[Exchange]:
             under_way[place].items.append((line["t"], line["event"]))
         elif line["did"] == "answered" and place in under_way:
             one = under_way[place]
-            one.answered, one.result, one.error = line["t"], line.get("result"), line.get("error", {}).get("code", "")
+            error = line.get("error", {})
+            one.answered, one.result, one.error, one.details = (
+                line["t"],
+                line.get("result"),
+                error.get("code", ""),
+                error.get("details", {}),
+            )
             one.history = line.get("history", one.history)
     yield from under_way.values()
 
@@ -154,7 +170,7 @@ class Recorded:
         made = History(entries, seq_of(era.events[-1]))
         made.is_whole = era.is_last
         made.present = {seq_of(event) for event in era.events}
-        made.events, made.restored = era.events, era.restored
+        made.events, made.restored, made.trims = era.events, era.restored, trims_of(era.events)
         made.acknowledged = [told for one in puts for told in acknowledged(one)]
         made.attempts = {(one.fields["context"], text): 1 for one in whole for text in texts(one)}
         made.puts = [put(one) for one in whole]
@@ -163,9 +179,43 @@ class Recorded:
         made.tenures = list(tenures(mine, era.ended))
         made.subscribers, made.foreign = subscribers(self.exchanges, era.history)
         made.consumers = [self._consumer(name, mine, era) for name in CONSUMERS]
+        made.writes = [write for one in puts if (write := as_write(one)) is not None]
+        made.refused = [RefusedRetry(put(one), one.details["seq"]) for one in whole if one.error == "trimmed"]
+        made.sizes, made.born = self._sizes, self._born
+        made.redactions = [redaction(one) for one in mine if one.op == "redact"]
+        ids = {event["data"]["id"] for event in era.events if event["kind"] == "unit_redacted"}
+        made.sights = [sight for one in mine for sight in sights(one) if sight.id in ids]
         made.outages = self.past.outages
-        made.lives, made.damaged = (self.past.lives, self.past.damaged) if era.is_last else ([], [])
+        if era.is_last:
+            made.lives, made.damaged = self.past.lives, self.past.damaged
+            made.leftovers = self._leftovers(ids)
         return made
+
+    @cached_property
+    def _sizes(self) -> dict[bytes, int]:
+        """Of each unit that its client was told of, what retention counts."""
+        return {
+            unit_id: size(unit)
+            for one in self.exchanges
+            if one.op == "put" and one.result
+            for unit, unit_id in zip(units(one), ids_of(one), strict=True)
+        }
+
+    @cached_property
+    def _born(self) -> dict[bytes, int]:
+        """The seq of each unit that its client was told of, which it has in every history that has it."""
+        return {told.id: told.seq for one in self.exchanges if one.op == "put" for told in acknowledged(one)}
+
+    def _leftovers(self, redacted: set[bytes]) -> dict[str, list[str]]:
+        """Of each secret that was redacted, where in the last store and its backup it is found."""
+        secrets = [
+            word
+            for one in self.exchanges
+            if one.op == "put" and one.result and one.result["id"] in redacted and "s" in one.fields.get("meta", ())
+            for word in (one.fields["text"].split()[-1], one.fields["meta"]["s"])
+        ]
+        contents = {path: path.read_bytes() for store in self.past.stores for path in store.rglob("*") if path.is_file()}
+        return {secret: [str(path) for path, content in contents.items() if secret.encode() in content] for secret in secrets}
 
     def _is_older(self, one: Exchange) -> bool:
         """Whether a put was tried in an era before, too: then damage may have taken a part of it, and its key."""
@@ -183,7 +233,7 @@ class Recorded:
         for one in mine:
             if one.op == "consume" and one.fields["consumer"] == name:
                 made.delivered += [
-                    Delivery(numbers[one.connection], entry, event["deliveries"], one.at(moment))
+                    Delivery(numbers[one.connection], entry, event["deliveries"], one.at(moment), event.get("missed", 0))
                     for moment, event in one.items
                     if (entry := entry_of(event)) is not None
                 ]
@@ -194,6 +244,7 @@ class Recorded:
                 made.asked.setdefault(seq, one.at(one.sent))
                 if one.result is not None:
                     made.acked.setdefault(seq, one.at(one.answered))
+        made.missed = self.past.missed.get(name) if era.is_last else None
         made.restarts = [life * LIFE for life in range(1, len(self.past.pids) + 1)]
         upto = era.restored.upto if era.restored else 0
         made.done = {
@@ -242,9 +293,38 @@ def entry_of(event: dict[str, Any]) -> Entry | None:
 # Writes
 
 
+def units(one: Exchange) -> list[dict[str, Any]]:
+    """The units of a put, as they were sent."""
+    return one.fields.get("units", [one.fields])
+
+
 def texts(one: Exchange) -> tuple[str, ...]:
     """The payloads of a put."""
-    return tuple(unit["text"] for unit in one.fields.get("units", [one.fields]))
+    return tuple(unit["text"] for unit in units(one))
+
+
+def ids_of(one: Exchange) -> list[bytes]:
+    """The ids that the units of a put got."""
+    assert one.result is not None
+    return one.result.get("ids", [one.result["id"]])
+
+
+def size(unit: dict[str, Any]) -> int:
+    """The bytes of a unit's payload and labels."""
+    return len(unit["text"].encode()) + sum(len(key.encode()) + len(value.encode()) for key, value in unit.get("meta", {}).items())
+
+
+def as_write(one: Exchange) -> Write | None:
+    """A put that was answered as new; None for any other."""
+    if one.result is None or one.result["deduped"]:
+        return None
+    return Write(one.result["seq"] - len(texts(one)) + 1, one.result["seq"], one.sent, one.answered)
+
+
+def redaction(one: Exchange) -> Redaction:
+    """A redaction as the validators have it."""
+    answered = math.inf if one.result is None else one.answered
+    return Redaction(one.client, one.fields["reason"], frozenset(one.fields["ids"]), answered)
 
 
 def put(one: Exchange) -> Put:
@@ -258,7 +338,7 @@ def acknowledged(one: Exchange) -> Iterator[Acknowledged]:
     """What a put was answered, for each of its units."""
     if one.result is None:
         return
-    ids = one.result.get("ids", [one.result["id"]])
+    ids = ids_of(one)
     for at, (text, unit_id) in enumerate(zip(texts(one), ids, strict=True)):
         yield Acknowledged(one.client, text, one.fields["context"], unit_id, one.result["seq"] - len(ids) + 1 + at, one.answered)
 
@@ -269,14 +349,26 @@ def acknowledged(one: Exchange) -> Iterator[Acknowledged]:
 def what_was_read(one: Exchange) -> Read | None:
     """What a get, a list or a search found; None for any other exchange, and where nobody answered."""
     if one.op == "get" and (one.result or one.error == "not_found"):
-        return Read(one.client, one.sent, _ids((one.result or {}).get("units", ())), ids=frozenset(one.fields["ids"]))
+        found = _ids((one.result or {}).get("units", ()))
+        return Read(one.client, one.sent, found, ids=frozenset(one.fields["ids"]), answered=one.answered)
     if one.op == "list" and one.result:
         found = one.result["units"]
-        floor = min((unit.get("entry", unit["seq"]) for unit in found), default=0) if one.result["next"] else 0
-        return Read(one.client, one.sent, _ids(found), context=one.fields["context"], floor=floor)
+        seqs = [unit.get("entry", unit["seq"]) for unit in found] if one.result["next"] else []
+        page = {"floor": min(seqs, default=0)} if one.fields.get("reverse") else {"ceiling": max(seqs, default=math.inf)}
+        return Read(one.client, one.sent, _ids(found), context=one.fields["context"], answered=one.answered, **page)
     if one.op == "search" and one.result:
-        return Read(one.client, one.sent, _ids(one.result["hits"]), word=one.fields["query"], behind=one.result["behind"])
+        found, behind = _ids(one.result["hits"]), one.result["behind"]
+        return Read(one.client, one.sent, found, word=one.fields["query"], behind=behind, answered=one.answered)
     return None
+
+
+def sights(one: Exchange) -> Iterator[Sight]:
+    """The units of which an exchange showed something of the payload or the labels."""
+    read = (one.result or {}).get({"get": "units", "list": "units", "search": "hits"}.get(one.op, ""), ())
+    shown = [unit["id"] for unit in read if unit["shown"]]
+    given = [event["unit"] for _, event in one.items if "unit" in event]
+    shown += [unit["id"] for unit in given if unit["text"] or unit["meta"]]
+    yield from (Sight(one.client, one.op, unit_id, one.sent) for unit_id in shown)
 
 
 def _ids(units: Iterable[dict[str, Any]]) -> frozenset[bytes]:
@@ -287,14 +379,17 @@ def subscribers(found: list[Exchange], history: str) -> tuple[list[Subscriber], 
     """The streams of a history by reader, and those that were asked to go on at a cursor of another one."""
     made: dict[str, Subscriber] = {}
     foreign: list[Foreign] = []
+    told: dict[str, str] = {}  # where each reader was told to go on
     for one in found:
-        if one.op != "tail":
+        if one.op != "tail" or one.client not in READERS:
             continue
         if _asked(one) and _served(one) - {_asked(one)}:
             if history in _served(one):
                 foreign.append(Foreign(one.client, one.fields["after"], len(one.items), one.error))
         elif _era_of(one) == history:
             made.setdefault(one.client, _subscriber(one.client)).sessions.append(_session(one))
+            made[one.client].sessions[-1].told = told.get(one.client, "") == one.fields["after"]
+            told[one.client] = one.details["cursor"] if one.error == "trimmed" else ""
     return list(made.values()), foreign
 
 
@@ -310,7 +405,8 @@ def _session(one: Exchange) -> Session:
     cursors = [seq_of(event) for _, event in one.items]
     entries = [entry for _, event in one.items if (entry := entry_of(event)) is not None]
     error = "" if one.error == "cursor" and not one.history else one.error  # the client went on by itself, on another history
-    return Session(after, max([after, *cursors]), entries, error=error)
+    began = min((moment for moment, _ in one.items), default=math.inf)
+    return Session(after, max([after, *cursors]), entries, error=error, began=began)
 
 
 # Leases

@@ -25,6 +25,8 @@ EVERYBODY: Cast = {
     "member": tuple(f"{consumer} {number}" for consumer in CONSUMERS for number in (1, 2)),
     "holder": ("holder1", "holder2", "holder3"),
     "looker": ("looker",),
+    "keeper": ("keeper",),
+    "eraser": ("eraser",),
 }
 
 

@@ -13,7 +13,11 @@ from .rounds import Outcome
 REGION = "tests.robust"  # of a document that has the tables
 OPERATIONS = {
     "put": "put",
+    "redact": "redact",
     "context_add": "add a unit to a context",
+    "context_pin": "pin",
+    "context_unpin": "unpin",
+    "context_retain": "retain",
     "get": "get",
     "list": "list",
     "search": "search",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from .report import Report
 from .rounds import deal, play
 from .world import libraries
 
+ROOT = Path(__file__).parents[2]
 CHANCE = str(random.SystemRandom().randrange(10**9))
 FEW = {
     "writer": ("writer1", "writer2"),
@@ -21,6 +25,8 @@ FEW = {
     "member": ("all 1", "all 2", "keyed 1"),
     "holder": ("holder1", "holder2"),
     "looker": ("looker",),
+    "keeper": ("keeper",),
+    "eraser": ("eraser",),
 }
 
 
@@ -30,9 +36,16 @@ def test_the_guarantees_hold_under_faults(tmp_path: Path, seed: str, part: int) 
     outcome = play(seed, kinds, libraries(tmp_path), FEW)
     assert not outcome.broken, f"seed {seed}, faults {kinds}; history and stores are in {outcome.kept}: {outcome.broken[0]}"
     came = {one.op for one in outcome.exchanges if one.result is not None}
-    assert came >= {"put", "get", "list", "ack", "lock"}, "else this shows nothing"
+    assert came >= {"put", "get", "list", "ack", "lock", "redact", "context_retain"}, "else this shows nothing"
     assert sum(len(one.items) for one in outcome.exchanges) > 200
     report = Report("here")
     report.add(outcome)
     assert report.markdown().startswith(f"`here`: 1 rounds in 0 minutes, with {outcome.lives} processes")
     assert f"| Durable | {outcome.histories} | 0 |\n" in report.markdown()
+
+
+def test_without_a_compiler_the_run_says_what_is_missing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.robust", "--minutes", "0"]
+    done = subprocess.run(command, env={**os.environ, "PATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "install" in done.stderr or sys.platform != "linux"

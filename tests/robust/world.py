@@ -18,7 +18,7 @@ from validators import BrokenError, Life
 
 from engramd.protocol.errors import EngramError
 
-from .clients import CONSUMERS
+from .clients import CONSUMERS, CONTEXTS
 from .history import Past
 from .players import PATIENCE, Cast, Player, until
 
@@ -148,13 +148,27 @@ class World:
 
     def finish(self) -> None:
         """Have writing end, let readers come to the end of the log, and read it all."""
-        self._end("writer", "hasty", "holder", "looker")
+        backup = self.home / "last backup"
+        self.engram("backup", backup)
+        self._end("writer", "hasty", "holder", "looker", "keeper", "eraser")
+        for context in CONTEXTS:  # an entry that stays, behind all that retention may have taken from a consumer
+            self.ask("put", context=context, text="the last")
         self.ask("lock", resources=["/r", "@gpu"], wait=True, timeout="10s")  # what its holders have left behind ends by itself
         until(self._is_consumed, "the consumers to be done")
         self._end("member")
+        self.past.missed = {name: self.ask("consumer_show", consumer=name)["consumer"]["missed"] for name in CONSUMERS}
         self._end("reader", "follower")
+        until(self._is_erased, "what was redacted to be erased")
+        self.engram("backup", backup)
+        self.past.stores = [self.daemon.data_dir, backup]
         self.past.eras[-1].events = audit(self.daemon)
         self.past.eras[-1].is_last = True
+
+    def _is_erased(self) -> bool:
+        """Whether every erasure has finished, as the log has it."""
+        events = audit(self.daemon)
+        finished = {unit for event in events if event["kind"] == "erasures_finished" for unit in event["data"]["units"]}
+        return all(event["data"]["unit"] in finished for event in events if event["kind"] == "unit_redacted")
 
     def _is_consumed(self) -> bool:
         """Whether every consumer is done with the last entry that it wants: what it does not want moves it on later."""
@@ -199,11 +213,20 @@ def audit(daemon: Daemon) -> list[dict[str, Any]]:
         return client.replay(events=True)
 
 
+# Of a daemon that is to tell what a store has: it removes nothing meanwhile.
+IDLE = """
+import trio
+from engramd.service import redaction, retention
+async def rest(self): await trio.sleep_forever()
+retention.Retainer.run = redaction.Erasures.run = rest
+"""
+
+
 def audit_store(directory: Path) -> tuple[str, list[dict[str, Any]]]:
     """What a daemon that is started on a store says first, and every event that it gives: as far as it does, if the store is damaged."""
     daemon = Daemon(directory.parent / "private", directory)
     try:
-        said = daemon.start()
+        said = daemon.start(first=IDLE)
         if said != "ready":
             return said, []
         with daemon.connect("auditor") as client:

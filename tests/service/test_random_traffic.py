@@ -12,7 +12,7 @@ import pytest
 import trio
 import validators
 from trio.testing import MockClock
-from validators import Acknowledged, Entry, History, Session, Subscriber, Trim
+from validators import Acknowledged, Entry, History, Put, Redaction, Session, Subscriber, trims_of
 from wire import Client, Event, HungUpError, Server, Tail
 
 from engramd.protocol.errors import EngramError
@@ -85,6 +85,7 @@ async def write(world: World, name: str) -> None:
     rng = world.rng
     todo = [f"{name}:{number}" for number in range(PUTS)]
     puts = {key: _draw_put(rng, key) for key in todo}
+    world.history.puts += [Put(put["context"], tuple(draft["text"] for draft in put["units"])) for put in puts.values()]
     while todo:
         client = await world.connect(name)
         try:
@@ -143,8 +144,9 @@ async def tend(world: World, done: trio.Event) -> None:
                     await client.ask("context_retain", context=context, **limits)
             for op in ("context_pin", "context_unpin", "redact"):
                 with suppress(EngramError):
-                    of = {"reason": "so"} if op == "redact" else {"context": "a"}
-                    await client.ask(op, ids=[world.rng.choice(world.written)], **of)
+                    of, ids = {"reason": "so"} if op == "redact" else {"context": "a"}, [world.rng.choice(world.written)]
+                    world.history.redactions += [Redaction("gardener", "so", frozenset(ids))] if op == "redact" else []
+                    await client.ask(op, ids=ids, **of)
             await trio.sleep(world.rng.uniform(0.1, 1))
         except (*GONE, IndexError):
             pass
@@ -207,10 +209,6 @@ def _entry(event: Event) -> Entry | None:
     return Entry(_seq(event["cursor"]), unit.get("entry_context", unit["context"]), event["kind"], unit)
 
 
-def _trim(data: dict[str, Any]) -> Trim:
-    return Trim(data["context"], frozenset(entry for entry, _ in data["entries"]), frozenset(data["removed"]))
-
-
 def subscribers() -> list[Subscriber]:
     """Everything, single contexts, several, and filters of each kind."""
     return [
@@ -250,7 +248,7 @@ async def test_the_guarantees_hold(tmp_path: Path, autojump_clock: MockClock, se
             history.log = [entry for event in await whole.replayed() if (entry := _entry(event)) is not None]
             everything = await (await client.tail(after=0, credit=MAX_CREDIT, events=True)).replayed()
             history.present = {event.get("seq") or _seq(event["cursor"]) for event in everything}
-            history.trims = [_trim(event["data"]) for event in everything if event["kind"] == "units_trimmed"]
+            history.events, history.trims = everything, trims_of(everything)
             history.end = (await client.ask("status"))["status"]["last_seq"]
             serving.cancel_scope.cancel()
     assert len(history.acknowledged) >= WRITERS * PUTS

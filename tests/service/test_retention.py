@@ -11,8 +11,9 @@ from wire import Client, Serve, Server, texts, unit_texts
 
 from engramd.protocol.errors import EngramError
 from engramd.service import retention
+from engramd.state.retention import UnitsTrimmed
 from engramd.storage import keys
-from engramd.storage.log import Log
+from engramd.storage.log import Batch, Log
 
 LOOK = retention.INTERVAL + 1
 
@@ -184,6 +185,67 @@ async def test_a_reader_that_is_overtaken_is_told(server: Server, autojump_clock
     assert error.code == "trimmed"
     await put(client, "new")
     assert unit_texts([event for event in await live.arrived() if "unit" in event]) == ["new"], "who has seen all of it is not bothered"
+
+
+async def test_a_reader_of_what_is_there_is_told_what_went_since(server: Server, autojump_clock: MockClock) -> None:
+    """Also where something later had gone before it began: in another context, or since the older was pinned."""
+    client = await server.connect()
+    await put(client, *(f"{number}" * 100 for number in range(40)))
+    pinned = await put(client, "pinned", "unpinned", context="d")
+    await put(client, *"0123456789", context="d")
+    await put(client, "once", "more", context="e")
+    await client.ask("context_pin", context="d", ids=pinned)
+    await client.ask("context_retain", context="d", units=6)
+    await trio.sleep(LOOK)
+    asked = (["c", "d"], ["c"], ["d"], ["e"])
+    readers = [await server.connect() for _ in asked]
+    tails = [await reader.tail(contexts=one, after=0, credit=1, follow=True) for reader, one in zip(readers, asked, strict=True)]
+    assert [len(await tail.arrived()) for tail in tails] == [1] * 4
+    await client.ask("context_unpin", context="d", ids=pinned[1:])
+    await client.ask("context_retain", context="d", units=5)
+    await client.ask("context_retain", context="c", units=20)
+    await trio.sleep(LOOK)
+    for tail in tails:
+        await tail.grant(10**6)
+    with trio.fail_after(60):
+        errors = [await reader.failure(tail.id) for reader, tail in zip(readers[:3], tails, strict=False)]
+    assert [error.code for error in errors] == ["trimmed"] * 3
+    rest = await (await client.tail(contexts=["d"], after=errors[2].details["cursor"])).replayed()
+    assert unit_texts(rest) == list("6789"), "of what it was told, nothing is missing"
+    assert unit_texts([event for event in await tails[3].arrived() if "unit" in event]) == ["more"], "nothing went from this context"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_is_about_to_go_is_not_passed_over(serve: Serve, autojump_clock: MockClock, fails: bool) -> None:
+    """The store lacks it before anybody knows that this is on disk; which it may never be."""
+    gate = trio.Event()
+    gate.set()
+
+    async def write(batch: Batch) -> None:
+        batch.commit()
+        await gate.wait()
+        if fails and any(isinstance(appended.event, UnitsTrimmed) for appended in batch.events):
+            raise EngramError("storage", "the disk refused a write")
+
+    server = serve(write=write)
+    client, reader = await server.connect(), await server.connect()
+    await put(client, *(f"{number}" * 100 for number in range(40)))
+    await client.ask("context_retain", context="c", units=10**6)
+    tail = await reader.tail(contexts=["c"], after=0, credit=1, follow=True)
+    (first,) = await tail.arrived()
+    gate = trio.Event()
+    await client.send("context_retain", context="c", units=20)
+    await client.settle()
+    server.engine.retention.wake()
+    await trio.sleep(LOOK)
+    await tail.grant(10**6)
+    later = await (await server.connect()).tail(contexts=["c"], after=first["cursor"], credit=10**6, follow=True)
+    before = [*await tail.arrived(), *await later.arrived()]
+    gate.set()
+    with trio.fail_after(60):
+        for one in (tail, later):
+            assert (await one.client.failure(one.id)).code == ("storage" if fails else "trimmed")
+    assert before == []
 
 
 async def test_a_unit_lives_while_a_context_keeps_it(server: Server, autojump_clock: MockClock) -> None:
