@@ -11,8 +11,9 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -170,6 +171,7 @@ async def _run(
         limits=config.limits(),
         require_token=config.auth_require_token,
         users=config.auth_users,
+        lost=partial(_leave, listeners),
     )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -203,6 +205,14 @@ async def _run(
             nursery.cancel_scope.cancel()
     if engine.committer.failed is not None:
         raise engine.committer.failed
+
+
+def _leave(listeners: Sequence[UnixListener | NetworkListener], because: EngramError) -> NoReturn:
+    """End at once. What there was to say to clients is on its way to them."""
+    logger.error("%s", because.message)
+    for listener in listeners:
+        listener.close()
+    os._exit(because.exit_code)
 
 
 def _room_for(connections: int) -> int:

@@ -9,26 +9,35 @@ from pathlib import Path
 
 import pytest
 
-# Interposes the C library's syncs; they fail as long as the file named by FAIL_SYNC_WHEN exists.
+# Interposes the C library's syncs; they fail as long as the file named by FAIL_SYNC_WHEN exists; where there is a FAIL_SYNC_OF, only those
+# of files whose names end in that.
 FAILING_SYNC = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
-static int broken(void) {
-    const char *trigger = getenv("FAIL_SYNC_WHEN");
-    return trigger && access(trigger, F_OK) == 0;
+static int broken(int fd) {
+    const char *trigger = getenv("FAIL_SYNC_WHEN"), *end = getenv("FAIL_SYNC_OF");
+    char link[64], path[4096];
+    ssize_t size;
+    if (!trigger || access(trigger, F_OK) != 0) return 0;
+    if (!end) return 1;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    size = readlink(link, path, sizeof path);
+    return size >= (ssize_t) strlen(end) && memcmp(path + size - strlen(end), end, strlen(end)) == 0;
 }
 
 int fdatasync(int fd) {
-    if (broken()) { errno = EIO; return -1; }
+    if (broken(fd)) { errno = EIO; return -1; }
     return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasync"))(fd);
 }
 
 int fsync(int fd) {
-    if (broken()) { errno = EIO; return -1; }
+    if (broken(fd)) { errno = EIO; return -1; }
     return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd);
 }
 """

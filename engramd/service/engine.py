@@ -119,6 +119,7 @@ class Engine:
         offload: runs what blocks for long beside the loop. Not cancellable.
         limits: of each agent.
         require_token, users: see `Tokens`.
+        lost: called when a write has failed in such a way that this process must end at once, when its clients have been told.
 
     Attributes:
         peers: who is connected.
@@ -142,6 +143,7 @@ class Engine:
         limits: Limits | None = None,
         require_token: bool = False,
         users: Sequence[str] = (),
+        lost: Callable[[EngramError], None] = lambda because: None,
     ) -> None:
         self.log = log
         self.max_payload = max_payload
@@ -153,7 +155,8 @@ class Engine:
         self.counters = Counters()
         self.committer = Committer(log, self._publish, self.flusher.flush, self.counters, clock, write)
         self.leases: LockManager = Leases(self, elapsed)
-        self.committer.on_failure = self.leases.give_up_all
+        self.committer.on_failure = self._failed
+        self._lost = lost
         self.consumers = consumers.Consumers(self)
         self.presence = Presence(self)
         self.offload = offload
@@ -220,6 +223,13 @@ class Engine:
         self.fanout.publish(events)
         self.tokens.follow(events)
         self.search.notice()
+
+    def _failed(self, because: EngramError) -> None:
+        """No more writes are taken."""
+        self.leases.give_up_all(because)
+        if self.log.is_lost:
+            self.flusher.flush()
+            self._lost(because)
 
     def problem(self) -> EngramError | None:
         """Why no put is taken, if none is: the daemon stops, the store is damaged, or the disk is almost full."""

@@ -139,6 +139,10 @@ class Store(Reader):
             rubbish, and deletes them.
         new: make an empty one.
 
+    Attributes:
+        is_lost: a write has failed while a range was compacted. LevelDB 1.22 forgets such a compaction, of which its thread does not know:
+            it ends the process with a signal as soon as it comes back to it. So the process has to end before.
+
     Raises:
         EngramError: `storage`, here and from every method, when the files are damaged (then it is a `Damage`) or the disk fails.
     """
@@ -148,6 +152,13 @@ class Store(Reader):
         if not new and not (directory / "CURRENT").exists():
             raise self._damaged(FileNotFoundError("its file CURRENT is missing"))
         self._db = self._source = self._open(new)
+        self._compacting = 0
+        self.is_lost = False
+
+    def close(self) -> None:
+        """Release the files; not where the process is to end at once, since LevelDB would wait for its thread."""
+        if not self.is_lost:
+            super().close()
 
     def _open(self, new: bool) -> Any:
         try:
@@ -173,9 +184,11 @@ class Store(Reader):
 
     def write(self, batch: Any) -> None:
         """Write a batch and sync it; blocks for the disk, without holding the interpreter's lock."""
+        compacts = self._compacting > 0
         try:
             batch.write()
         except Error as error:
+            self.is_lost = compacts or self._compacting > 0  # one that was under way has ended by now
             reason = _reason(error)
             kind = Damage if reason.startswith("Corruption") else EngramError  # which LevelDB's own tidying may have met before
             raise kind("storage", f"the disk refused a write to {self.directory}: {reason}") from error
@@ -190,10 +203,13 @@ class Store(Reader):
         What was in the same table file as its successor from the start stays; so `flush` before the writes that are to replace
         something. Blocks for the disk, without holding the interpreter's lock.
         """
+        self._compacting += 1
         try:
             self._db.compact_range(start=first, stop=last + b"\0")
         except Error as error:
             raise self._damaged(error) from error
+        finally:
+            self._compacting -= 1
 
     def reopen(self) -> None:
         """Close the files and open them again: what LevelDB notes of keys beside the tables is then that of the tables there are."""

@@ -73,6 +73,11 @@ class Log:
         """Close the store. Nothing is pending in LevelDB itself: every batch was synced."""
         self._store.close()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the process has to end at once, since LevelDB will end it."""
+        return self._store.is_lost
+
     # Writing
 
     @property

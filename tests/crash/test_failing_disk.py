@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from daemons import Daemon
+from daemons import WAIT, Daemon
 from preload import FAILING_SYNC, preloadable
 
 from engramd.protocol.connection import Id
@@ -159,3 +160,36 @@ def test_an_embedded_engine_whose_disk_fails_ends_its_block(library: Path, tmp_p
     assert (kept, lost) == ("2", "outcome_unknown")
     assert raised[0].startswith("storage the disk refused a write")
     assert "Traceback" not in done.stderr
+
+
+# What is to be erased is first written to tables: here, with all there is, which takes a while.
+ALL_OF_IT = """
+import engramd.storage.log as log
+log.Log.flush = lambda self: self.compact(b"", b"\\xff" * 9)
+"""
+
+
+def test_a_sync_that_fails_while_the_store_is_compacted(daemon: Daemon, library: Path, tmp_path: Path) -> None:
+    """LevelDB's thread loses its way then; the daemon has said its last words before, and ends as ever."""
+    trigger = tmp_path / "broken"
+    env = {"LD_PRELOAD": str(library), "FAIL_SYNC_WHEN": str(trigger), "FAIL_SYNC_OF": ".log"}  # so that the compaction goes on meanwhile
+    assert daemon.start(env=env, first=ALL_OF_IT) == "ready"
+    with daemon.connect() as client:
+        for _ in range(30):
+            client.ask("put", context="c", units=[{"payload": os.urandom(3000)} for _ in range(300)])
+        client.send("redact", ids=[2], reason="a password")
+        deadline = time.monotonic() + WAIT
+        while b"Manual compaction at level-1" not in (daemon.data_dir / "log" / "LOG").read_bytes():
+            assert time.monotonic() < deadline
+            os.sched_yield()
+        trigger.touch()
+        with pytest.raises(EngramError) as failed:
+            client.ask("put", context="c", text="lost")
+        assert failed.value.code == "outcome_unknown"
+    assert daemon.wait() == 1
+    assert "the disk refused a write" in daemon.said()
+    assert not daemon.socket_path.exists()
+    assert daemon.start() == "ready"
+    with daemon.connect() as client:
+        assert len(list(client.replay())) in (9000, 9001), "what was lost may be there"
+    daemon.stop()
