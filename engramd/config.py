@@ -282,11 +282,10 @@ def read_flags(arguments: Sequence[str]) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     words = iter(arguments)
     for word in words:
-        flag, given, value = word.partition("=")
-        if flag in names and not given:
+        flag, joined, value = word.partition("=")
+        if not joined:
             value = next(words, "-")
-            given = "" if value.startswith("-") else "="
-        if flag not in names or not given:
+        if flag not in names or (not joined and value.startswith("-")):
             return {name: value for name, value in vars(parser().parse_args(arguments)).items() if value not in (None, False)}
         found[names[flag]] = value
     return found

@@ -30,16 +30,23 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 
 @pytest.fixture
-async def serve(log: Log, nursery: trio.Nursery) -> AsyncIterator[Serve]:
+def plain() -> bool:
+    """Whether servers serve over sockets. The files whose tests are to hold for both say so."""
+    return False
+
+
+@pytest.fixture
+async def serve(log: Log, nursery: trio.Nursery, plain: bool) -> AsyncIterator[Serve]:
     """Makes a server over `log`; takes `Server`'s options."""
     made: list[Server] = []
 
     def make(**options: Any) -> Server:
-        made.append(Server(log, nursery, **options))
+        made.append(Server(log, nursery, **{"plain": plain, **options}))
         return made[-1]
 
     yield make
     for server in made:
+        server.hang_up()
         if server.gate is not None:
             server.gate.open()  # a write under way cannot be cancelled, not even by a test that failed
 

@@ -1,4 +1,4 @@
-"""A server and clients for tests: the real engine and sessions over in-memory streams, in one task tree.
+"""A server and clients for tests: the real engine and sessions over streams in memory, or over sockets, in one task tree.
 
 A `Client` reads from its stream only while a test asks it for something, so a test decides who reads and who does not. One task uses a
 client at a time.
@@ -6,6 +6,7 @@ client at a time.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,10 +17,11 @@ from engramd.protocol.connection import Answer, ClientConnection, Id, Item
 from engramd.protocol.errors import EngramError
 from engramd.protocol.framing import LENGTH
 from engramd.protocol.messages import MIB, frame_limit
-from engramd.service.committer import write_inline
+from engramd.service.committer import AdaptiveWriter, write_inline
 from engramd.service.engine import Engine
 from engramd.service.peer import Origin
 from engramd.storage.log import Batch, Log
+from engramd.transport.arrivals import Arrivals
 from engramd.transport.session import OWN, Session
 
 NETWORK = Origin(host="192.0.2.7")
@@ -187,8 +189,18 @@ class Tail:
         await self.client.stream.send_all(self.client.connection.notice(self.id, "cancel"))
 
 
+class Here(AdaptiveWriter):
+    """Writes on the loop, as on a fast disk, whatever this disk is like: threads and virtual time do not mix."""
+
+    def is_short(self, batch: Batch) -> bool:
+        return True
+
+
 class Server:
     """An engine with its committer running, in virtual time, which its wall clock follows.
+
+    Args:
+        plain: serve over sockets, which are read as a daemon reads them, and commit as it does; else over memory.
 
     Attributes:
         gate: what its writes wait for, if anything.
@@ -205,6 +217,7 @@ class Server:
         gate: Gate | None = None,
         max_payload: int = MIB,
         keep_events: int | None = None,
+        plain: bool = False,
         **options: Any,
     ) -> None:
         assert isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock), "a test with a server takes the fixture autojump_clock"
@@ -218,12 +231,16 @@ class Server:
             max_payload,
             {"socket": "none"},
             self.clock,
-            write if gate is None else gate.write,
+            gate.write if gate is not None else Here() if plain else write,
             elapsed=trio.current_time,
             keep_events=keep_events,
             offload=_inline,
             **options,
         )
+        self._arrivals = Arrivals(self.engine.committer.together) if plain else None
+        if self._arrivals is not None:
+            nursery.start_soon(self._arrivals.run)
+        self._ends: list[socket.socket] = []
         self.sessions: list[Session] = []
         self.failed: EngramError | None = None
         self.running = trio.CancelScope()
@@ -256,11 +273,25 @@ class Server:
             origin: where it comes from.
             lockstep: a stream that holds nothing: who sends waits until the other side has read everything.
         """
-        ours, theirs = trio.testing.lockstep_stream_pair() if lockstep else trio.testing.memory_stream_pair()
-        session = Session(self.engine, theirs, None, origin)
+        ours: trio.abc.HalfCloseableStream
+        if self._arrivals is not None and not lockstep:
+            ends = socket.socketpair()
+            self._ends.append(ends[0])
+            for end in ends:
+                end.setblocking(False)
+            ours, theirs = [trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in ends]
+            session = Session(self.engine, theirs, (ends[1], self._arrivals), origin)
+        else:
+            ours, memory = trio.testing.lockstep_stream_pair() if lockstep else trio.testing.memory_stream_pair()
+            session = Session(self.engine, memory, None, origin)
         self.sessions.append(session)
         self.nursery.start_soon(session.run)
         return Client(ours, self.engine.max_frame)
+
+    def hang_up(self) -> None:
+        """Close the clients' ends of all sockets."""
+        for end in self._ends:
+            end.close()
 
     async def connect(self, agent: str = "tester", lockstep: bool = False, **hello: Any) -> Client:
         """A connection that has greeted."""

@@ -164,7 +164,7 @@ class FrameDecoder:
             else:
                 self._needed = LENGTH.size
         finally:
-            self._rest = bytearray(data[at:])
+            self._rest = bytearray(memoryview(data)[at:])
 
     @property
     def partial(self) -> int:

@@ -25,8 +25,8 @@ MAX_GROUP_BYTES = 8 * 1024 * 1024  # a forming group beyond this makes its clien
 MAX_GROUP_EVENTS = 8192
 SHORT_SYNC = 0.0005  # seconds
 LONG_SYNC = 2 * SHORT_SYNC  # as what longer ones count
-LONE_SYNC = 0.005  # seconds
 SHORT_BATCH = 64  # events; LevelDB takes about 5 µs for each beside the sync
+SHORT_BYTES = 64 * 1024  # of units
 NEWEST = 0.2  # weight of the newest sync in what is expected of the next
 AHEAD = 60_000_000  # microseconds the log may be ahead of the wall clock without a warning
 
@@ -41,7 +41,7 @@ async def write_in_thread(batch: Batch) -> None:
     await _in_thread(batch.commit)
 
 
-async def _in_thread(commit: Callable[[], None]) -> None:
+async def _in_thread(commit: Callable[[], object]) -> None:
     with trio.CancelScope(shield=True):  # else it might not even begin
         await trio.to_thread.run_sync(commit)
 
@@ -54,7 +54,7 @@ class AdaptiveWriter:
     """
 
     def __init__(self) -> None:
-        self._expected = self._newest = SHORT_SYNC
+        self._expected = SHORT_SYNC
 
     async def __call__(self, batch: Batch) -> None:
         """Write a batch. Not cancellable: a write under way always ends."""
@@ -63,17 +63,22 @@ class AdaptiveWriter:
         else:
             await _in_thread(lambda: self.commit(batch))
 
-    def is_short(self, batch: Batch, is_alone: bool = False) -> bool:
-        """Whether to write it on the loop: where the client is alone, there is nobody whom that keeps waiting for long."""
-        return len(batch.events) <= SHORT_BATCH and (self._expected < SHORT_SYNC or (is_alone and self._newest < LONE_SYNC))
+    def is_short(self, batch: Batch) -> bool:
+        """Whether to write it on the loop."""
+        return self._expected < SHORT_SYNC and _is_small(batch)
 
-    def commit(self, batch: Batch) -> None:
-        """Write a batch; blocks for the disk."""
+    def commit(self, batch: Batch) -> float:
+        """Write a batch; blocks for the disk, for as many seconds as this returns."""
         started = time.monotonic()
         batch.commit()
-        if len(batch.events) <= SHORT_BATCH:
-            self._newest = time.monotonic() - started
-            self._expected += NEWEST * (min(self._newest, LONG_SYNC) - self._expected)
+        took = time.monotonic() - started
+        if _is_small(batch):
+            self._expected += NEWEST * (min(took, LONG_SYNC) - self._expected)
+        return took
+
+
+def _is_small(batch: Batch) -> bool:
+    return len(batch.events) <= SHORT_BATCH and batch.size <= SHORT_BYTES
 
 
 async def write_inline(batch: Batch) -> None:
@@ -89,27 +94,21 @@ class _Group:
     def __init__(self, log: Log) -> None:
         self.batch = log.batch()
         self.done: list[tuple[Done, Result]] = []
-        self.bytes = 0
 
 
-class Together:
-    """Around the submission of commands that have arrived together. Entered by one task at a time, without waiting in between.
-
-    Attributes:
-        is_alone: whether they are of the only client that has asked for anything of late.
-    """
+class _Together:
+    """Around the submission of commands that have arrived together. Entered by one task at a time, without waiting in between."""
 
     def __init__(self, committer: Committer) -> None:
         self._committer = committer
-        self.is_alone = False
 
-    def __enter__(self) -> Together:
+    def __enter__(self) -> None:
         self._committer._gathers = True
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._committer._gathers = False
-        self._committer._gathered(self.is_alone)
+        self._committer._after()  # who has only asked does not wait for the disk
+        self._committer._gathered()
         self._committer._after()
 
 
@@ -119,7 +118,7 @@ class Committer:
     Args:
         publish: told of every batch's events once they are on disk, after their writers: a writer waits for its answer, and there may
             be many subscribers.
-        after: called after the answers of a group, and after its publishing.
+        after: called whenever there may be answers or items to send.
         clock: microseconds since the epoch.
         write: syncs a batch, and is not cancellable.
         counters: told of every batch.
@@ -127,7 +126,7 @@ class Committer:
     Attributes:
         together: entered around what arrives together, so that it shares a sync; a short one is done right there.
         failed: why no more writes are taken, if none are.
-        on_failure: told of that once.
+        on_failure: told of that; again where a write that was under way then fails, too.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class Committer:
         self._forming = _Group(log)
         self._flying: _Group | None = None
         self._gathers = False
-        self.together = Together(self)
+        self.together = _Together(self)
         self._wake = trio.Event()
         self._is_idle = True
         self._at_rest = trio.lowlevel.ParkingLot()  # who waits until nothing is under way
@@ -210,9 +209,7 @@ class Committer:
         appended = [append(now, event) for event in decision]
         self._last_ts = now
         group.done.append((done, appended))
-        for event in appended:
-            group.bytes += len(event.record.body)
-        if group.bytes > MAX_GROUP_BYTES or len(group.batch.events) > MAX_GROUP_EVENTS:
+        if group.batch.size > MAX_GROUP_BYTES or len(group.batch.events) > MAX_GROUP_EVENTS:
             self.has_room = False
         self._is_idle = False
         if not self._gathers:
@@ -284,7 +281,7 @@ class Committer:
 
     async def drained(self) -> None:
         """Wait until nothing is forming or being written. A checkpoint only if something is."""
-        if not self._is_idle:
+        while not self._is_idle:
             await self._at_rest.park()
 
     async def run(self) -> None:
@@ -303,38 +300,39 @@ class Committer:
             self._rest()
 
     async def _commit(self) -> None:
-        group, started = self._take_off(), time.monotonic()
+        group, took = self._take_off(), 0.0
         try:
             group.batch.seal()
             if group.batch.events:
+                started = time.monotonic()
                 await self._write(group.batch)
+                took = time.monotonic() - started
             group.batch.settle()
         except Exception as error:
             self._lose(error)
         else:
-            self._land(group, time.monotonic() - started)
+            self._land(group, took)
 
-    def _gathered(self, is_alone: bool) -> None:
+    def _gathered(self) -> None:
         """What has arrived together was submitted: write it here if that is short, else leave it to `run`."""
         group, writer = self._forming, self._adaptive
         if not group.done or self._flying is not None:
             return
-        if writer is None or not writer.is_short(group.batch, is_alone):
+        if writer is None or not writer.is_short(group.batch):
             self._wake.set()
             return
         self._take_off()
-        started = time.monotonic()
         try:
             group.batch.seal()
-            if group.batch.events:
-                writer.commit(group.batch)
+            took = writer.commit(group.batch) if group.batch.events else 0.0
             group.batch.settle()
         except Exception as error:
             self._lose(error)
-            self._wake.set()
             return
-        self._land(group, time.monotonic() - started)
-        if not self._forming.done:
+        self._land(group, took)
+        if self._forming.done:  # an outcome has led to more
+            self._wake.set()
+        else:
             self._rest()
 
     def _take_off(self) -> _Group:
@@ -366,9 +364,12 @@ class Committer:
     def _lose(self, error: Exception) -> None:
         """A write has failed, which ends `run`."""
         self._counters.commit_failures += 1
-        self._lost = error if isinstance(error, EngramError) else EngramError("internal", f"a write failed: {error!r}")
-        self._lost.__cause__ = error if self._lost is not error else error.__cause__
-        self._fail(self._lost)
+        if not isinstance(error, EngramError):
+            cause, error = error, EngramError("internal", f"a write failed: {error!r}")
+            error.__cause__ = cause
+        self._lost = error
+        self._fail(error)
+        self._wake.set()
 
     def _fail(self, error: EngramError) -> None:
         """Nothing is acknowledged any more: what was in flight has an unknown outcome."""

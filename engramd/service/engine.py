@@ -304,7 +304,7 @@ class Engine:
             elif isinstance(result, Refused):
                 peer.fail(request_id, EngramError(result.code, result.message, **result.details))
             else:
-                try:
+                try:  # as in `handle`, and in the open there and here: each put goes through both
                     answer(result)
                 except EngramError as error:
                     self.fail(peer, request_id, error)

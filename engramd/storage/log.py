@@ -298,17 +298,17 @@ class Batch:
         self._batch = log._store.batch()
         self._last_ts = log.last_ts
         self.events: list[Appended] = []
+        self.size = 0  # bytes of the records' bodies
         self.units: dict[int, Record] = {}  # those that it puts or rewrites
 
     def append(self, ts: int, event: Event) -> Appended:
         """Give the event the next seq, fold it into the pending state, and encode it with its secondary keys."""
         log = self._log
         seq = log._head = log._head + 1
-        if type(event) is UnitPut:  # most are
-            apply(log._pending, seq, ts, event)
-            record = records.encode_event(seq, ts, event)
-            return self._write(seq, record, event, record.body)
-        if isinstance(event, (UnitsTrimmed, EventsTrimmed, UnitRedacted)):  # which say of what there is how it is to be from now on
+        is_put = type(event) is UnitPut  # as most are
+        if not is_put and isinstance(
+            event, (UnitsTrimmed, EventsTrimmed, UnitRedacted)
+        ):  # which say how what there is is to be from now on
             log.last_rewrite = seq
             for key, value in rewrites.of(log, self.units, seq, ts, event):
                 if value is None:
@@ -316,8 +316,9 @@ class Batch:
                 else:
                     self._batch.put(key, value)
         apply(log._pending, seq, ts, event)
-        unit = log.newest(event.unit).body if isinstance(event, UnitAdded) else None
-        return self._write(seq, records.encode_event(seq, ts, event), event, unit)
+        record = records.encode_event(seq, ts, event)
+        unit = record.body if is_put else log.newest(event.unit).body if isinstance(event, UnitAdded) else None
+        return self._write(seq, record, event, unit)
 
     def replay(self, seq: int, record: Record, event: Event) -> bool:
         """Take an event over from another log, at its seq, which must be beyond the last one.
@@ -343,6 +344,7 @@ class Batch:
             for key, value in records.keys_of(seq, record, event, unit):
                 put(key, value)
         self._last_ts = record.ts
+        self.size += len(record.body)
         appended = Appended(seq, record, event, unit)
         self.events.append(appended)
         return appended

@@ -7,16 +7,13 @@ the puts of many clients come to share a sync.
 
 from __future__ import annotations
 
-import math
 import selectors
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import trio
 
-from ..service.committer import Together
-
-ALONE_SECONDS = 0.05  # for so long nobody else was heard who could want something now
 READ_BYTES = 8 * 1024  # what one client may have done before others get their turn: about thirty puts
 
 
@@ -24,15 +21,13 @@ class Arrivals:
     """The sockets that are listened to.
 
     Args:
-        together: entered around what everybody has sent by now, and told whether nobody else has for a while.
+        together: entered around what everybody has sent by now.
     """
 
-    def __init__(self, together: Together) -> None:
+    def __init__(self, together: AbstractContextManager[object]) -> None:
         self._together = together
         self._selector = selectors.DefaultSelector()
         self._heard: dict[int, _Waiting] = {}
-        self._last: _Waiting | None = None
-        self._others = -math.inf  # when somebody else than the last was heard
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -40,13 +35,17 @@ class Arrivals:
         try:
             while True:
                 await trio.lowlevel.wait_readable(selector.fileno())
-                with self._together as together:
-                    for waiting in self._ready():
-                        if self._heard.get(waiting.number) is waiting:  # else what was heard before it has ended it
-                            self._hear(waiting)
-                    together.is_alone = trio.current_time() - self._others > ALONE_SECONDS
+                with self._together:
+                    self._hear_all()
         finally:
             selector.close()
+            self._heard.clear()  # who still waits is cancelled, and is in no selector any more
+
+    def _hear_all(self) -> None:
+        """Hear whoever has sent something. In a function of its own, so that nothing of who has gone is kept until then."""
+        for waiting in self._ready():
+            if self._heard.get(waiting.number) is waiting:  # else what was heard before it has ended it
+                self._hear(waiting)
 
     def _ready(self) -> list[_Waiting]:
         """Who has sent something."""
@@ -68,11 +67,12 @@ class Arrivals:
             trio.BrokenResourceError: the connection is broken.
         """
         waiting = _Waiting(sock, take)
-        self._heard[sock.fileno()] = waiting
         self._selector.register(sock, selectors.EVENT_READ, waiting)
+        self._heard[waiting.number] = waiting
 
         def give_up(_: object) -> trio.lowlevel.Abort:
-            self._forget(waiting)
+            if self._heard.get(waiting.number) is waiting:
+                self._forget(waiting)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(give_up)
@@ -81,20 +81,20 @@ class Arrivals:
         return not waiting.has_ended
 
     def _hear(self, waiting: _Waiting) -> None:
-        if waiting is not self._last:
-            self._last, self._others = waiting, trio.current_time()
         try:
             data = waiting.socket.recv(READ_BYTES)
-            waiting.has_ended = not data
-            if data and waiting.take(data):
-                return
         except BlockingIOError:  # it was told too early
             return
         except OSError as error:
             waiting.error = trio.BrokenResourceError(str(error))
             waiting.error.__cause__ = error
-        except Exception as error:
-            waiting.error = error
+        else:
+            waiting.has_ended = not data
+            try:
+                if data and waiting.take(data):
+                    return
+            except Exception as error:
+                waiting.error = error
         if self._heard.get(waiting.number) is waiting:  # and was not cancelled by what it has sent
             self._forget(waiting)
             trio.lowlevel.reschedule(waiting.task)

@@ -222,10 +222,9 @@ class Session:
     def _has_to_wait(self) -> bool:
         """Whether `_serve` has to wait for something before more is read."""
         peer = self._peer
+        assert peer is not None, "who has not greeted always waits"
         return (
-            peer is None
-            or self._connection.partial > 0
-            or self._grows
+            self._connection.partial > 0
             or not self._engine.committer.has_room
             or self.outbox.pending > LOW
             or self.outbox.is_closed

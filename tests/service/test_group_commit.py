@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import count
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -10,7 +14,7 @@ from wire import Client, Gate, Serve, Server, texts, unit_texts
 from engramd.protocol.errors import EngramError
 from engramd.protocol.messages import MIB
 from engramd.protocol.unit import new_id
-from engramd.service.committer import MAX_GROUP_BYTES, AdaptiveWriter, Committer
+from engramd.service.committer import MAX_GROUP_BYTES, SHORT_BATCH, SHORT_BYTES, AdaptiveWriter, Committer
 from engramd.service.counters import Counters
 from engramd.state.units import Draft, Put
 from engramd.storage.log import Batch, Log
@@ -216,7 +220,7 @@ async def test_what_is_on_its_way_is_bounded_and_everyone_goes_on(gated: Server,
     waiting += [(clients[1], await clients[1].send("put", context="c", text="small"))]
     await wait_all_tasks_blocked()
     forming = gated.engine.committer._forming
-    assert MAX_GROUP_BYTES < forming.bytes < MAX_GROUP_BYTES + 2 * MIB
+    assert MAX_GROUP_BYTES < forming.batch.size < MAX_GROUP_BYTES + 2 * MIB
     gate.open()
     with trio.fail_after(60):
         await opener.answer(opening)
@@ -329,3 +333,47 @@ async def test_a_write_that_fails_right_there_ends_the_committer(log: Log, monke
     assert (log.last_seq, commits.published) == (0, [])
     commits.put("z")
     assert commits.outcomes[2] is BROKEN
+
+
+async def test_what_an_outcome_leads_to_is_done_too(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda *_: True)
+    commits = Commits(log)
+    committer, told = commits.committer, list[object]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        with committer.together:
+            now = committer.now()
+            put = Put("c", "a", (Draft(new_id(now), "message", {}, "x"),))
+            committer.submit(put, now, lambda _: committer.settled(told.append))
+        with trio.fail_after(5):
+            await committer.drained()
+        assert told == [()]
+        nursery.cancel_scope.cancel()
+
+
+async def test_writers_are_sent_their_answers_before_anything_is_published(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AdaptiveWriter, "is_short", lambda *_: True)
+    order: list[str] = []
+    committer = Committer(log, lambda _: order.append("published"), lambda: order.append("sent"), Counters())
+    with committer.together:
+        now = committer.now()
+        committer.submit(Put("c", "a", (Draft(new_id(now), "message", {}, "x"),)), now, lambda _: order.append("answered"))
+        order.append("asked")
+    assert order == ["asked", "sent", "answered", "sent", "published", "sent", "sent"]
+
+
+@pytest.mark.parametrize(
+    ("events", "size", "took", "is_short"),
+    [
+        (SHORT_BATCH, SHORT_BYTES, 0.0, True),
+        (SHORT_BATCH + 1, 1, 0.0, False),
+        (1, SHORT_BYTES + 1, 0.0, False),
+        (1, 1, 1.0, False),
+    ],
+)
+def test_what_is_written_on_the_loop(events: int, size: int, took: float, is_short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, ticks = AdaptiveWriter(), count(0.0, took)
+    monkeypatch.setattr("engramd.service.committer.time.monotonic", lambda: next(ticks))
+    for _ in range(20):  # it has to learn how long syncs take
+        writer.commit(cast(Batch, SimpleNamespace(commit=lambda: None, events=[1], size=1)))
+    assert writer.is_short(cast(Batch, SimpleNamespace(events=[1] * events, size=size))) is is_short

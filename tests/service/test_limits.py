@@ -15,6 +15,12 @@ from engramd.service import limits
 from engramd.transport.session import LARGE
 
 
+@pytest.fixture(params=[False, True], ids=["memory", "sockets"])
+def plain(request: pytest.FixtureRequest) -> bool:
+    """What holds here does so over sockets, too, which one task reads for all."""
+    return bool(request.param)
+
+
 async def refused(server: Server, kind: str, error: EngramError) -> None:
     """An error of a limit, as it is counted and shown."""
     assert error.code == "busy"
@@ -149,7 +155,7 @@ async def test_notices_count_too(serve: Any, autojump_clock: MockClock) -> None:
 async def test_large_frames_that_arrive_at_a_time(serve: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """One agent cannot have a large frame begun on each of very many connections. Nothing is refused, and others go on."""
     monkeypatch.setattr(limits, "LARGE_FRAMES", 2)
-    server: Server = serve()
+    server: Server = serve(plain=False)  # whose streams take all of it, read or not
     clients = [await server.connect("bob") for _ in range(6)]
     whole = clients[0].frame("put", context="c", text="x" * 900_000)[1]
     for client in clients:

@@ -15,6 +15,12 @@ from engramd.service.turns import Turn
 REQUESTS = 200  # in one chunk
 
 
+@pytest.fixture(params=[False, True], ids=["memory", "sockets"])
+def plain(request: pytest.FixtureRequest) -> bool:
+    """What holds here does so over sockets, too, which one task reads for all."""
+    return bool(request.param)
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices so small that every message ends one."""

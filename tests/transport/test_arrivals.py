@@ -5,31 +5,28 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
 
-from engramd.service.committer import Together
-from engramd.transport import arrivals as module
 from engramd.transport.arrivals import READ_BYTES, Arrivals
 
 Pair = tuple[socket.socket, socket.socket]
 
 
-class Noted(Together):
+class Noted:
     """What is entered around everything that has arrived at a time."""
 
     def __init__(self) -> None:
-        self.is_entered = self.is_alone = False
+        self.is_entered = False
         self.times = 0
 
-    def __enter__(self) -> Noted:
+    def __enter__(self) -> None:
         assert not self.is_entered
         self.is_entered = True
         self.times += 1
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.is_entered = False
@@ -79,7 +76,7 @@ class Listener:
                 self.result = error
 
     def _take(self, data: bytes) -> bool:
-        assert self._arrivals._together.is_entered
+        assert cast(Noted, self._arrivals._together).is_entered
         self.data += data
         self.pieces += 1
         self._also()
@@ -155,16 +152,33 @@ async def test_a_broken_connection_is_an_error_for_its_own_task(arrivals: Arriva
     assert other.result is True
 
 
-async def test_what_taking_raises_is_raised_in_its_own_task(arrivals: Arrivals, pairs: list[Pair]) -> None:
+@pytest.mark.parametrize("kind", [ValueError, OSError, BlockingIOError])
+async def test_what_taking_raises_is_raised_in_its_own_task(arrivals: Arrivals, pairs: list[Pair], kind: type[Exception]) -> None:
     def fail() -> None:
-        raise ValueError("no")
+        raise kind("no")
 
     failing, other = Listener(arrivals, pairs[0][0], 1, fail), Listener(arrivals, pairs[1][0], 2)
     for _, theirs in pairs[:2]:
         theirs.send(b"xy")
     await heard(failing, other)
-    assert isinstance(failing.result, ValueError)
+    assert type(failing.result) is kind
     assert other.result is True
+
+
+async def test_what_is_done_with_all_of_it_may_fail(pairs: list[Pair]) -> None:
+    """Which nothing should; then the error is the one that is told, whoever still waits."""
+
+    class Failing(Noted):
+        def __exit__(self, *_: object) -> None:
+            raise ValueError("no")
+
+    listener = Listener(made := Arrivals(Failing()), pairs[0][0], 2)
+    with pytest.RaisesGroup(ValueError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.run)
+            nursery.start_soon(listener.run)
+            pairs[0][1].send(b"x")
+    assert listener.result is None
 
 
 async def test_who_is_cancelled_hears_no_more(arrivals: Arrivals, pairs: list[Pair]) -> None:
@@ -202,24 +216,3 @@ async def test_one_may_end_itself(arrivals: Arrivals, pairs: list[Pair]) -> None
     theirs.send(b"x")
     await heard(listener)
     assert (listener.data, listener.result) == (b"x", None)
-
-
-async def test_who_has_been_heard_alone_for_a_while_is_alone(
-    arrivals: Arrivals, together: Noted, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listeners = [Listener(arrivals, ours, enough=9) for ours, _ in pairs[:2]]
-    (_, one), (_, other) = pairs[:2]
-
-    async def alone_after(theirs: socket.socket, seconds: float) -> bool:
-        monkeypatch.setattr(module, "ALONE_SECONDS", seconds)
-        theirs.send(b"x")
-        await trio.testing.wait_all_tasks_blocked(0.02)
-        return together.is_alone
-
-    async with trio.open_nursery() as nursery:
-        for listener in listeners:
-            nursery.start_soon(listener.run)
-        assert [await alone_after(theirs, 60) for theirs in (one, one, other, one)] == [False] * 4
-        assert [await alone_after(theirs, 0) for theirs in (one, one)] == [True, True]
-        assert await alone_after(other, 60) is False
-        nursery.cancel_scope.cancel()
