@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    import logging
+    import logging  # these here, where nobody looks for garbage
     import os
 
     from . import config as configuration

@@ -1,7 +1,8 @@
 """Named tuples that cost little to make: a daemon makes a hundred of them before it is ready.
 
 `typing.NamedTuple` compiles the annotation of each field. Here they stay the text that they are in files that defer
-them, as all of ours do.
+them, as all of ours do. A class has no other base, and no field without a default behind one with: mypy takes it for
+`typing.NamedTuple`, and refuses both.
 """
 
 from __future__ import annotations

@@ -355,11 +355,13 @@ class Committer:
 
     def _make_room(self) -> None:
         self.has_room = True
-        self._for_room.unpark_all()
+        if self._for_room:
+            self._for_room.unpark_all()
 
     def _rest(self) -> None:
         self._is_idle = True
-        self._at_rest.unpark_all()
+        if self._at_rest:
+            self._at_rest.unpark_all()
 
     def _lose(self, error: Exception) -> None:
         """A write has failed, which ends `run`."""

@@ -70,9 +70,10 @@ class Flusher:
 
     def flush(self) -> None:
         """Flush every marked outbox, in the order in which they were marked."""
-        dirty, self._dirty = self._dirty, {}
-        for outbox in dirty:
-            outbox.flush()
+        if self._dirty:
+            dirty, self._dirty = self._dirty, {}
+            for outbox in dirty:
+                outbox.flush()
 
 
 class Stream(Protocol):
