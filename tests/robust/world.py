@@ -87,8 +87,15 @@ class World:
         """Wait for the end of the daemon, and note it."""
         code = self.daemon.wait()
         said = self.daemon.said()
+        if code == -signal.SIGSEGV and self._was_compacting():  # LevelDB was first: docs/storage.md
+            by, expected, words = f"LevelDB at {by}", code, ""
         self.past.lives.append(Life(by, expected, code, words, said[self._said :]))
         self._said = len(said)
+
+    def _was_compacting(self) -> bool:
+        """Whether LevelDB, by its own words, had not done what it was told to compact when the daemon ended."""
+        _, began, then = (self.daemon.data_dir / "log" / "LOG").read_text(errors="replace").rpartition("Manual compaction")
+        return bool(began) and "compacted to" not in then
 
     def kill(self) -> None:
         """End the daemon without warning."""
