@@ -239,7 +239,10 @@ def apply_trimmed(state: State, seq: int, ts: int, event: UnitsTrimmed) -> None:
 
 
 def reapply_trimmed(state: State, event: UnitsTrimmed) -> None:
-    """Fold it into a state that was folded from a log without what was trimmed: only entries that the log still had are taken."""
+    """Fold it into a state that was folded from a log without what was trimmed: only entries that the log still had are taken.
+
+    A unit that the log still has was kept by an entry elsewhere, and that one may have been trimmed since, when there was a later one.
+    """
     removed = set(event.removed)
     _take(state, event, tuple(one for one in event.entries if one[0] not in removed and state.get(UNITS, one[1]) is not None))
 
@@ -248,25 +251,27 @@ def _take(state: State, event: UnitsTrimmed, entries: tuple[tuple[int, bytes], .
     context = state.get(CONTEXTS, event.context)
     assert context is not None, "an event of a context follows its creation"
     last = max(entry for entry, _ in event.entries)
+    removed = set(event.removed)
     for entry, unit in entries:
-        context = _without(state, context, event.context, entry, unit)
+        context = _without(state, context, event.context, entry, unit, removed)
     context = context._replace(trimmed=max(context.trimmed, last), last_entry=max(context.last_entry, last))
     state.put(CONTEXTS, event.context, context)
     trimmed = state.get(TRIMMED, "") or Trimmed()
     state.put(TRIMMED, "", trimmed._replace(entries=max(trimmed.entries, last)))
 
 
-def _without(state: State, context: Context, name: str, entry: int, unit: bytes) -> Context:
-    """The context without an entry; so are the unit's rows."""
+def _without(state: State, context: Context, name: str, entry: int, unit: bytes, removed: set[int]) -> Context:
+    """The context without an entry; so are the unit's rows, which go with the last one if the log's record did."""
     head = state.get(UNITS, unit)
     assert head is not None, "what is trimmed is there"
     is_present = place(state, name, head) == entry
     head = head._replace(entries=head.entries - 1, born=head.born and entry != head.seq)
-    if not head.entries:
+    is_gone = not head.entries and head.seq in removed
+    if is_gone:
         _forget(state, unit, head)
     else:
         state.put(UNITS, unit, head)
-    if is_present and head.entries and name == head.context:
+    if is_present and not is_gone and name == head.context:
         state.put(PLACES, (name, head.seq), Place(0))
     elif is_present:
         state.delete(PLACES, (name, head.seq))

@@ -19,9 +19,10 @@ from stores import execute, temporary_log
 from engramd import offline
 from engramd.protocol.backup import MANIFEST, Manifest, Segment, frame, parse_manifest, segment_name
 from engramd.protocol.errors import EngramError
+from engramd.protocol.unit import new_id
 from engramd.state import consumers, contexts, locks, presence, redaction, retention, units
 from engramd.state.machine import Command
-from engramd.state.view import CONTEXTS, Claim
+from engramd.state.view import CONTEXTS, UNITS, Claim
 from engramd.storage import backup, keys
 from engramd.storage.backup import Restored, Source, read_chunk
 from engramd.storage.check import Check
@@ -520,4 +521,35 @@ def test_a_trimmed_and_redacted_store_is_sound_backed_up_and_restored(tmp_path: 
         for context in ("a", "ab", "é", "last", "more"):
             one, other = log.durable.get(CONTEXTS, context), first.durable.get(CONTEXTS, context)
             assert (one and one._replace(updated_at=0, created_at=0)) == (other and other._replace(updated_at=0, created_at=0))
+    assert checked(tmp_path / "data/log").findings == []
+
+
+def test_a_unit_that_has_moved_on_is_sound_and_restored(tmp_path: Path) -> None:
+    """Of its entries, the first was trimmed while the second was there, and the second when there was a third."""
+    with closing(Log(tmp_path / "log")) as log:
+
+        def put(context: str) -> bytes:
+            unit_id = new_id(10**12)
+            execute(log, 10**12, units.Put(context, "x", (units.Draft(unit_id, "message", {}, "text"),)))
+            return unit_id
+
+        def keep_one(context: str) -> None:
+            execute(log, 10**12, retention.SetRetention(context, "x", {"units": 1, "bytes": None, "age": None}))
+            trim(log, context, 10**12)
+
+        unit = put("a")
+        put("a")
+        execute(log, 10**12, contexts.SetPlaces("b", "x", (unit,), True))
+        keep_one("a")
+        execute(log, 10**12, contexts.SetPlaces("c", "x", (unit,), True))
+        put("b")
+        keep_one("b")
+        row = log.durable.get(UNITS, unit)
+        assert row is not None
+        assert (row.entries, row.born) == (1, False)
+        saved(log, tmp_path / "backup")
+    assert [found.message for found in checked(tmp_path / "log").findings] == []
+    restored(tmp_path / "backup", tmp_path / "data")
+    with closing(Log(tmp_path / "data/log")) as log:
+        assert log.durable.get(UNITS, unit) == row
     assert checked(tmp_path / "data/log").findings == []
