@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..protocol.errors import EngramError
+from ..state.retention import EventsTrimmed, UnitsTrimmed
 from . import keys
 from .backup import Gaps
 from .foreign import read_event
 from .leveldb import Store, repair
 from .log import FORMAT
+from .records import EVENTS_TRIMMED, UNITS_TRIMMED
 
+_TRIMS = (bytes((UNITS_TRIMMED,)), bytes((EVENTS_TRIMMED,)))
 NO_HISTORY = "0" * 12  # of a store that has lost its own
 
 
@@ -55,11 +59,14 @@ class Salvage:
         self.lost: list[tuple[int, int]] = []
 
     def records(self) -> Iterator[tuple[int, bytes]]:
-        """The events that can be read, in order, with their seqs."""
+        """The events that can be read, in order, with their seqs, without those that were removed: damage can hide that from LevelDB."""
         self.last = 0
+        removed = self._removed()
         gaps, last_ts = Gaps(), 0
         for key, value in self._store.prefixed(keys.LOG):
             seq = keys.seq_of(key)
+            if seq in removed:
+                continue
             try:
                 record, event = read_event(seq, value)
             except EngramError:
@@ -70,6 +77,17 @@ class Salvage:
             self.last, last_ts = seq, record.ts
             yield seq, value
         self.lost = gaps.unexplained(self.last)
+
+    def _removed(self) -> set[int]:
+        """The seqs that retention has removed, by the events that say so."""
+        removed: set[int] = set()
+        for key, value in self._store.prefixed(keys.LOG):
+            if value[:1] in _TRIMS:
+                with suppress(EngramError):
+                    _, event = read_event(keys.seq_of(key), value)
+                    assert isinstance(event, UnitsTrimmed | EventsTrimmed), "its code says so"
+                    removed.update(event.removed)
+        return removed
 
     def close(self) -> None:
         """Remove the copy."""

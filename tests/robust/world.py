@@ -22,6 +22,7 @@ from .clients import CONSUMERS, CONTEXTS
 from .history import Past
 from .players import PATIENCE, Cast, Player, until
 
+LAST_WORDS = 60  # lines that LevelDB may have written at the end of a daemon
 BIN = Path(sys.executable).parent  # where the installer put `engram`
 TRIGGERS = {"FAIL_SYNC_WHEN": "syncs fail", "FULL_DISK_WHEN": "disk is full", "LITTLE_ROOM_WHEN": "little room", "CLOCK_IS_OFF_BY": "clock"}
 
@@ -93,9 +94,9 @@ class World:
         self._said = len(said)
 
     def _was_compacting(self) -> bool:
-        """Whether LevelDB, by its own words, had not done what it was told to compact when the daemon ended."""
-        _, began, then = (self.daemon.data_dir / "log" / "LOG").read_text(errors="replace").rpartition("Manual compaction")
-        return bool(began) and "compacted to" not in then
+        """Whether LevelDB, by its own last words, was at what it had been told to compact when the daemon ended."""
+        said = (self.daemon.data_dir / "log" / "LOG").read_text(errors="replace").splitlines()
+        return any("Manual compaction" in line for line in said[-LAST_WORDS:])
 
     def kill(self) -> None:
         """End the daemon without warning."""

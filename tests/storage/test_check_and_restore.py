@@ -553,3 +553,20 @@ def test_a_unit_that_has_moved_on_is_sound_and_restored(tmp_path: Path) -> None:
     with closing(Log(tmp_path / "data/log")) as log:
         assert log.durable.get(UNITS, unit) == row
     assert checked(tmp_path / "data/log").findings == []
+
+
+def test_a_salvage_brings_nothing_back_that_was_removed(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "log")) as log:
+        for number in range(3):
+            execute(log, 10**12, units.Put("a", "x", (units.Draft(new_id(10**12), "message", {}, f"text {number}"),)))
+        first = log._store.get(keys.LOG + keys.pack_seq(2))
+        execute(log, 10**12, retention.SetRetention("a", "x", {"units": 1, "bytes": None, "age": None}))
+        trim(log, "a", 10**12)
+        assert log.record(2) is None
+        batch = log._store.batch()
+        batch.put(keys.LOG + keys.pack_seq(2), first)  # as when the block is lost which says that it is gone
+        log._store.write(batch)
+    salvage = Salvage(tmp_path / "log", tmp_path / "scratch")
+    assert [seq for seq, _ in salvage.records()] == [1, 4, 5, 6]
+    assert salvage.lost == []
+    salvage.close()
