@@ -176,4 +176,4 @@ class Accounts:
 
     def status(self) -> dict[str, dict[str, int]]:
         """What `status` tells: the limits, and how often they were met."""
-        return {"most": self.limits._asdict(), "refused": dict(self.refused)}
+        return {"most": self._most, "refused": dict(self.refused)}
