@@ -804,27 +804,28 @@ def held_apart(history: History) -> None:
 
 def restored(history: History) -> None:
     """What was restored is what was there before, up to the seq that the backup names, but for what it says is lost. What retention and
-    redaction took behind that seq, before, is there again; what they have taken since is not."""
+    redaction took by an event that is behind that seq, or lost, may be there again; what they have taken since is not."""
     if history.restored is None:
         return
-    upto = history.restored.upto
+    upto, lost = history.restored.upto, history.lost
     before = {seq_of(event): event for event in history.restored.before if seq_of(event) not in history.lost}
     now = {seq_of(event): event for event in history.events}
-    undone = {seq for trim in trims_of(history.restored.before) if trim.seq > upto for seq in (*trim.entries, *trim.removed)}
+    trims = trims_of(history.restored.before)
+    undone = {seq for trim in trims if trim.seq > upto or trim.seq in lost for seq in (*trim.entries, *trim.removed)}
     taken = {seq for trim in history.trims if trim.seq > upto for seq in (*trim.entries, *trim.removed)}
     for seq in range(1, upto + 1):
         was, is_ = before.get(seq), now.get(seq)
         if (was is None and seq in undone) or (is_ is None and seq in taken):
             continue
-        if _erased_behind(was, upto) or _erased_behind(is_, upto):
+        if any(seq > upto or seq in lost for seq in map(_erased_at, (was, is_))):
             was, is_ = _bare_event(was), _bare_event(is_)
         if _without_cursor(was) != _without_cursor(is_):
             raise BrokenError(f"at {seq} there was {was}, and now there is {is_}")
 
 
-def _erased_behind(event: dict[str, Any] | None, upto: int) -> bool:
-    """Whether an event is an entry whose unit was redacted by an event behind a seq."""
-    return event is not None and event.get("unit", {}).get("redacted", {}).get("seq", 0) > upto
+def _erased_at(event: dict[str, Any] | None) -> int:
+    """The seq of the event that redacted an entry's unit; 0 where none did."""
+    return 0 if event is None else int(event.get("unit", {}).get("redacted", {}).get("seq", 0))
 
 
 def _bare_event(event: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -140,8 +140,16 @@ def decode_event(record: Record) -> Event:
 
 def is_trimmed(record: Record) -> bool:
     """Whether the unit's birth is no entry any more: retention took it from its context, and another keeps the unit."""
+    return trimmed_at(record) is not None
+
+
+def trimmed_at(record: Record) -> int | None:
+    """The seq of the event that trimmed a unit's birth; None for one that is an entry still."""
     extra = record.extra
-    return extra != b"" and _TRIMMED.encode() in extra and _TRIMMED in cbor2.loads(extra)
+    if extra == b"" or _TRIMMED.encode() not in extra:
+        return None
+    found: int | None = cbor2.loads(extra).get(_TRIMMED)
+    return found
 
 
 def stands(entry: Record | None) -> bool:
@@ -150,12 +158,14 @@ def stands(entry: Record | None) -> bool:
 
 
 def with_extra(record: Record, **members: Any) -> Record:
-    """The record with more in its extra."""
-    return record._replace(extra=cbor2.dumps({**(cbor2.loads(record.extra) if record.extra else {}), **members}))
+    """The record with more in its extra; a member that is None is taken out."""
+    extra = {**(cbor2.loads(record.extra) if record.extra else {}), **members}
+    left = {name: value for name, value in extra.items() if value is not None}
+    return record._replace(extra=cbor2.dumps(left) if left else b"")
 
 
-def trimmed(record: Record, seq: int) -> Record:
-    """The record of a unit whose birth was trimmed by the event at `seq`."""
+def trimmed(record: Record, seq: int | None) -> Record:
+    """The record of a unit whose birth was trimmed by the event at `seq`, or was not."""
     return with_extra(record, **{_TRIMMED: seq})
 
 

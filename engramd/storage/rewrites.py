@@ -1,6 +1,6 @@
 """What retention and redaction do to what is stored: the only writes that change or remove records, entries and the keys that find them.
 
-Each goes into the batch of its event. So a crash leaves all of it or nothing.
+Each goes into the batch of its event. So a crash leaves all of it or nothing. Damage may leave a part, which `Redone` completes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ..protocol.paths import normal
 from ..protocol.unit import tombstone
 from ..state.redaction import UnitRedacted
 from ..state.retention import EventsTrimmed, UnitsTrimmed
+from ..state.units import size_of
 from ..state.view import UNITS, UnitHead
 from . import keys, records
 from .records import Record
@@ -71,14 +72,49 @@ def _redact(log: Log, units: dict[int, Record], seq: int, ts: int, event: UnitRe
     head = _head(log, event.id)
     record, tail = log.newest(head.seq), keys.pack_seq(head.seq)
     unit = cbor2.loads(record.body)
-    body = tombstone(unit, seq, ts, event.agent, event.reason)
-    units[head.seq] = records.with_extra(record._replace(body=body), size=head.size)
+    units[head.seq] = _erased(record, unit, seq, ts, event, head.size)
     yield keys.LOG + tail, records.pack(units[head.seq])
     entries = log.additions(head.seq)
     if head.born:
-        yield keys.entries(head.context) + tail, records.birth_entry(head.seq, body)
+        yield keys.entries(head.context) + tail, records.birth_entry(head.seq, units[head.seq].body)
         entries[head.seq] = head.context
     for entry, context in entries.items():
         for label in unit["meta"].items():
             yield keys.by_meta(context, *label) + keys.pack_seq(entry), None
     yield from _without_path(head.seq, unit)
+
+
+def _erased(record: Record, unit: dict[str, Any], seq: int, ts: int, event: UnitRedacted, size: int) -> Record:
+    """What the event at `seq` leaves of a unit's record; `size` is what retention counts of it."""
+    return records.with_extra(record._replace(body=tombstone(unit, seq, ts, event.agent, event.reason)), size=size)
+
+
+class Redone:
+    """What events say that they have done to the records before them, for where these may be as they were before.
+
+    Attributes:
+        removed: the seqs that the log has no more.
+    """
+
+    def __init__(self) -> None:
+        self.removed: set[int] = set()
+        self._trimmed: dict[int, int] = {}  # births that are no entries any more, and the events that say so
+        self._redacted: dict[int, tuple[int, int, UnitRedacted]] = {}
+
+    def see(self, seq: int, ts: int, event: UnitsTrimmed | EventsTrimmed | UnitRedacted) -> None:
+        """An event is there."""
+        if isinstance(event, UnitRedacted):
+            self._redacted[event.unit] = seq, ts, event
+            return
+        self.removed.update(event.removed)
+        if isinstance(event, UnitsTrimmed):  # whose additions are removed, too
+            self._trimmed |= {entry: seq for entry, _ in event.entries if entry not in self.removed}
+
+    def unit(self, seq: int, record: Record) -> Record:
+        """The record of the unit at `seq` as those events have left it. A tombstone stays one without its event: nothing else is there."""
+        if seq in self._redacted:
+            unit, by = cbor2.loads(record.body), self._redacted[seq]
+            if "redacted" not in unit:
+                record = _erased(record, unit, *by, size_of(unit["text"] if "text" in unit else unit["payload"], unit["meta"]))
+        trimmed = self._trimmed.get(seq)
+        return record if records.trimmed_at(record) == trimmed else records.trimmed(record, trimmed)

@@ -8,15 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..protocol.errors import EngramError
+from ..state.contexts import UnitAdded
+from ..state.redaction import UnitRedacted
 from ..state.retention import EventsTrimmed, UnitsTrimmed
-from . import keys
+from ..state.units import UnitPut
+from . import keys, records
 from .backup import Gaps
 from .foreign import read_event
 from .leveldb import Store, repair
 from .log import FORMAT
-from .records import EVENTS_TRIMMED, UNITS_TRIMMED
+from .rewrites import Redone
 
-_TRIMS = (bytes((UNITS_TRIMMED,)), bytes((EVENTS_TRIMMED,)))
+_REWRITES = {bytes((code,)) for code in (records.UNITS_TRIMMED, records.EVENTS_TRIMMED, records.UNIT_REDACTED)}
 NO_HISTORY = "0" * 12  # of a store that has lost its own
 
 
@@ -59,35 +62,45 @@ class Salvage:
         self.lost: list[tuple[int, int]] = []
 
     def records(self) -> Iterator[tuple[int, bytes]]:
-        """The events that can be read, in order, with their seqs, without those that were removed: damage can hide that from LevelDB."""
+        """The events that can be read, in order, with their seqs, as later ones have left them: damage can hide that from LevelDB.
+
+        An addition whose unit is lost is lost, too.
+        """
         self.last = 0
-        removed = self._removed()
+        redone = self._redone()
+        left_out = set(redone.removed)
         gaps, last_ts = Gaps(), 0
         for key, value in self._store.prefixed(keys.LOG):
             seq = keys.seq_of(key)
-            if seq in removed:
+            if seq in left_out:
                 continue
             try:
                 record, event = read_event(seq, value)
             except EngramError:
+                left_out.add(seq)
                 continue
-            if record.ts < last_ts:
+            if record.ts < last_ts or (isinstance(event, UnitAdded) and not self._has(event.unit, left_out)):
+                left_out.add(seq)
                 continue
             gaps.see(seq, event)
             self.last, last_ts = seq, record.ts
-            yield seq, value
+            yield seq, records.pack(redone.unit(seq, record)) if isinstance(event, UnitPut) else value
         self.lost = gaps.unexplained(self.last)
 
-    def _removed(self) -> set[int]:
-        """The seqs that retention has removed, by the events that say so."""
-        removed: set[int] = set()
+    def _redone(self) -> Redone:
+        """What retention and redaction have done, by those of their events that can be read."""
+        redone = Redone()
         for key, value in self._store.prefixed(keys.LOG):
-            if value[:1] in _TRIMS:
+            if value[:1] in _REWRITES:
                 with suppress(EngramError):
-                    _, event = read_event(keys.seq_of(key), value)
-                    assert isinstance(event, UnitsTrimmed | EventsTrimmed), "its code says so"
-                    removed.update(event.removed)
-        return removed
+                    record, event = read_event(seq := keys.seq_of(key), value)
+                    assert isinstance(event, UnitsTrimmed | EventsTrimmed | UnitRedacted), "its code says so"
+                    redone.see(seq, record.ts, event)
+        return redone
+
+    def _has(self, unit: int, left_out: set[int]) -> bool:
+        """Whether an earlier unit was not left out."""
+        return unit not in left_out and self._store.get(keys.LOG + keys.pack_seq(unit)) is not None
 
     def close(self) -> None:
         """Remove the copy."""

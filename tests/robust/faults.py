@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from validators import BrokenError, Damaged, Outage, Restored, seq_of
+from validators import BrokenError, Damaged, Outage, Restored
 
 from .history import Era
 from .world import World, audit_store
@@ -209,7 +209,6 @@ def _restore(world: World, backup: Path, before: list[dict[str, Any]]) -> Restor
     data.rename(world.home / f"damaged{number}")
     made = json.loads(world.engram("restore", source, "--json"))
     lost = {seq for first, last in made["lost"] for seq in range(first, last + 1)}
-    lost |= {seq_of(event) for event in before if event["kind"] == "unit_added" and event["unit"]["seq"] in lost}  # leads nowhere
     earlier = world.past.eras[-1].restored
     return Restored(before, made["last"], frozenset(lost | (earlier.lost if earlier else set())))
 

@@ -23,7 +23,7 @@ from engramd.protocol.unit import new_id
 from engramd.state import consumers, contexts, locks, presence, redaction, retention, units
 from engramd.state.machine import Command
 from engramd.state.view import CONTEXTS, UNITS, Claim
-from engramd.storage import backup, keys
+from engramd.storage import backup, keys, records
 from engramd.storage.backup import Restored, Source, read_chunk
 from engramd.storage.check import Check
 from engramd.storage.leveldb import Store
@@ -570,3 +570,71 @@ def test_a_salvage_brings_nothing_back_that_was_removed(tmp_path: Path) -> None:
     assert [seq for seq, _ in salvage.records()] == [1, 4, 5, 6]
     assert salvage.lost == []
     salvage.close()
+
+
+Versions = dict[bytes, list[bytes | None]]
+
+
+def versions_of(directory: Path, rng: random.Random) -> Versions:
+    """Every record that a log ever had, and None from when it had none; contexts of it have lost units, and units what was in them."""
+    versions: Versions = {}
+    with closing(Log(directory)) as log:
+
+        def note() -> None:
+            now = dict(log._store.prefixed(keys.LOG))
+            for key in now.keys() | versions.keys():
+                known = versions.setdefault(key, [None])
+                if known[-1] != now.get(key):
+                    known.append(now.get(key))
+
+        for number, command in enumerate(commands(rng, 80)):
+            execute(log, number, command)
+            note()
+            if number % 8 == 7:
+                context, ids = rng.choice(["a", "ab"]), list(log._store.keys(keys.UNITS))
+                execute(log, number, redaction.Redact("x", tuple(rng.sample(ids, min(2, len(ids)))), "why"))
+                execute(log, number, contexts.SetPlaces(context, "x", tuple(rng.sample(ids, min(3, len(ids)))), True))
+                note()
+                execute(log, number, retention.SetRetention(context, "x", {"units": rng.randrange(1, 5), "bytes": None, "age": None}))
+                trim(log, context, number)
+                note()
+    return versions
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_damage_leaves_of_each_record_a_salvage_holds_together(tmp_path: Path, seed: int) -> None:
+    """Any record may be as it was before an event that is there, or with one that is not."""
+    rng = random.Random(seed)
+    versions = versions_of(tmp_path / "log", rng)
+    with closing(Store(tmp_path / "log")) as store:
+        batch = store.batch()
+        for key, known in versions.items():
+            value = rng.choice(known if rng.random() < 0.1 else known[-1:])
+            if value is None:
+                batch.delete(keys.LOG + key)
+            else:
+                batch.put(keys.LOG + key, value)
+        store.write(batch)
+    salvage = Salvage(tmp_path / "log", tmp_path / "scratch")
+    found = list(salvage.records())
+    salvage.close()
+    events = {seq: records.decode_event(records.unpack(value)) for seq, value in found}
+    lost = {seq for first, end in salvage.lost for seq in range(first, end + 1)}
+    trims = {seq: event for seq, event in events.items() if isinstance(event, retention.UnitsTrimmed)}
+    gone = {seq for event in trims.values() for seq in event.removed}
+    assert events.keys() | lost | gone == set(range(1, salvage.last + 1))
+    assert not events.keys() & gone
+    erased = {event.unit for event in events.values() if isinstance(event, redaction.UnitRedacted)}
+    for seq, value in found:
+        event, unit = events[seq], cbor2.loads(records.unpack(value).body)
+        if isinstance(event, units.UnitPut):
+            assert "redacted" in unit or seq not in erased
+        assert not isinstance(event, contexts.UnitAdded) or event.unit in events
+    (tmp_path / "b").mkdir()
+    frames = b"".join(frame(*one) for one in found)
+    restored(written(tmp_path / "b", frames, len(found), salvage.last, salvaged=True, lost=tuple(salvage.lost)), tmp_path / "d")
+    assert [one.message for one in checked(tmp_path / "d/log").findings] == []
+    with closing(Store(tmp_path / "d/log")) as store:
+        for trim_event in trims.values():
+            for entry, _ in trim_event.entries:
+                assert store.get(keys.entries(trim_event.context) + keys.pack_seq(entry)) is None
