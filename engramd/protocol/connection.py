@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..shapes import NamedTuple
 from .errors import EngramError
 from .framing import FrameDecoder, decode, encode, frame
 from .messages import HELLO, NOTICES, OPERATIONS, VERSION
@@ -39,8 +40,7 @@ Id = int | str
 _ID, _OK, _RESULT, _ERROR, _EVENT = (encode(key) for key in ("id", "ok", "result", "error", "event"))
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """A client's first frame, validated."""
 
     id: Id
@@ -211,8 +211,7 @@ class ServerConnection(_Connection):
         return Request(request_id, op, message, size, lasts)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The end of a request: its result, or its error."""
 
     id: Id
@@ -220,8 +219,7 @@ class Answer:
     error: EngramError | None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One item of a stream; `size` is its body's, in bytes. It costs as much credit, and the 4 bytes of the frame's length."""
 
     id: Id

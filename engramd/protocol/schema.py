@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..shapes import NamedTuple
 from .errors import EngramError
 from .render import TIMES
 from .resources import MAX_BYTES, problem
@@ -56,8 +56,7 @@ def _most(keyword: str, most: int) -> JSON:
     return {} if most == NO_BOUND else {keyword: most}
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(NamedTuple):
     """UTF-8 text of `least` to `most` bytes; `plain` forbids control characters, as names must not hold any."""
 
     most: int
@@ -92,7 +91,6 @@ class Text:
         return {"type": "string", **({"minLength": 1} if self.least else {}), **_most("maxLength", self.most)}
 
 
-@dataclass(frozen=True, slots=True)
 class Resource:
     """A resource in normal form: an absolute path, a glob over such paths, or `@name`."""
 
@@ -109,8 +107,7 @@ class Resource:
         return {"type": "string", "minLength": 1, "maxLength": MAX_BYTES}
 
 
-@dataclass(frozen=True, slots=True)
-class Bytes:
+class Bytes(NamedTuple):
     """A byte string of `least` to `most` bytes."""
 
     most: int
@@ -133,8 +130,7 @@ class Bytes:
         return {"type": "string", "contentEncoding": "base64"}
 
 
-@dataclass(frozen=True, slots=True)
-class Int:
+class Int(NamedTuple):
     """An integer from `least` to `most`."""
 
     least: int = 0
@@ -153,8 +149,7 @@ class Int:
         return {"type": "integer", "minimum": self.least, "maximum": self.most}
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(NamedTuple):
     """An integer or a float from `least` to `most`."""
 
     least: float
@@ -173,7 +168,6 @@ class Number:
         return {"type": "number", "minimum": self.least, "maximum": self.most}
 
 
-@dataclass(frozen=True, slots=True)
 class Bool:
     """True or false."""
 
@@ -188,7 +182,6 @@ class Bool:
         return {"type": "boolean"}
 
 
-@dataclass(frozen=True, slots=True)
 class Null:
     """Nothing; in a request, the wish to clear a value."""
 
@@ -203,8 +196,7 @@ class Null:
         return {"type": "null"}
 
 
-@dataclass(frozen=True, slots=True)
-class Const:
+class Const(NamedTuple):
     """One value: true, false or a text."""
 
     value: bool | str
@@ -220,8 +212,7 @@ class Const:
         return {"const": self.value}
 
 
-@dataclass(frozen=True, slots=True)
-class Any_:
+class Any_(NamedTuple):
     """Any value; only in answers, whose shape another rule gives: `name`, `name / nil`, a list of such (`[* name]`), or a map."""
 
     rule: str
@@ -241,8 +232,7 @@ class Any_:
         return {"type": "array", "items": reference} if self.rule.startswith("[") else reference
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """A type that has a rule of its own in the CDDL."""
 
     rule: str
@@ -258,8 +248,7 @@ class Named:
         return self.type.json(shown)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One of some texts."""
 
     options: tuple[str, ...]
@@ -276,8 +265,7 @@ class Choice:
         return {"enum": list(self.options)}
 
 
-@dataclass(frozen=True, slots=True)
-class ListOf:
+class ListOf(NamedTuple):
     """A list of `least` to `most` items."""
 
     item: Type
@@ -302,8 +290,7 @@ class ListOf:
         return {"type": "array", "items": self.item.json(shown), "minItems": self.least, **_most("maxItems", self.most)}
 
 
-@dataclass(frozen=True, slots=True)
-class MapOf:
+class MapOf(NamedTuple):
     """A map from text to some type, of at most `most` entries."""
 
     key: Type
@@ -333,8 +320,7 @@ class MapOf:
         return {"type": "object", "propertyNames": keys, "additionalProperties": values, **_most("maxProperties", self.most)}
 
 
-@dataclass(frozen=True, slots=True)
-class OneOf:
+class OneOf(NamedTuple):
     """A value that fits at least one of some types, which are told apart by their CBOR type."""
 
     options: tuple[tuple[type, Type], ...]
@@ -354,8 +340,7 @@ class OneOf:
         return {"anyOf": [option for option in options if option != {"enum": []}]}
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """A named member of a map: its type, a sentence for the docs, whether it must be there, and whether only the wire has it, not JSON."""
 
     type: Type
