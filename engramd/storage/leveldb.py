@@ -6,9 +6,9 @@ The one place that names the binding: `plyvel` where it has wheels (to CPython 3
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
-import struct
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -26,12 +26,11 @@ else:
 WRITE_BUFFER = 8 * 1024 * 1024  # bytes of memtable; bounds what a restart replays
 BLOOM_BITS = 10
 COPY_ROWS = 4096  # written at once where a store is written anew
+logger = logging.getLogger("engramd.storage")
 REFUSALS = tuple(  # of the system, which say nothing of what is on disk
     os.strerror(code)
     for code in (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS)
 )
-LOG_BLOCK = 32768  # bytes of a block of LevelDB's log file; its doc/log_format.md has all that is said of it here
-LOG_HEAD = struct.Struct("<IHx")  # of each piece in it: checksum of what follows the length, length, kind
 MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 
 
@@ -151,7 +150,7 @@ class Store(Reader):
         super().__init__(directory, None)
         if not new and not (directory / "CURRENT").exists():
             raise self._damaged(FileNotFoundError("its file CURRENT is missing"))
-        self._db = self._source = self._open(new)
+        self._db = self._source = self._open(new) if new else self._open_again()
         self._compacting = 0
         self.is_lost = False
 
@@ -173,6 +172,33 @@ class Store(Reader):
             )
         except Error as error:
             raise self._damaged(error) from error
+
+    def _open_again(self) -> Any:
+        """Open what was made before; where a power cut has torn a write that was not synced, so that LevelDB refuses it, without that."""
+        try:
+            return self._open(False)
+        except Damage:
+            if not self._cut_torn():
+                raise
+        return self._open(False)
+
+    def _cut_torn(self) -> bool:
+        """Cut off what a power cut has torn, which LevelDB has written last; gives whether there was any."""
+        from .leveldb_log import torn_at
+
+        found = False
+        manifest = Path((self.directory / "CURRENT").read_text(errors="replace").strip()).name
+        logs = sorted(self.directory.glob("*.log"), key=lambda path: (len(path.name), path.name))  # by the numbers that are their names
+        for path in (*logs[-1:], self.directory / manifest):
+            if path.is_file() and (at := torn_at(data := path.read_bytes())) is not None:
+                logger.warning(
+                    "%s: a power cut has torn its last write, which was not synced yet: %d bytes are cut off", path, len(data) - at
+                )
+                with path.open("r+b") as file:
+                    file.truncate(at)
+                    os.fsync(file.fileno())
+                found = True
+        return found
 
     def snapshot(self) -> Reader:
         """What is on disk now, whatever is written later; to be closed, since what is removed stays in the files until then."""
@@ -260,51 +286,16 @@ def repair(directory: Path) -> None:
     Raises:
         EngramError: `storage` when nothing can be kept.
     """
+    from .leveldb_log import blanked
+
     for path in directory.glob("*.log"):
-        path.write_bytes(_checked(bytearray(path.read_bytes())))
+        path.write_bytes(
+            blanked(bytearray(path.read_bytes()))
+        )  # LevelDB's own repair does not look at the checksums, and would keep wrong bytes
     try:
         repair_db(str(directory), paranoid_checks=True)
     except Error as error:
         raise EngramError("storage", f"nothing of the store in {directory} can be read: {_reason(error)}") from error
-
-
-def _checked(log: bytearray) -> bytearray:
-    """LevelDB's log file without what is damaged: its own repair does not look at the checksums there, and would keep wrong bytes.
-
-    From a piece with a wrong checksum on, its block is filled with zeros, which LevelDB passes over: the piece's length may be wrong, too.
-    """
-    for start in range(0, len(log), LOG_BLOCK):
-        at, end = start, min(start + LOG_BLOCK, len(log))
-        while at + LOG_HEAD.size <= end:
-            checksum, size = LOG_HEAD.unpack_from(log, at)
-            after = at + LOG_HEAD.size + size
-            if after > end or checksum != _masked(_crc32c(log[at + LOG_HEAD.size - 1 : after])):
-                log[at:end] = bytes(end - at)
-                after = end
-            at = after
-    return log
-
-
-def _masked(checksum: int) -> int:
-    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _crc32c(data: bytearray) -> int:
-    """The CRC-32 of RFC 3720, as LevelDB has it: `zlib.crc32` is another."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = _CRC32C[(value ^ byte) & 0xFF] ^ value >> 8
-    return value ^ 0xFFFFFFFF
-
-
-def _crc_table() -> Iterator[int]:
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        yield value
-
-
-_CRC32C = tuple(_crc_table())
 
 
 def _reason(error: Exception) -> str:

@@ -6,8 +6,8 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from itertools import count
+from contextlib import closing, suppress
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from engramd.storage.salvage import Salvage
 
 Contents = dict[bytes, bytes]
 BLOCK = 32768  # of LevelDB's log (its doc/log_format.md): a record that does not fit one is cut into several
+SECTOR = 512  # of a disk
 HEADER = 7  # bytes of checksum, length and type before each piece
 BATCHES = 40
 
@@ -146,6 +147,30 @@ def test_what_was_written_after_a_torn_tail_stays(written: Written, tmp_path: Pa
         assert log.last_seq == written.last_seqs[-2] + 2 * number
         commit(log, 100, created(f"after{number}"), unit_put(f"after{number}", 10**6 + number))
         log.close()
+
+
+def test_a_write_that_a_power_cut_has_torn_leaves_the_batches_before_it(
+    written: Written, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of what was not synced, some sectors are there, and the others zeros. LevelDB takes that for damage."""
+    rng, refused = random.Random(5), 0
+    for number in rng.sample(range(len(written.ends) - 1), 25):
+        first, last = written.ends[number : number + 2]
+
+        def tear(data: bytearray, first: int = first, last: int = last) -> None:
+            del data[last:]
+            sectors = [first, *range((first // SECTOR + 1) * SECTOR, last, SECTOR), last]
+            for start, end in pairwise(sectors):
+                if rng.random() < 0.5:
+                    data[start:end] = bytes(end - start)
+
+        caplog.clear()
+        with closing(Log(damage(written, tmp_path / "copy", tear))) as log:
+            is_whole = log.last_seq == written.last_seqs[number + 1]
+            assert everything(log) == written.contents[number + is_whole]
+            assert commit(log, 100, created("after"), unit_put("after", 10**6))[0].seq == log.last_seq - 1, "and it goes on"
+        refused += "torn" in caplog.text
+    assert refused > 5, "else this shows nothing"
 
 
 # A flipped bit in LevelDB's log

@@ -26,6 +26,12 @@ def kill_daemon(world: World) -> None:
     world.start()
 
 
+def cut_power(world: World) -> None:
+    """The power is cut: the daemon and its worker end, and what they have not synced is lost; another is started."""
+    world.cut_power()
+    world.start()
+
+
 def kill_starting_daemon(world: World) -> None:
     """The daemon is killed, and the next one too, while it starts."""
     world.kill()
@@ -216,6 +222,7 @@ def _restore(world: World, backup: Path, before: list[dict[str, Any]]) -> Restor
 FAULTS: dict[str, Callable[[World], None]] = {
     "the daemon is killed": kill_daemon,
     "a starting daemon is killed": kill_starting_daemon,
+    "the power is cut": cut_power,
     "the daemon is told to stop": stop_daemon,
     "the daemon is frozen": freeze_daemon,
     "the search worker is killed": kill_worker,

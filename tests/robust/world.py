@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from daemons import Blocking, Daemon
-from preload import FAILING_SYNC, FULL_DISK, JUMPING_CLOCK, preloadable
+from preload import FAILING_SYNC, FULL_DISK, JUMPING_CLOCK, SYNCED, preloadable
 from validators import BrokenError, Life
 
 from engramd.protocol.errors import EngramError
 
 from .clients import CONSUMERS, CONTEXTS
+from .disk import Disk
 from .history import Past
 from .players import PATIENCE, Cast, Player, until
 
@@ -29,7 +30,9 @@ TRIGGERS = {"FAIL_SYNC_WHEN": "syncs fail", "FULL_DISK_WHEN": "disk is full", "L
 
 def libraries(directory: Path) -> str:
     """What the daemons of all rounds preload."""
-    made = [preloadable(directory, *one) for one in (("sync", FAILING_SYNC), ("disk", FULL_DISK), ("clock", JUMPING_CLOCK))]
+    made = [
+        preloadable(directory, *one) for one in (("sync", FAILING_SYNC), ("disk", FULL_DISK), ("clock", JUMPING_CLOCK), ("synced", SYNCED))
+    ]
     return ":".join(map(str, made))
 
 
@@ -51,7 +54,8 @@ class World:
         self.past = Past()
         self.faults: Counter[str] = Counter()
         self.players: list[Player] = []
-        self._env = {"LD_PRELOAD": preload, **{name: str(self.trigger(name)) for name in TRIGGERS}}
+        self.disk = Disk(self.daemon.data_dir, home / "synced")
+        self._env = {"LD_PRELOAD": preload, "SYNCED": str(home / "synced"), **{name: str(self.trigger(name)) for name in TRIGGERS}}
         self._said = 0
         self._workers: set[int] = set()
 
@@ -79,6 +83,7 @@ class World:
 
     def try_start(self) -> str:
         """Start a daemon on the store, which clients may find; gives what it says."""
+        self.disk.begin()
         said = self.daemon.start(env=self._env)
         assert self.daemon.process is not None
         self.past.pids.append(self.daemon.process.pid)
@@ -102,6 +107,18 @@ class World:
         """End the daemon without warning."""
         self.daemon.signal(signal.SIGKILL)
         self.ended("SIGKILL", -signal.SIGKILL)
+
+    def cut_power(self) -> None:
+        """End the daemon and its search worker at once, and take from their files what was not synced."""
+        assert self.daemon.process is not None
+        pid = self.daemon.process.pid
+        self.daemon.signal(signal.SIGSTOP)
+        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+        for child in children:
+            self.signal_worker(child, signal.SIGKILL)
+        self.kill()
+        until(lambda: not any(_lives(child) for child in children), "the search worker to be gone")
+        self.disk.cut(self.rng)
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Ask the daemon, over a connection of its own."""
@@ -213,6 +230,14 @@ class World:
         self.daemon.signal(signal.SIGTERM)
         self.ended("SIGTERM", 0)
         self.engram("doctor", "--json")
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process is there, and is more than what its parent has not looked at."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def audit(daemon: Daemon) -> list[dict[str, Any]]:
