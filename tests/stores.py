@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cbor2
 
+from engramd.protocol.backup import MANIFEST, Manifest, Segment, segment_name
 from engramd.state import machine
 from engramd.state.contexts import ContextCreated, UnitAdded, UnitRemoved
 from engramd.state.filters import Filter
 from engramd.state.machine import Command, Event
 from engramd.state.units import UnitPut
+from engramd.storage import backup
+from engramd.storage.backup import Restored, Source, read_chunk
+from engramd.storage.check import Check
+from engramd.storage.leveldb import Store
 from engramd.storage.log import Appended, Log
 
 
@@ -118,3 +124,47 @@ def fits(want: Filter, unit: dict[str, Any]) -> bool:
         and set(want.meta) <= set(unit["meta"].items())
         and (want.related_to is None or want.related_to in targets)
     )
+
+
+# Backups
+
+
+def saved(log: Log, target: Path, **members: Any) -> Path:
+    """A backup of a log, written plainly."""
+    target.mkdir()
+    frames, count = bytearray(), 0
+    reached = 0
+    while reached < log.last_seq:
+        chunk = read_chunk(log, reached, log.last_seq)
+        frames += chunk.frames
+        reached = chunk.reached
+    count = sum(1 for _ in log.records(1, log.last_seq))
+    return written(target, bytes(frames), count, log.last_seq, log.history, **members)
+
+
+def written(target: Path, frames: bytes, count: int, last: int, history: str = "0" * 12, **members: Any) -> Path:
+    """A backup of one segment."""
+    digest = hashlib.sha256(frames).hexdigest()
+    segments = (Segment(segment_name(1, last, digest), 1, last, count, len(frames), digest),) if last else ()
+    for segment in segments:
+        (target / segment.file).write_bytes(frames)
+    (target / MANIFEST).write_bytes(Manifest(history, 1, last, "engramd test", segments, **members).encode())
+    return target
+
+
+def restored(path: Path, directory: Path) -> Restored:
+    """Restore a backup into a data directory."""
+    directory.mkdir(exist_ok=True)
+    with closing(Source(path)) as source:
+        *_, made = backup.restore(source, directory, 10**15)
+    assert isinstance(made, Restored)
+    return made
+
+
+def checked(directory: Path) -> Check:
+    """A check of a store that nobody has open."""
+    with closing(Store(directory)) as store:
+        check = Check(store)
+        for _ in check.run():
+            pass
+    return check

@@ -132,6 +132,11 @@ def encode_unit(
     )
 
 
+def id_in(unit: bytes) -> bytes:
+    """The id of an encoded unit, which stands at its beginning; anything where that is no unit."""
+    return unit[len(_UNIT_HEAD) : len(_UNIT_HEAD) + 16]
+
+
 def tombstone(unit: dict[str, Any], event: int, ts: int, agent: str, reason: str) -> bytes:
     """What is left of a decoded unit that the event at `event` erased: where, when and by whom it was put, and its relationships.
 

@@ -56,12 +56,17 @@ class SetRetention(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """An entry of a context: its seq and time, its unit's id, and the consumers that want it."""
+    """An entry of a context: its seq and time, its unit's id, and the consumers that want it.
+
+    Attributes:
+        removal: the seq of the event that took it out of the context; 0 for one that is there.
+    """
 
     entry: int
     ts: int
     id: bytes
     wanted: tuple[str, ...] = ()
+    removal: int = 0
 
 
 class TrimContext(NamedTuple):
@@ -107,7 +112,8 @@ class UnitsTrimmed(NamedTuple):
 
     Attributes:
         entries: their seqs, each with its unit's id.
-        removed: the seqs that the log has no more: those of the units that no context keeps, and those of additions.
+        removed: the seqs that the log has no more: those of the units that no context keeps, those of additions, and those of old events
+            that had taken an entry out of the context before.
     """
 
     context: str
@@ -153,10 +159,11 @@ def decide_trim(view: View, command: TrimContext) -> Decision:
     if keep is None or context is None:
         return []
     count, size = context.entries + context.removed, context.size
+    looked_at = (view.get(TRIMMED, "") or Trimmed()).events
     left: dict[bytes, int] = {}  # of each unit, the entries that are left
     trimmed, removed = [], []
     missed: dict[str, list[int]] = {}  # by consumer
-    for entry, ts, unit, wanted in command.oldest:
+    for entry, ts, unit, wanted, removal in command.oldest:
         head = view.get(UNITS, unit)
         if head is None or (place(view, command.context, head) == entry and is_pinned(view, command.context, head.seq)):
             continue
@@ -171,6 +178,8 @@ def decide_trim(view: View, command: TrimContext) -> Decision:
                 missed.setdefault(name, []).append(entry)
         if entry != head.seq:
             removed.append(entry)
+        if 0 < removal <= looked_at:  # which was kept for the entry's sake
+            removed.append(removal)
         if not left[unit]:
             removed.append(head.seq)
     if not trimmed:
@@ -188,26 +197,49 @@ def _is_over(keep: Retention, count: int, size: int, age: int) -> bool:
 
 
 def decide_trim_events(view: View, command: TrimEvents) -> Decision:
-    """Those that nothing rests on. That all were looked at is an event, too, or they would be looked at after every start."""
+    """Those that nothing rests on. That all were looked at is an event, too, or they would be looked at after every start.
+
+    A log that is folded again must not bring back what has ended. So an end goes with its beginning, which may have stayed while it was in
+    force; where nobody knows which that was, the end stays.
+    """
     trimmed = view.get(TRIMMED, "") or Trimmed()
     if command.last <= trimmed.events:
         return []
-    gone = [(seq, event) for seq, ts, event in command.old if seq > trimmed.events and not _is_needed(view, seq, ts, event)]
-    pins = tuple((event.context, seq) for seq, event in gone if isinstance(event, contexts.UnitUnpinned))
-    members = tuple((event.context, seq) for seq, event in gone if isinstance(event, contexts.AgentLeft))
-    return [EventsTrimmed(command.last, tuple(seq for seq, _ in gone), pins, members)]
+    gone = {seq: event for seq, ts, event in command.old if seq > trimmed.events and not _is_needed(view, seq, ts, event)}
+    begun = {began for seq, event in gone.items() if (began := _beginning(view, seq, event))}
+    pins = tuple((event.context, seq) for seq, event in gone.items() if isinstance(event, contexts.UnitUnpinned))
+    members = tuple((event.context, seq) for seq, event in gone.items() if isinstance(event, contexts.AgentLeft))
+    return [EventsTrimmed(command.last, tuple(sorted({*gone, *begun})), pins, members)]
+
+
+def _beginning(view: View, seq: int, event: Any) -> int:
+    """The seq of the event that began what this one ended; 0 where it is none that ends something."""
+    match event:
+        case locks.LockReleased() | locks.LockExpired() | locks.LockStolen():
+            return event.token
+        case contexts.UnitUnpinned():
+            past = view.get(PAST_PINS, (event.context, seq))
+            return 0 if past is None else past.since
+    return 0
 
 
 def _is_needed(view: View, seq: int, ts: int, event: Any) -> bool:
-    """Whether something that is so now rests on an event."""
+    """Whether something that is so now rests on an event. (Of removals only those are looked at whose entry is gone.)"""
     match event:
-        case units.UnitPut() | contexts.UnitAdded() | contexts.ContextCreated() | RetentionSet():
+        case units.UnitPut() | contexts.UnitAdded() | contexts.ContextCreated() | RetentionSet() | tokens.TokenRevoked():
             return True
+        case contexts.ContextChanged():
+            return _is_in_force(view, event)
+        case UnitsTrimmed():  # the last of its context: by it readers learn what they have missed
+            context = view.get(CONTEXTS, event.context)
+            return context is not None and context.trimmed == max(entry for entry, _ in event.entries)
         case UnitRedacted():
             return view.get(UNITS, event.id) is not None
         case contexts.AgentJoined():
             member = view.get(MEMBERS, (event.context, event.member))
             return member is not None and member.since == seq
+        case contexts.AgentLeft():  # else an earlier put would make it one again
+            return view.get(MEMBERS, (event.context, event.member)) is None
         case contexts.UnitPinned():
             pin = view.get(PINS, (event.context, event.unit))
             return pin is not None and pin.since == seq
@@ -215,12 +247,22 @@ def _is_needed(view: View, seq: int, ts: int, event: Any) -> bool:
             return view.get(LEASES, seq) is not None
         case consumers.ConsumerCreated():
             return view.get(CONSUMERS, event.consumer) is not None
+        case consumers.ConsumerDeleted():
+            return view.get(CONSUMERS, event.consumer) is None
         case tokens.TokenIssued():
             return view.get(TOKENS, event.token) is not None
         case presence.AgentPresent():
             present = view.get(PRESENCE, event.agent)
             return present is not None and present.since == ts
     return False
+
+
+def _is_in_force(view: View, event: contexts.ContextChanged) -> bool:
+    """Whether something of a change is as it left it: else a later one has changed all of it."""
+    context = view.get(CONTEXTS, event.context)
+    if context is None:
+        return False
+    return event.display_name == context.display_name or any(context.meta.get(key) == value for key, value in event.meta.items())
 
 
 # Folds
@@ -239,12 +281,20 @@ def apply_trimmed(state: State, seq: int, ts: int, event: UnitsTrimmed) -> None:
 
 
 def reapply_trimmed(state: State, event: UnitsTrimmed) -> None:
-    """Fold it into a state that was folded from a log without what was trimmed: only entries that the log still had are taken.
+    """Fold it into a state that was folded from a log without what was trimmed: only births that are entries yet are taken.
 
     A unit that the log still has was kept by an entry elsewhere, and that one may have been trimmed since, when there was a later one.
     """
     removed = set(event.removed)
-    _take(state, event, tuple(one for one in event.entries if one[0] not in removed and state.get(UNITS, one[1]) is not None))
+    heads = {unit: state.get(UNITS, unit) for entry, unit in event.entries if entry not in removed}
+    _take(state, event, tuple(one for one in event.entries if (head := heads.get(one[1])) is not None and head.born and head.seq == one[0]))
+
+
+def reapply_birth(state: State, name: str, seq: int, unit: bytes) -> None:
+    """Fold that a unit's birth was trimmed, by its record: the event that says so may be gone."""
+    context = state.get(CONTEXTS, name)
+    assert context is not None, "the unit was put into it"
+    state.put(CONTEXTS, name, _without(state, context, name, seq, unit, set()))
 
 
 def _take(state: State, event: UnitsTrimmed, entries: tuple[tuple[int, bytes], ...]) -> None:

@@ -13,7 +13,7 @@ import cbor2
 
 from ..protocol.errors import EngramError
 from ..shapes import NamedTuple
-from ..state.contexts import UnitAdded, UnitRemoved
+from ..state.contexts import UnitAdded
 from ..state.machine import Event, apply
 from ..state.redaction import UnitRedacted
 from ..state.refold import refold
@@ -329,18 +329,17 @@ class Batch:
         log = self._log
         log._head = seq
         unit = log.unit_so_far(record, event)
-        there = log.entry_at(event.entry) is not None if isinstance(event, UnitRemoved) else unit is not None
-        follows = refold(log._pending, seq, record.ts, event, there)
-        self._write(seq, record, event, unit)
-        return follows
+        folded = refold(log._pending, seq, record.ts, event, records.is_there(record, event, unit, log.entry_at))
+        self._write(seq, record, event, unit, folded.stands)
+        return folded.follows
 
-    def _write(self, seq: int, record: Record, event: Event, unit: bytes | None) -> Appended:
-        """Have an event written that is folded, with its keys."""
+    def _write(self, seq: int, record: Record, event: Event, unit: bytes | None, stands: bool = True) -> Appended:
+        """Have an event written that is folded, with its keys if it stands."""
         put = self._batch.put
         put(keys.LOG + keys.pack_seq(seq), records.pack(record))
         if type(event) is UnitPut:
             self.units[seq] = record
-        if type(event) is not UnitRemoved or records.stands(self._log.entry_at(event.entry)):
+        if stands:
             for key, value in records.keys_of(seq, record, event, unit):
                 put(key, value)
         self._last_ts = record.ts

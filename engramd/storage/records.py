@@ -7,7 +7,7 @@ nothing), and the body: the encoded unit, or a CBOR map of the event's members. 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import cbor2
@@ -21,6 +21,7 @@ from ..state.units import Edge, UnitPut
 from . import keys
 
 _HEAD = struct.Struct(">BQH")
+HEAD_BYTES = _HEAD.size
 UNIT_PUT = 1
 CODES: dict[int, tuple[str, type]] = {
     UNIT_PUT: ("unit_put", UnitPut),
@@ -155,6 +156,18 @@ def trimmed_at(record: Record) -> int | None:
 def stands(entry: Record | None) -> bool:
     """Whether an entry is one still, by its record: retention has not taken it."""
     return entry is not None and not is_trimmed(entry)
+
+
+def is_there(record: Record, event: Event, unit: bytes | None, entry_at: Callable[[int], Record | None]) -> bool:
+    """Whether what an event is about is in the log, as `refold` asks it.
+
+    Args:
+        unit: the encoded unit of an entry, if the log has it.
+        entry_at: gives the record of the entry at a seq.
+    """
+    if isinstance(event, contexts.UnitRemoved):
+        return stands(entry_at(event.entry))
+    return unit is not None and not (record.code == UNIT_PUT and is_trimmed(record))
 
 
 def with_extra(record: Record, **members: Any) -> Record:

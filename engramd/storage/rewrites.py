@@ -100,6 +100,7 @@ class Redone:
         self.removed: set[int] = set()
         self._trimmed: dict[int, int] = {}  # births that are no entries any more, and the events that say so
         self._redacted: dict[int, tuple[int, int, UnitRedacted]] = {}
+        self._looked_at = 0  # up to here, events may have been removed that say more
 
     def see(self, seq: int, ts: int, event: UnitsTrimmed | EventsTrimmed | UnitRedacted) -> None:
         """An event is there."""
@@ -109,12 +110,15 @@ class Redone:
         self.removed.update(event.removed)
         if isinstance(event, UnitsTrimmed):  # whose additions are removed, too
             self._trimmed |= {entry: seq for entry, _ in event.entries if entry not in self.removed}
+        else:
+            self._looked_at = max(self._looked_at, event.last)
 
     def unit(self, seq: int, record: Record) -> Record:
         """The record of the unit at `seq` as those events have left it. A tombstone stays one without its event: nothing else is there."""
         if seq in self._redacted:
-            unit, by = cbor2.loads(record.body), self._redacted[seq]
+            unit, redaction = cbor2.loads(record.body), self._redacted[seq]
             if "redacted" not in unit:
-                record = _erased(record, unit, *by, size_of(unit["text"] if "text" in unit else unit["payload"], unit["meta"]))
-        trimmed = self._trimmed.get(seq)
-        return record if records.trimmed_at(record) == trimmed else records.trimmed(record, trimmed)
+                record = _erased(record, unit, *redaction, size_of(unit["text"] if "text" in unit else unit["payload"], unit["meta"]))
+        by, marked = self._trimmed.get(seq), records.trimmed_at(record)
+        is_right = marked == by or (by is None and marked is not None and marked <= self._looked_at)
+        return record if is_right else records.trimmed(record, by)

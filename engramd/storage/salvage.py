@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import heapq
 import shutil
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import cbor2
 
 from ..protocol.errors import EngramError
+from ..protocol.unit import id_in
+from ..shapes import NamedTuple
 from ..state.contexts import UnitAdded
 from ..state.redaction import UnitRedacted
 from ..state.retention import EventsTrimmed, UnitsTrimmed
 from ..state.units import UnitPut
+from ..state.view import DEDUPE, UNITS
 from . import keys, records
-from .backup import Gaps
+from .backup import Gaps, merged
 from .foreign import read_event
 from .leveldb import Store, repair
 from .log import FORMAT
+from .records import Record
 from .rewrites import Redone
+from .rows import DurableRows
 
-_REWRITES = {bytes((code,)) for code in (records.UNITS_TRIMMED, records.EVENTS_TRIMMED, records.UNIT_REDACTED)}
+_REWRITES = (records.UNITS_TRIMMED, records.EVENTS_TRIMMED, records.UNIT_REDACTED)
 NO_HISTORY = "0" * 12  # of a store that has lost its own
+
+
+class _Known(NamedTuple):
+    """What a first look at the records of a damaged store tells.
+
+    Attributes:
+        redone: what those of retention and redaction have done.
+        missing: the ranges of seqs that have none; the last one has no end.
+        newest: of ids that several units have, the seq of the last of them: a unit that retention had removed may have come back by an
+            import, and the record before it by damage.
+    """
+
+    redone: Redone
+    missing: list[tuple[int, int]]
+    newest: dict[bytes, int]
+
+    def is_older(self, seq: int, record: Record) -> bool:
+        """Whether a unit was put again later."""
+        return bool(self.newest) and self.newest.get(id_in(record.body), seq) != seq
 
 
 class Salvage:
@@ -60,49 +91,103 @@ class Salvage:
         newest = next(self._store.scan(keys.LOG, keys.LOG + b"\xff" * 8, reverse=True), None)
         self.last = keys.seq_of(newest[0]) if newest is not None and newest[0][:1] == keys.LOG else 0
         self.lost: list[tuple[int, int]] = []
+        self._entries: dict[int, bytes] = {}  # of units that only their contexts still have: seq, and key
 
     def records(self) -> Iterator[tuple[int, bytes]]:
         """The events that can be read, in order, with their seqs, as later ones have left them: damage can hide that from LevelDB.
 
         An addition whose unit is lost is lost, too.
         """
-        self.last = 0
-        redone = self._redone()
-        left_out = set(redone.removed)
-        gaps, last_ts = Gaps(), 0
-        for key, value in self._store.prefixed(keys.LOG):
-            seq = keys.seq_of(key)
+        known = self._survey()
+        left_out = set(known.redone.removed)
+        gaps, last_ts, self.last = Gaps(), 0, 0
+        for seq, value in heapq.merge(self._stored(), self._from_entries(known.missing)):
             if seq in left_out:
                 continue
+            self.last = seq
             try:
                 record, event = read_event(seq, value)
             except EngramError:
                 left_out.add(seq)
                 continue
-            if record.ts < last_ts or (isinstance(event, UnitAdded) and not self._has(event.unit, left_out)):
+            if isinstance(event, UnitPut):
+                value = records.pack(known.redone.unit(seq, record))
+                is_odd = known.is_older(seq, record)
+            else:
+                is_odd = isinstance(event, UnitAdded) and not self._has(event.unit, left_out)
+            if record.ts < last_ts or is_odd:
                 left_out.add(seq)
                 continue
             gaps.see(seq, event)
-            self.last, last_ts = seq, record.ts
-            yield seq, records.pack(redone.unit(seq, record)) if isinstance(event, UnitPut) else value
-        self.lost = gaps.unexplained(self.last)
+            last_ts = record.ts
+            yield seq, value
+        lost = [(seq, seq) for seq in left_out - known.redone.removed]
+        self.lost = merged([*gaps.unexplained(self.last), *lost])
 
-    def _redone(self) -> Redone:
-        """What retention and redaction have done, by those of their events that can be read."""
-        redone = Redone()
-        for key, value in self._store.prefixed(keys.LOG):
-            if value[:1] in _REWRITES:
+    def _survey(self) -> _Known:
+        """Look at all records once."""
+        known, low, before = _Known(Redone(), [], {}), array("Q"), 0
+        for seq, value in self._stored():
+            if seq > before + 1:
+                known.missing.append((before + 1, seq - 1))
+            before = seq
+            if value[0] in _REWRITES:
                 with suppress(EngramError):
-                    record, event = read_event(seq := keys.seq_of(key), value)
+                    record, event = read_event(seq, value)
                     assert isinstance(event, UnitsTrimmed | EventsTrimmed | UnitRedacted), "its code says so"
-                    redone.see(seq, record.ts, event)
-        return redone
+                    known.redone.see(seq, record.ts, event)
+            elif value[0] == records.UNIT_PUT:
+                low.append(_low(id_in(records.unpack(value).body)))
+        known.missing.append((before + 1, keys.LAST_SEQ))
+        twice = {one for one, other in pairwise(sorted(low)) if one == other}
+        for seq, value in self._stored() if twice else ():
+            if value[0] == records.UNIT_PUT and _low(unit := id_in(records.unpack(value).body)) in twice:
+                known.newest[unit] = seq
+        return known
+
+    def _stored(self) -> Iterator[tuple[int, bytes]]:
+        return ((keys.seq_of(key), value) for key, value in self._store.prefixed(keys.LOG) if len(value) > records.HEAD_BYTES)
+
+    def _from_entries(self, missing: list[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        """Records of units that are missing, in order, as far as their contexts have them: only what they were put under is lost."""
+        found = self._entries
+        for key, value in self._store.prefixed(keys.ENTRY):
+            seq = keys.seq_of(key)
+            at = bisect_right(missing, (seq, keys.LAST_SEQ)) - 1
+            if at >= 0 and seq <= missing[at][1] and isinstance(records.read_entry(value), bytes):
+                found[seq] = keys.ENTRY + key
+        for seq in sorted(found):
+            try:
+                yield seq, self._record_of(seq, found[seq])
+            except Exception:  # whatever stands there is not what an engramd wrote
+                del found[seq]
+
+    def _record_of(self, seq: int, key: bytes) -> bytes:
+        """The record of a unit, from its entry and what the state has of it. Raises anything where these do not fit."""
+        encoded = records.read_entry(self._store.get(key) or b"")
+        assert isinstance(encoded, bytes), "it was when it was found"
+        unit = cbor2.loads(encoded)
+        if unit["seq"] != seq or key != keys.entries(unit["context"]) + keys.pack_seq(seq):
+            raise ValueError("this is another unit's entry")
+        rows, extra = DurableRows(self._store), dict[str, Any]()
+        head = rows.get(UNITS, unit["id"])
+        if head is not None and head.seq == seq:
+            put = None if head.dedupe is None else rows.get(DEDUPE, (unit["context"], head.dedupe))
+            extra |= {} if put is None or put.first_seq != seq else {"dedupe": head.dedupe, "dedupe_count": put.units}
+            extra |= {"size": head.size} if "redacted" in unit else {}
+        record = Record(records.UNIT_PUT, unit["ts"], b"", encoded)
+        return records.pack(records.with_extra(record, **extra))
 
     def _has(self, unit: int, left_out: set[int]) -> bool:
         """Whether an earlier unit was not left out."""
-        return unit not in left_out and self._store.get(keys.LOG + keys.pack_seq(unit)) is not None
+        return unit not in left_out and (unit in self._entries or self._store.get(keys.LOG + keys.pack_seq(unit)) is not None)
 
     def close(self) -> None:
         """Remove the copy."""
         self._store.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _low(unit_id: bytes) -> int:
+    """The half of an id that is random."""
+    return int.from_bytes(unit_id[8:])

@@ -9,6 +9,7 @@ import cbor2
 
 from ..protocol.errors import EngramError
 from ..shapes import NamedTuple
+from ..state.contexts import UnitRemoved
 from ..state.filters import Filter
 from ..state.retention import Candidate
 from ..state.view import PINS
@@ -50,9 +51,10 @@ def oldest(
             raise _lost(context, entry)
         size += len(encoded)
         unit = cbor2.loads(encoded)
-        if log.durable.get(PINS, (context, unit["seq"])) is None or log.is_gone(context, entry):
+        removal = log.gone_at(context, entry) or 0
+        if removal or log.durable.get(PINS, (context, unit["seq"])) is None:
             wanted = tuple(one.name for one in interests if one.cursor < entry and one.filter.matches(unit))
-            found.append(Candidate(entry, _ts(log, context, entry, unit), unit["id"], wanted))
+            found.append(Candidate(entry, _ts(log, context, entry, unit), unit["id"], wanted, removal))
         if len(found) == limit or looked == STEP_ENTRIES or size > STEP_BYTES:
             return found, entry
     return found, None
@@ -73,7 +75,10 @@ def _lost(context: str, entry: int) -> EngramError:
 
 
 def old_events(log: Log, after: int, before: int) -> tuple[list[tuple[int, int, Any]], int]:
-    """The events behind `after` that are no entries and older than the instant `before`: seq, time and event, and how far was looked."""
+    """The events behind `after` that are no entries and older than the instant `before`: seq, time and event, and how far was looked.
+
+    The removal of an entry that the log still has is left out: the entry would be back without it.
+    """
     found = list[tuple[int, int, Any]]()
     reached = after
     for looked, (seq, record) in enumerate(log.records(after + 1, log.last_seq), 1):
@@ -81,7 +86,9 @@ def old_events(log: Log, after: int, before: int) -> tuple[list[tuple[int, int, 
             break
         reached = seq
         if record.code not in records.ENTRIES:
-            found.append((seq, record.ts, records.decode_event(record)))
+            event = records.decode_event(record)
+            if not isinstance(event, UnitRemoved) or log.gone_at(event.context, event.entry) is None:
+                found.append((seq, record.ts, event))
         if looked == STEP_EVENTS:
             break
     return found, reached

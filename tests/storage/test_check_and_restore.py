@@ -14,7 +14,7 @@ import cbor2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import execute, temporary_log
+from stores import checked, execute, restored, saved, temporary_log, written
 
 from engramd import offline
 from engramd.protocol.backup import MANIFEST, Manifest, Segment, frame, parse_manifest, segment_name
@@ -23,9 +23,8 @@ from engramd.protocol.unit import new_id
 from engramd.state import consumers, contexts, locks, presence, redaction, retention, units
 from engramd.state.machine import Command
 from engramd.state.view import CONTEXTS, UNITS, Claim
-from engramd.storage import backup, keys, records
-from engramd.storage.backup import Restored, Source, read_chunk
-from engramd.storage.check import Check
+from engramd.storage import keys, records
+from engramd.storage.backup import Source
 from engramd.storage.leveldb import Store
 from engramd.storage.log import Log
 from engramd.storage.salvage import Salvage
@@ -89,49 +88,9 @@ def filled(directory: Path, seed: int = 1, count: int = 200) -> None:
         execute(log, count * MICROS, consumers.CreateConsumer("last", "x", {}, 0, True), consumers.Park("last", log.last_seq + 1, 1, 3))
 
 
-def saved(log: Log, target: Path, **members: Any) -> Path:
-    """A backup of a log, written plainly."""
-    target.mkdir()
-    frames, count = bytearray(), 0
-    reached = 0
-    while reached < log.last_seq:
-        chunk = read_chunk(log, reached, log.last_seq)
-        frames += chunk.frames
-        reached = chunk.reached
-    count = sum(1 for _ in log.records(1, log.last_seq))
-    return written(target, bytes(frames), count, log.last_seq, log.history, **members)
-
-
-def written(target: Path, frames: bytes, count: int, last: int, history: str = "0" * 12, **members: Any) -> Path:
-    import hashlib
-
-    digest = hashlib.sha256(frames).hexdigest()
-    segments = (Segment(segment_name(1, last, digest), 1, last, count, len(frames), digest),) if last else ()
-    for segment in segments:
-        (target / segment.file).write_bytes(frames)
-    (target / MANIFEST).write_bytes(Manifest(history, 1, last, "engramd test", segments, **members).encode())
-    return target
-
-
 def everything(directory: Path) -> dict[bytes, bytes]:
     with closing(Store(directory)) as store:
         return dict(store.scan(b"", b"\xff" * 17))
-
-
-def restored(path: Path, directory: Path) -> Restored:
-    directory.mkdir(exist_ok=True)
-    with closing(Source(path)) as source:
-        *_, made = backup.restore(source, directory, 10**15)
-    assert isinstance(made, Restored)
-    return made
-
-
-def checked(directory: Path) -> Check:
-    with closing(Store(directory)) as store:
-        check = Check(store)
-        for _ in check.run():
-            pass
-    return check
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,29 @@ import cbor2
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from stores import execute
+from stores import checked, execute, restored, saved
 
-from engramd.state.contexts import SetPins, SetPlaces
+from engramd.state.consumers import CreateConsumer, DeleteConsumer
+from engramd.state.contexts import SetContext, SetMember, SetPins, SetPlaces
 from engramd.state.filters import EVERYTHING, Filter
 from engramd.state.redaction import FinishErasures, Redact
 from engramd.state.retention import SetRetention, TrimContext, TrimEvents
+from engramd.state.tokens import IssueToken, RevokeToken
 from engramd.state.units import Draft, Edge, Put
-from engramd.state.view import CONTEXTS, DEDUPE, ERASURES, PINS, PLACES, UNITS
+from engramd.state.view import (
+    CONSUMERS,
+    CONTEXTS,
+    DEDUPE,
+    ERASURES,
+    MEMBERS,
+    PINS,
+    PLACES,
+    RETENTION,
+    TOKENS,
+    TRIMMED,
+    UNITS,
+    Token,
+)
 from engramd.storage import keys, records
 from engramd.storage.log import Log
 from engramd.storage.query import Range, step
@@ -189,6 +205,34 @@ class Store(RuleBasedStateMachine):
         for done in self.do(TrimEvents(reached, tuple(found))):
             self.covered |= set(done.event.removed)
 
+    @rule(name=contexts, title=st.sampled_from(("", "one", "other")), label=st.none() | st.sampled_from("vw"))
+    def describe(self, name: str, title: str, label: str | None) -> None:
+        self.do(SetContext(name, "me", title or None, {"l": label}))
+
+    @rule(name=contexts, member=st.sampled_from(("me", "you")), joined=st.booleans())
+    def join(self, name: str, member: str, joined: bool) -> None:
+        self.do(SetMember(name, "me", member, joined))
+
+    @rule(name=st.sampled_from("tu"), issued=st.booleans())
+    def token(self, name: str, issued: bool) -> None:
+        grant = Token("you", name.encode(), ("read",), (), (), None, "", 0)
+        self.do(IssueToken("me", name, grant) if issued else RevokeToken("me", name))
+
+    @rule(name=st.sampled_from("kl"), there=st.booleans())
+    def consumer(self, name: str, there: bool) -> None:
+        self.do(CreateConsumer(name, "me", {}, 0, True) if there else DeleteConsumer(name, "me"))
+
+    @rule()
+    def restore(self) -> None:
+        """What is restored is as it was, however much of what led to it was removed."""
+        with tempfile.TemporaryDirectory() as made:
+            restored(saved(self.log, Path(made, "backup")), Path(made, "data"))
+            assert [found.message for found in checked(Path(made, "data/log")).findings] == []
+            with closing(Log(Path(made, "data/log"))) as again:
+                assert standing(again) == standing(self.log)
+                members = [set(log.durable.keys(MEMBERS)) for log in (again, self.log)]
+                assert members[0] <= members[1], "who became one by a put that is gone, is none"
+
     @rule(flush=st.booleans())
     def restart(self, flush: bool) -> None:
         if flush:
@@ -275,6 +319,18 @@ class Store(RuleBasedStateMachine):
         assert {seq for _, seq in places} <= seqs
         for record in (record for _, record in self.log.records(1, keys.LAST_SEQ) if record.code == records.UNIT_PUT):
             records.decode_event(record)
+
+
+def standing(log: Log) -> dict[Any, Any]:
+    """What a log says of what there is, by keys and rows; without when something began that is over, and what erasures have still to do."""
+    exact = {PINS, PLACES, UNITS, DEDUPE, RETENTION, TOKENS}
+    found: dict[Any, Any] = {key: value for key, value in log._store.scan(b"a", b"z") if key[:1] != keys.LOG}
+    found |= {(table.name, key): row for table in exact for key, row in log.durable.scan(table)}
+    found |= {("consumer", key): None for key in log.durable.keys(CONSUMERS)}
+    changing = {"created_at": 0, "updated_at": 0}
+    found |= {("context", key): row._replace(**changing) for key, row in log.durable.scan(CONTEXTS)}
+    trimmed = log.durable.get(TRIMMED, "")
+    return found | {"trimmed": trimmed and (trimmed.entries, trimmed.events)}
 
 
 Store.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
