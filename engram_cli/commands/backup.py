@@ -73,6 +73,8 @@ def _round(vault: Vault, client: Client, told: Callable[[int, int], None]) -> tu
 
     def noted(manifest: Manifest) -> Manifest:
         stale = {*had.stale, *(seq for seq in reading.changed if seq <= had.last)}  # what was read now is as it is now
+        if reading.gone > had.last:  # what such an event changed, nobody can say any more
+            stale |= {one.first for one in had.segments}
         return replace(manifest, made_at=time.time_ns() // 1000, server=server, stale=tuple(sorted(stale)))
 
     manifest = noted(vault.extend(had, reading.chunks(had.last), noted))
@@ -110,11 +112,13 @@ class _Reading:
     Attributes:
         changed: seqs whose records are no more what they were when they were read.
         whole: the seq of the last event that removed or changed others, as far as is known.
+        gone: the last seq of an event that was removed, and was no entry.
     """
 
     def __init__(self, client: Client, history: str, told: Callable[[int, int], None]) -> None:
         self.changed: set[int] = set()
         self.whole = 0
+        self.gone = 0
         self._client = client
         self._history = history
         self._told = told
@@ -126,6 +130,7 @@ class _Reading:
             if page["history"] != self._history:
                 raise EngramError("conflict", "the daemon was started on another store meanwhile; the backup ends with what it had before")
             self.changed.update(page["changed"])
+            self.gone = max(self.gone, page["gone"])
             self.whole = max(self.whole, page["whole"])
             before, after, last = after, page["reached"], int(page["last"])
             self._told(after, last)

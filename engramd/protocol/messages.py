@@ -723,6 +723,7 @@ OPERATIONS: Mapping[str, Operation] = {
                 "changed": Field(ListOf(Int(1), 1_000_000), "earlier seqs that a later event changed: read them anew", required=True),
                 "history": Field(Text(64), "the id of the log's history", required=True),
                 "whole": Field(Int(), "a log that ends before may lack records that an event up to here has removed", required=True),
+                "gone": Field(Int(), "the last seq of an event, no entry, that was removed: what it said of changes, too", required=True),
             }
         ),
     ),

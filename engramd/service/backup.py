@@ -9,6 +9,7 @@ import trio
 from ..protocol.connection import Id
 from ..protocol.errors import EngramError
 from ..protocol.messages import PAGE_BYTES
+from ..state.view import TRIMMED, Trimmed
 from .peer import Peer
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def backup(engine: Engine, peer: Peer, request_id: Id, fields: dict[str, Any]) -
             reached = chunk.reached
             await trio.sleep(trio.current_time() - began)  # half of the time is for others
         answer = {"frames": bytes(frames), "reached": reached, "last": last, "changed": changed, "history": engine.log.history}
+        answer["gone"] = (engine.log.durable.get(TRIMMED, "") or Trimmed()).gone
         answer["whole"] = engine.log.last_rewrite  # looked at after the records: what is not among them, this event may have removed
         peer.answer(request_id, answer)
 

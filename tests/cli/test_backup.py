@@ -23,11 +23,12 @@ from engram_cli.vault import Vault
 from engramd.protocol.backup import MANIFEST, SEGMENT_BYTES, Manifest, parse_manifest
 from engramd.protocol.errors import EngramError
 from engramd.state.redaction import Redact
-from engramd.state.retention import SetRetention, TrimContext
+from engramd.state.retention import SetRetention, TrimContext, TrimEvents
+from engramd.state.view import TRIMMED, Trimmed
 from engramd.storage import backup
 from engramd.storage.backup import Source, read_chunk
 from engramd.storage.log import Log
-from engramd.storage.trim import oldest
+from engramd.storage.trim import old_events, oldest
 
 
 class Reader:
@@ -41,7 +42,8 @@ class Reader:
         assert op == "backup"
         last = fields.get("last", self.log.last_seq)
         chunk = read_chunk(self.log, fields["after"], last)
-        facts = {"history": self.log.history, "whole": self.log.last_rewrite}
+        trimmed = self.log.durable.get(TRIMMED, "") or Trimmed()
+        facts = {"history": self.log.history, "whole": self.log.last_rewrite, "gone": trimmed.gone}
         return {"frames": chunk.frames, "reached": chunk.reached, "last": last, "changed": chunk.changed, **facts}
 
 
@@ -215,6 +217,20 @@ def test_what_retention_removes_during_a_backup_is_accounted_for(log: Log, tmp_p
         with Vault(tmp_path / "b") as vault:
             command._update(vault, Busy(log), lambda done, total: None)  # type: ignore[arg-type]
         assert held(tmp_path / "b") == stored(log)
+
+
+def test_what_was_removed_by_events_that_are_gone_leaves_a_backup(log: Log, tmp_path: Path, small_segments: None) -> None:
+    fill(log, 0, 60)
+    execute(log, 900, SetRetention("c", "a", {"units": 5, "bytes": None, "age": None}))
+    update(log, tmp_path / "b")
+    for limit in (30, 7):  # of the trims of a context the last is kept
+        found, _ = oldest(log, "c", 0, limit)
+        execute(log, 1000, TrimContext("c", 1000, tuple(found)))
+    old, reached = old_events(log, 0, 2000)
+    execute(log, 1000, TrimEvents(reached, tuple(old)))
+    assert update(log, tmp_path / "b")["rewritten"] > 1
+    assert held(tmp_path / "b") == stored(log)
+    assert update(log, tmp_path / "b")["rewritten"] == 0
 
 
 def test_a_backup_of_nothing(log: Log, tmp_path: Path) -> None:

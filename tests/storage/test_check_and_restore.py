@@ -28,7 +28,7 @@ from engramd.storage.backup import Source
 from engramd.storage.leveldb import Store
 from engramd.storage.log import Log
 from engramd.storage.salvage import Salvage
-from engramd.storage.trim import oldest
+from engramd.storage.trim import old_events, oldest
 
 MICROS = 1_000_000
 
@@ -597,3 +597,137 @@ def test_whatever_damage_leaves_of_each_record_a_salvage_holds_together(tmp_path
         for trim_event in trims.values():
             for entry, _ in trim_event.entries:
                 assert store.get(keys.entries(trim_event.context) + keys.pack_seq(entry)) is None
+
+
+# What a salvage makes of it
+
+
+def put_units(log: Log, context: str, *texts: str, key: str | None = None, ids: tuple[bytes, ...] = ()) -> list[bytes]:
+    """Put units together; gives their ids."""
+    made = ids or tuple(new_id(10**12) for _ in texts)
+    drafts = tuple(units.Draft(unit, "message", {"k": "v"}, text) for unit, text in zip(made, texts, strict=True))
+    execute(log, 10**12, units.Put(context, "x", drafts, key, keeps_ids=bool(ids)))
+    return list(made)
+
+
+def keep(log: Log, context: str, count: int) -> None:
+    execute(log, 10**12, retention.SetRetention(context, "x", {"units": count, "bytes": None, "age": None}))
+    trim(log, context, 10**12)
+
+
+def forget(log: Log) -> None:
+    """Remove all old events that nothing rests on."""
+    old, reached = old_events(log, 0, 10**13)
+    execute(log, 10**12, retention.TrimEvents(reached, tuple(old)))
+
+
+def changed(log: Log, records_: dict[int, bytes | None]) -> None:
+    """Have the log other records, as damage may uncover or take them."""
+    batch = log._store.batch()
+    for seq, value in records_.items():
+        if value is None:
+            batch.delete(keys.LOG + keys.pack_seq(seq))
+        else:
+            batch.put(keys.LOG + keys.pack_seq(seq), value)
+    log._store.write(batch)
+
+
+def stored_at(log: Log, seq: int) -> bytes:
+    found: bytes | None = log._store.get(keys.LOG + keys.pack_seq(seq))
+    assert found is not None
+    return found
+
+
+def salvaged(tmp_path: Path) -> tuple[dict[int, bytes], list[tuple[int, int]], int]:
+    """What a salvage of the store gives: records, what is lost, and the last seq. It can be restored, and what is restored is sound."""
+    salvage = Salvage(tmp_path / "log", tmp_path / "scratch")
+    found = dict(salvage.records())
+    salvage.close()
+    (tmp_path / "b").mkdir()
+    frames = b"".join(frame(*one) for one in found.items())
+    restored(written(tmp_path / "b", frames, len(found), salvage.last, salvaged=True, lost=tuple(salvage.lost)), tmp_path / "d")
+    assert [one.message for one in checked(tmp_path / "d/log").findings] == []
+    return found, salvage.lost, salvage.last
+
+
+def test_units_that_only_their_contexts_still_have_are_saved(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "log")) as log:
+        put_units(log, "a", "one", "two", key="key")
+        [unit] = put_units(log, "a", "secret")
+        execute(log, 10**12, redaction.Redact("x", (unit,), "why"))
+        put_units(log, "a", "large" * 1000, "last")
+        sound = {seq: stored_at(log, seq) for seq in (2, 3, 4, 6, 7)}
+        changed(log, dict.fromkeys(sound))
+    found, lost, last = salvaged(tmp_path)
+    assert {seq: found.get(seq) for seq in sound} == {**sound, 6: None}, "but for those that are too large to stand there"
+    assert (lost, last) == ([(6, 6)], 7)
+
+
+def test_an_entry_that_was_trimmed_stays_so_without_the_event_that_says_it(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "log")) as log:
+        [unit] = put_units(log, "team", "one")
+        execute(log, 10**12, contexts.SetPlaces("archive", "x", (unit,), True))
+        put_units(log, "team", "two")
+        keep(log, "team", 1)
+        put_units(log, "team", "three")
+        trim(log, "team", 10**12)
+        forget(log)
+        before = dict(log.records(1, log.last_seq))
+        assert records.trimmed_at(before[2]) not in before
+    found, lost, _ = salvaged(tmp_path)
+    assert found == {seq: records.pack(record) for seq, record in before.items()}
+    assert lost == []
+    with closing(Log(tmp_path / "d/log")) as log, closing(Log(tmp_path / "log")) as first:
+        for name in ("team", "archive"):
+            assert log.durable.get(CONTEXTS, name) == first.durable.get(CONTEXTS, name)
+        assert log.durable.get(UNITS, unit) == first.durable.get(UNITS, unit)
+
+
+def test_a_unit_that_came_back_by_an_import_is_there_once(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "log")) as log:
+        [unit] = put_units(log, "a", "the secret")
+        first = stored_at(log, 2)
+        put_units(log, "a", "other")
+        keep(log, "a", 1)
+        put_units(log, "a", "the secret", ids=(unit,))
+        changed(log, {2: first, 5: None})
+    found, lost, _ = salvaged(tmp_path)
+    assert 2 not in found
+    assert 6 in found
+    assert lost == [(2, 2), (5, 5)]
+
+
+def test_additions_of_lost_units_are_lost_wherever_they_stand(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "log")) as log:
+        [unit] = put_units(log, "a", "x" * 5000)
+        execute(log, 10**12, contexts.SetPlaces("b", "x", (unit,), True))
+        execute(log, 10**12, locks.Acquire("x", Claim(("/r",), "exclusive"), MICROS, None, False, ""))
+        forget(log)
+        execute(log, 10**12, contexts.SetPlaces("c", "x", (unit,), True))
+        changed(log, {2: None})
+        end = log.last_seq
+    found, lost, last = salvaged(tmp_path)
+    assert lost == [(2, 2), (4, 4), (end - 1, end)] or lost == [(4, 4), (end, end)], (
+        "a missing one below what was looked at may have been removed"
+    )
+    assert last == end
+    assert end not in found
+
+
+def test_a_lost_removal_between_two_additions(tmp_path: Path) -> None:
+    """The unit stands where it stood first, once, and can be removed."""
+    with closing(Log(tmp_path / "log")) as log:
+        [unit] = put_units(log, "a", "one")
+        for present in (True, False, True, False):
+            execute(log, 10**12, contexts.SetPlaces("b", "x", (unit,), present))
+        changed(log, {5: None})
+    _, lost, _ = salvaged(tmp_path)
+    assert lost == [(5, 5)]
+    with closing(Log(tmp_path / "d/log")) as log:
+        row = log.durable.get(CONTEXTS, "b")
+        assert row is not None
+        assert (row.entries, row.removed) == (1, 0)
+        execute(log, 10**16, contexts.SetPlaces("b", "x", (unit,), False))
+        row = log.durable.get(CONTEXTS, "b")
+        assert row is not None
+        assert (row.entries, row.removed) == (0, 1)
