@@ -124,18 +124,16 @@ HEADINGS = ("what", "p50", "p99", "figure", "ratio", "goal", "held against")
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows as aligned plain text."""
+    """The rows as aligned plain text, without the columns that no row fills."""
     lines = [HEADINGS]
     for each in rows:
         ratio = "" if each.ratio is None else f"{each.ratio:.2f}"
         lines.append((each.what, duration(each.p50), duration(each.p99), amount(each.value, each.unit), ratio, goal(each), each.against))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    filled = [column for column in range(len(HEADINGS)) if column == 0 or any(line[column] for line in lines[1:])]
+    widths = {column: max(len(line[column]) for line in lines) for column in filled}
     texts = []
     for line in lines:
-        cells = [
-            cell.rjust(width) if 0 < column < 5 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
+        cells = [line[at].rjust(width) if 0 < at < 5 else line[at].ljust(width) for at, width in widths.items()]
         texts.append("  ".join(cells).rstrip())
     texts.insert(1, "-" * max(map(len, texts)))
     return "\n".join(texts)
