@@ -161,10 +161,10 @@ def save_as(path: str, **more: Any) -> None:
 
 
 def put_region(path: str | Path, name: str, text: str) -> None:
-    """Replace what stands between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document, or make a document of nothing else.
+    """Replace what stands between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document.
 
     Raises:
-        BenchmarkError: if there is a document without these lines.
+        BenchmarkError: if it has not these lines.
     """
     head, tail = around_region(path, name)
     Path(path).write_text(f"{head}\n{text.strip()}\n\n{tail}", encoding="utf-8")
@@ -173,7 +173,7 @@ def put_region(path: str | Path, name: str, text: str) -> None:
 def around_region(path: str | Path, name: str) -> tuple[str, str]:
     """A document up to the first of these lines, and from the last one on; raises as `put_region` does, before anything is measured."""
     file, first, last = Path(path), f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-    before = file.read_text(encoding="utf-8") if file.exists() else first + last
+    before = file.read_text(encoding="utf-8")
     if first not in before or last not in before:
         raise BenchmarkError(f"{path} has no lines {first.strip()} and {last.strip()}")
     head, rest = before.split(first, 1)

@@ -29,6 +29,7 @@ from . import figures, loops, plots, wire
 from .figures import BenchmarkError, amount, duration
 from .live import CONTEXTS, FILL, LAST, WINDOW, fill
 from .loops import clock
+from .options import add_dir, add_json, document, output, positive, run_main
 from .processes import Daemon, Place, bounded
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -359,20 +360,29 @@ def plot_of(costs: Costs, sizes: Sequence[int]) -> str:
     return plots.lines("Cost against size", sizes, timed, "units in the store", "time", figures.duration, height=620)
 
 
+def sizes_of(text: str) -> list[int]:
+    """What --sizes says."""
+    sizes = [positive(size) for size in text.split(",")]
+    if any(size % FILL for size in sizes) or sizes != sorted({*sizes}):
+        raise argparse.ArgumentTypeError(f"{text!r}: sizes are whole thousands, each above the one before")
+    return sizes
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0, or 1 when something could not be measured; that something grows too fast is no failure."""
     about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=about, epilog=EPILOG)
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="units at which to measure, rising, in whole thousands")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too; times in nanoseconds")
-    parser.add_argument("--plot", metavar="FILE", help="write the plot here, as SVG")
-    parser.add_argument("--table", metavar="FILE", help=f"write the table into this document, where <!-- {REGION} --> stands")
-    parser.add_argument("--dir", metavar="DIR", help="put the store on this directory's file system (default: the temporary directory)")
+    usual = ",".join(map(str, SIZES))
+    parser.add_argument("--sizes", type=sizes_of, default=usual, help="units at which to measure, rising, in whole thousands")
+    add_json(parser)
+    parser.add_argument("--plot", type=output, metavar="FILE", help="write the plot here, as SVG")
+    parser.add_argument(
+        "--table", type=document(REGION), metavar="FILE", help=f"write the table into this document, where <!-- {REGION} --> stands"
+    )
+    add_dir(parser)
     options = parser.parse_args(arguments)
-    sizes = [int(size) for size in options.sizes.split(",")]
+    sizes = options.sizes
     try:
-        if options.table:  # before all the work
-            figures.around_region(options.table, REGION)
         with bounded(LIMIT):
             costs = measure(sizes, options.dir, lambda words: print(words, flush=True))
     except (BenchmarkError, EngramError, OSError) as error:
@@ -392,4 +402,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.scale", main)

@@ -1,12 +1,63 @@
-"""What benchmarks print. Figures are nobody's here."""
+"""What benchmarks do with options that cannot be, and what they print. Figures are nobody's here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import pytest
 
-from benchmarks import figures, scale
-from benchmarks.figures import Row
+from benchmarks import figures, live, scale
+from benchmarks.figures import BenchmarkError, Row
+from benchmarks.options import run_main
 from benchmarks.scale import Cost
+from benchmarks.versus import __main__ as versus
+
+ROOT = Path(__file__).parents[2]
+Main = Callable[[Sequence[str]], int]
+
+
+@pytest.mark.parametrize(
+    ("main", "option", "value"),
+    [
+        *((versus.main, option, "/nonexistent/x") for option in ("--json", "--plot", "--table", "--dir", "--redis", "--etcd", "--nats")),
+        (versus.main, "--table", "README.md"),
+        (versus.main, "--table", "nonexistent.md"),
+        (versus.main, "--json", "tests"),
+        *((scale.main, option, "/nonexistent/x") for option in ("--json", "--plot", "--table", "--dir")),
+        *((scale.main, "--sizes", sizes) for sizes in ("abc", "", "0", "-1000", "500", "2000,1000", "1000,1000", "1000,")),
+        (live.main, "--redis", "/nonexistent"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(
+    main: Main, option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        main([f"{option}={value}"])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert f"error: argument {option}: " in said.err.splitlines()[-1]
+
+
+def test_a_peer_that_was_asked_for_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        versus.main(["--peers", "redis,nats,file"])
+    assert ended.value.code == 2
+    assert "--peers needs redis-server and nats-server, not found on PATH" in capsys.readouterr().err
+
+
+def test_what_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise BenchmarkError("no figures today")
+
+    with pytest.raises(SystemExit) as ended:
+        run_main("benchmarks.it", main)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "benchmarks.it: no figures today\n"
 
 
 def test_columns_that_no_row_fills_are_left_out() -> None:

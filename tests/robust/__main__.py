@@ -11,21 +11,23 @@ from pathlib import Path
 from preload import lacking
 
 from benchmarks.figures import put_region
+from benchmarks.options import document, finite, positive, run_main
 
 from .report import REGION, Report
 from .rounds import deal, play
 from .world import libraries
 
 EXTRA = 9  # faults of a round beside one of each kind
+EXITS = "exit codes: 0 no guarantee was broken; 1 one was, or a round could not be played; 2 the run cannot be made; 130 it was interrupted"
 
 
 def main() -> int:
     """0 when no guarantee was broken, 2 where the run cannot be made."""
-    parser = argparse.ArgumentParser(prog="python -m tests.robust", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m tests.robust", description=__doc__, epilog=EXITS, allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="what decides the faults and what clients draw")
-    parser.add_argument("--minutes", type=float, default=1, help="a round that has begun is played to its end")
-    parser.add_argument("--round", type=int, help="play this round alone")
-    parser.add_argument("--table", type=Path, help="a file whose marked region is rewritten")
+    parser.add_argument("--minutes", type=finite, default=1, help="a round that has begun is played to its end")
+    parser.add_argument("--round", type=positive, help="play this round alone")
+    parser.add_argument("--table", type=document(REGION), metavar="FILE", help="a file whose marked region is rewritten")
     given = parser.parse_args()
     if lacking():
         print(f"{parser.prog}: {lacking()}", file=sys.stderr)
@@ -62,4 +64,4 @@ def _play(report: Report, seed: int, number: int, preload: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("tests.robust", main)

@@ -49,3 +49,14 @@ def test_without_a_compiler_the_run_says_what_is_missing(tmp_path: Path) -> None
     done = subprocess.run(command, env={**os.environ, "PATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "install" in done.stderr or sys.platform != "linux"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--minutes", "-1"), ("--minutes", "nan"), ("--minutes", "inf"), ("--round", "0"), ("--round", "-1"), ("--table", "README.md")],
+)
+def test_what_makes_no_run_is_refused(option: str, value: str) -> None:
+    command = [sys.executable, "-m", "tests.robust", option, value]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: argument {option}: " in done.stderr.splitlines()[-1]
