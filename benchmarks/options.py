@@ -87,10 +87,17 @@ def installed(named: str) -> str:
 
 
 def run_main(name: str, main: Callable[[], int | None]) -> NoReturn:
-    """End the process with what `main` returns. What a user or the machine did costs one line, and is no traceback."""
+    """End the process with what `main` returns. What a user or the machine did costs one line, and is no traceback.
+
+    What was noted on the exception by which an interrupted `main` ends is printed too.
+    """
     try:
         code = main() or 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        for note in getattr(error, "__notes__", ()):
+            print(f"{name}: {note}", file=sys.stderr)
+        if isinstance(error, SystemExit):
+            raise
         code = INTERRUPTED
     except (BenchmarkError, EngramError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)

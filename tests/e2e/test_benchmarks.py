@@ -1,8 +1,14 @@
-"""What benchmarks do with options that cannot be, and what they print. Figures are nobody's here."""
+"""What benchmarks do with options that cannot be, when they are interrupted, and what they print. Figures are nobody's here."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,7 @@ import pytest
 from benchmarks import figures, live, scale
 from benchmarks.figures import BenchmarkError, Row
 from benchmarks.options import run_main
+from benchmarks.processes import Helper
 from benchmarks.scale import Cost
 from benchmarks.versus import __main__ as versus
 
@@ -50,6 +57,19 @@ def test_a_peer_that_was_asked_for_must_be_there(
     assert "--peers needs redis-server and nats-server, not found on PATH" in capsys.readouterr().err
 
 
+def test_an_interrupted_benchmark_says_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.versus", "--peers", "file", "--dir", str(tmp_path)]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as run:
+        deadline = time.monotonic() + 60
+        while not [*tmp_path.glob("*/small-units.jsonl")] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        said = run.communicate(timeout=60)
+    assert (run.returncode, said) == (130, (b"", b""))
+    assert not [*tmp_path.iterdir()]
+
+
 def test_what_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> int:
         raise BenchmarkError("no figures today")
@@ -58,6 +78,21 @@ def test_what_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         run_main("benchmarks.it", main)
     assert ended.value.code == 1
     assert capsys.readouterr().err == "benchmarks.it: no figures today\n"
+
+
+def _fails(pipe: Connection, why: str) -> None:
+    raise OSError(why)
+
+
+def _answers(pipe: Connection, word: str) -> None:
+    pipe.send(word)
+
+
+def test_a_helper_says_why_it_failed_and_goes_on() -> None:
+    with Helper() as helper:
+        with pytest.raises(BenchmarkError, match="the helper for _fails failed: so it is"):
+            helper.run(_fails, "so it is")
+        assert helper.run(_answers, "yes") == "yes"
 
 
 def test_columns_that_no_row_fills_are_left_out() -> None:

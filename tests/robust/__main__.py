@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ def main() -> int:
     if lacking():
         print(f"{parser.prog}: {lacking()}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, _ended)
     extent = f"--minutes {given.minutes:g}" if given.round is None else f"--round {given.round}"
     report = Report(f"python -m tests.robust --seed {given.seed} {extent}")
     began = time.monotonic()
@@ -48,6 +50,10 @@ def main() -> int:
     if given.table is not None:
         put_region(given.table, REGION, report.markdown())
     return bool(report.broken)
+
+
+def _ended(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _play(report: Report, seed: int, number: int, preload: str) -> None:
