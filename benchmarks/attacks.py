@@ -16,7 +16,6 @@ import random
 import resource
 import socket
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,8 @@ from engram_cli.client import Client, EngramError
 from engramd.protocol.address import split
 from engramd.protocol.framing import LENGTH, encode, frame
 from engramd.protocol.tokens import new_token
+
+from .options import add_dir, positive, run_main
 
 FLOOD_SECONDS, FLOODING = 2.0, 50  # how long, and on how many connections: fewer than may come at once and not have greeted
 KEPT = 32 * 2**20  # bytes that Python may keep after a crowd, for the next one
@@ -372,9 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .processes import Daemon, Place
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--scale", type=int, default=200, help="of each attack: connections, frames, guesses")
-    parser.add_argument("--connections", type=int, default=10_000, help="of the crowd")
-    parser.add_argument("--dir", help="where the store goes")
+    parser.add_argument("--scale", type=positive, default=200, help="of each attack: connections, frames, guesses")
+    parser.add_argument("--connections", type=positive, default=10_000, help="of the crowd")
+    add_dir(parser)
     options = parser.parse_args(arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -398,4 +399,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.attacks", main)

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .options import positive, run_main
+
 BIN = Path(sys.executable).parent
 BASE = "python -c pass"
 GOALS = {"get": 1.15, "list": 1.3, "tail, first line": 1.3, "__complete": 2.0}
@@ -59,7 +61,7 @@ def _until(ready: Callable[[], bool]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What commands cost as processes.")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=positive, default=60)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory(prefix="engram-bench-") as directory:
         os.environ.update(ENGRAM_SOCKET=f"{directory}/s", ENGRAM_DATA_DIR=f"{directory}/data", ENGRAM_CONFIG=os.devnull, ETCDCTL_API="3")
@@ -104,4 +106,4 @@ def _measure(directory: str, engram: str, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main("benchmarks.commands", main)

@@ -17,6 +17,7 @@ from . import figures, helpers, loops, wire
 from .figures import BenchmarkError, Round, Rounds, Row, row, spread
 from .live import CLIENTS, ECHO, WINDOW, sync_floor
 from .loops import clock
+from .options import add_dir, add_json, finite, run_main
 from .processes import Daemon, Helper, Place, bounded
 from .ways import WAYS
 
@@ -83,9 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0, or 1 when something could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.commit_ways", description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under 40 s")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-    parser.add_argument("--dir", metavar="DIR", help="put the stores on this directory's file system (default: the temporary directory)")
-    parser.add_argument("--slow", type=float, default=4.0, metavar="MS", help="how much longer a sync blocks on the slow disk (default: 4)")
+    add_json(parser)
+    add_dir(parser)
+    parser.add_argument(
+        "--slow", type=finite, default=4.0, metavar="MS", help="how much longer a sync blocks on the slow disk (default: 4)"
+    )
     parser.add_argument("--ways", default=",".join(WAYS), help=f"which ways, with commas (default: {','.join(WAYS)})")
     options = parser.parse_args(arguments)
     ways = options.ways.split(",")
@@ -112,4 +115,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.commit_ways", main)

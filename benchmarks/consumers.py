@@ -18,6 +18,7 @@ from engramd.protocol.messages import MAX_CREDIT, MAX_PAYLOAD, frame_limit
 from . import figures, wire
 from .figures import BenchmarkError, Rounds, Row, row
 from .loops import LARGE, clock, connect
+from .options import add_dir, add_json, positive, run_main
 from .processes import Daemon, Helper, Place, bounded
 
 BATCH = 1000  # units a put
@@ -109,10 +110,10 @@ def shared(place: Place, units: int, number: int, rows: list[Row]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0, or 1 when something could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.consumers", description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--units", type=int, default=20_000, help="units to share (20000)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often (3)")
-    parser.add_argument("--dir", metavar="DIR", help="put the stores on this directory's file system (default: the temporary directory)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--units", type=positive, default=20_000, help="units to share (20000)")
+    parser.add_argument("--rounds", type=positive, default=3, help="how often (3)")
+    add_dir(parser)
+    add_json(parser)
     options = parser.parse_args(arguments)
     rows: list[Row] = []
     failed = None
@@ -131,4 +132,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.consumers", main)

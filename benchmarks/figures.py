@@ -124,18 +124,16 @@ HEADINGS = ("what", "p50", "p99", "figure", "ratio", "goal", "held against")
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows as aligned plain text."""
+    """The rows as aligned plain text, without the columns that no row fills."""
     lines = [HEADINGS]
     for each in rows:
         ratio = "" if each.ratio is None else f"{each.ratio:.2f}"
         lines.append((each.what, duration(each.p50), duration(each.p99), amount(each.value, each.unit), ratio, goal(each), each.against))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    filled = [column for column in range(len(HEADINGS)) if column == 0 or any(line[column] for line in lines[1:])]
+    widths = {column: max(len(line[column]) for line in lines) for column in filled}
     texts = []
     for line in lines:
-        cells = [
-            cell.rjust(width) if 0 < column < 5 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
+        cells = [line[at].rjust(width) if 0 < at < 5 else line[at].ljust(width) for at, width in widths.items()]
         texts.append("  ".join(cells).rstrip())
     texts.insert(1, "-" * max(map(len, texts)))
     return "\n".join(texts)
@@ -163,10 +161,10 @@ def save_as(path: str, **more: Any) -> None:
 
 
 def put_region(path: str | Path, name: str, text: str) -> None:
-    """Replace what stands between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document, or make a document of nothing else.
+    """Replace what stands between the lines `<!-- NAME -->` and `<!-- /NAME -->` of a document.
 
     Raises:
-        BenchmarkError: if there is a document without these lines.
+        BenchmarkError: if it has not these lines.
     """
     head, tail = around_region(path, name)
     Path(path).write_text(f"{head}\n{text.strip()}\n\n{tail}", encoding="utf-8")
@@ -175,7 +173,7 @@ def put_region(path: str | Path, name: str, text: str) -> None:
 def around_region(path: str | Path, name: str) -> tuple[str, str]:
     """A document up to the first of these lines, and from the last one on; raises as `put_region` does, before anything is measured."""
     file, first, last = Path(path), f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-    before = file.read_text(encoding="utf-8") if file.exists() else first + last
+    before = file.read_text(encoding="utf-8")
     if first not in before or last not in before:
         raise BenchmarkError(f"{path} has no lines {first.strip()} and {last.strip()}")
     head, rest = before.split(first, 1)

@@ -26,6 +26,7 @@ from . import figures, helpers, loops, wire
 from .figures import BenchmarkError, Round, Rounds, Row, row, spread
 from .launcher import read_stamps
 from .loops import Dialect, clock
+from .options import add_dir, add_json, installed, run_main
 from .processes import Daemon, Helper, Place, bounded
 from .versus import redis
 
@@ -475,9 +476,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0, or 1 when something could not be measured; missing a goal is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.live", description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="less of everything, and stores of 10k and 100k units: under 40 s")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-    parser.add_argument("--dir", metavar="DIR", help="put the stores on this directory's file system (default: the temporary directory)")
-    parser.add_argument("--redis", metavar="PROGRAM", help="the redis-server to hold against (default: the one on PATH, if there is one)")
+    add_json(parser)
+    add_dir(parser)
+    parser.add_argument(
+        "--redis", type=installed, metavar="PROGRAM", help="the redis-server to hold against (default: the one on PATH, if there is one)"
+    )
     options = parser.parse_args(arguments)
     plan = QUICK if options.quick else Plan()
     server = redis.find(options.redis)
@@ -504,4 +507,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.live", main)

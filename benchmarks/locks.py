@@ -6,13 +6,13 @@ python -m benchmarks.locks [--rounds N] [--held N] [--dir DIR]
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from . import figures, wire
 from .figures import Round, Rounds, Row, row, spread
 from .loops import clock, timed
+from .options import add_dir, positive, run_main
 from .processes import Daemon, Place, bounded
 
 REPEATS = 200  # of each operation, in a round
@@ -69,9 +69,9 @@ def handed_over(table: Table, clients: Sequence[wire.Client]) -> list[int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; missing a goal is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.locks", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--held", type=int, default=10_000, help="leases in the crowded table, half of them globs")
-    parser.add_argument("--dir", metavar="DIR", help="put the stores on this directory's file system (default: the temporary directory)")
+    parser.add_argument("--rounds", type=positive, default=9)
+    parser.add_argument("--held", type=positive, default=10_000, help="leases in the crowded table, half of them globs")
+    add_dir(parser)
     options = parser.parse_args(arguments)
     rounds = Rounds()
     with bounded(LIMIT), Place(options.dir) as place, ExitStack() as stack:
@@ -114,4 +114,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.locks", main)

@@ -11,6 +11,7 @@ what the daemon (and the search worker) used of the processor for one. The goals
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from engramd.state import machine, units
 from engramd.storage.log import Log
 
 from .figures import percentile
+from .options import positive, run_main
 from .search_scale import texts
 
 START = 1_767_225_600_000_000
@@ -66,11 +68,12 @@ def ticks(*pids: int) -> float:
 def main() -> None:
     """Print the figures."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--units", type=int, default=100_000)
-    arguments.add_argument("--budget", type=int, default=32_000)
-    arguments.add_argument("--rounds", type=int, default=40)
+    arguments.add_argument("--units", type=positive, default=100_000)
+    arguments.add_argument("--budget", type=positive, default=32_000)
+    arguments.add_argument("--rounds", type=positive, default=40)
     given = arguments.parse_args()
     place = Path(tempfile.mkdtemp(prefix="engram-"))
+    atexit.register(shutil.rmtree, place)
     fill(place / "log", given.units)
     daemon = subprocess.Popen(
         [sys.executable, "-P", "-m", "engramd", "--socket", str(place / "s"), "--data-dir", str(place), "--config", os.devnull]
@@ -89,7 +92,6 @@ def main() -> None:
     finally:
         daemon.terminate()
         daemon.wait()
-        shutil.rmtree(place)
 
 
 def timed(client: Client, budget: int, at: int, **options: str) -> float:
@@ -118,4 +120,4 @@ def show(client: Client, given: argparse.Namespace, last: int, what: str, goal: 
 
 
 if __name__ == "__main__":
-    main()
+    run_main("benchmarks.pack", main)

@@ -15,10 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from engramd.protocol.errors import EngramError
 
 from .figures import BenchmarkError
 
@@ -171,10 +174,15 @@ class Daemon(Running):
                     stdout=log,
                     stderr=log,
                     env=_environment(),
+                    process_group=0,  # Ctrl-C is for this process, which then ends them in order
                     preexec_fn=_end_with_parent,
                 )
             os.close(writable)
-            said = os.read(readable, 4096) if select.select([readable], [], [], START_SECONDS)[0] else b""
+            try:
+                said = os.read(readable, 4096) if select.select([readable], [], [], START_SECONDS)[0] else b""
+            except BaseException:
+                self.stop()
+                raise
             self.ready_after = time.monotonic_ns() - started
         finally:
             os.close(readable)
@@ -236,7 +244,8 @@ class Helper:
         self._pipe: Connection
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        with _without_interrupts():
+            self._process.start()
         theirs.close()
         self._doing = "nothing"
 
@@ -265,18 +274,34 @@ class Helper:
         if not self._pipe.poll(seconds):
             raise BenchmarkError(f"the helper for {self._doing} said nothing for {seconds:g} s")
         try:
-            return self._pipe.recv()
+            found = self._pipe.recv()
         except EOFError:
             raise BenchmarkError(f"the helper for {self._doing} failed") from None
+        if isinstance(found, BenchmarkError):
+            raise BenchmarkError(f"the helper for {self._doing} failed: {found}")
+        return found
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Block Ctrl-C, for good in what is started meanwhile: it reaches the whole group, and the pipe's end says when to end."""
+    resource_tracker.ensure_running()  # which unblocks it when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the pipe's end says when to end
     try:
         while True:
             work, arguments = pipe.recv()
-            work(pipe, *arguments)
-    except EOFError:
+            try:
+                work(pipe, *arguments)
+            except (BenchmarkError, EngramError, OSError) as error:
+                pipe.send(BenchmarkError(str(error)))
+    except (EOFError, ConnectionError):
         pass
 
 

@@ -23,6 +23,7 @@ from .figures import BenchmarkError, Round, Rounds, Row, row, spread
 from .launcher import read_stamps
 from .live import MB, SUBSCRIBERS
 from .loops import LARGE, clock
+from .options import add_dir, positive, run_main
 from .processes import Daemon, Helper, Place, bounded
 
 CONTEXT = "read"
@@ -228,9 +229,11 @@ def cold(place: Place, directory: Path, units: int, rows: list[Row]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; missing a goal is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--units", type=int, default=1_000_000, help="that the sleeper misses and the replay reads (default: a million)")
-    parser.add_argument("--rounds", type=int, default=5, help="of the fan-out")
-    parser.add_argument("--dir", metavar="DIR", help="put the stores on this directory's file system (default: the temporary directory)")
+    parser.add_argument(
+        "--units", type=positive, default=1_000_000, help="that the sleeper misses and the replay reads (default: a million)"
+    )
+    parser.add_argument("--rounds", type=positive, default=5, help="of the fan-out")
+    add_dir(parser)
     options = parser.parse_args(arguments)
     units = max(1, options.units // BATCH) * BATCH
     rows: list[Row] = []
@@ -251,4 +254,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.readers", main)

@@ -16,6 +16,7 @@ from pathlib import Path
 from . import figures
 from .figures import BenchmarkError, Rounds, Row
 from .loops import clock
+from .options import add_dir, positive, run_main
 from .processes import Daemon, Place, bounded
 
 LIMIT = 300.0  # seconds for everything
@@ -37,9 +38,9 @@ def read_to_the_end(command: Sequence[str], environment: dict[str, str]) -> tupl
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--bytes", type=int, default=100 * 1024 * 1024, help="what the command writes")
-    parser.add_argument("--dir", metavar="DIR", help="put the store on this directory's file system (default: the temporary directory)")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--bytes", type=positive, default=100 * 1024 * 1024, help="what the command writes")
+    add_dir(parser)
     options = parser.parse_args(arguments)
     command = f"yes | head -c {options.bytes}"
     rounds = Rounds()
@@ -74,4 +75,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.run", main)

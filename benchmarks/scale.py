@@ -29,6 +29,7 @@ from . import figures, loops, plots, wire
 from .figures import BenchmarkError, amount, duration
 from .live import CONTEXTS, FILL, LAST, WINDOW, fill
 from .loops import clock
+from .options import add_dir, add_json, document, output, positive, run_main
 from .processes import Daemon, Place, bounded
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -37,10 +38,12 @@ MOST = 200  # requests of it
 LEASES = 100  # units for each lease that is held
 STARTS = 3
 SLACK = 0.25  # how much an exponent may be above what is expected: a million units have some more levels in LevelDB, and timing has noise
+NOISE = 1.5  # by how much more than expected the cost must differ from the first size to the last: less is noise where they are close
 LIMIT = 1800  # seconds
 REST = 0.5  # seconds in which a daemon that is at rest works for less than a tenth of that
 RARE = "rarely-seen"  # an agent with a few units, all among the first
 REGION = "cost-against-size"
+EPILOG = "Sizes that are small or close together, and a machine that is busy, say little about growth, whatever is marked."
 
 FLAT, LINEAR = 0, 1
 
@@ -71,13 +74,17 @@ class Cost:
 
     def exponent(self, sizes: Sequence[int]) -> float:
         """By which power of the size it grows: the slope of the line that fits best, both on logarithmic axes."""
-        told = self.worked if all(self.worked) and len(self.worked) == len(sizes) else self.values
-        points = [(math.log(size), math.log(max(value, 1.0))) for size, value in zip(sizes, told, strict=True)]
+        points = [(math.log(size), math.log(value)) for size, value in zip(sizes, self._told(sizes), strict=True)]
         return statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else 0.0
 
     def grows_too_fast(self, sizes: Sequence[int]) -> bool:
-        """Whether the exponent is above what is expected."""
-        return self.exponent(sizes) > self.expected + SLACK
+        """Whether the exponent is above what is expected, and that by more than noise."""
+        told, expected = self._told(sizes), (sizes[-1] / sizes[0]) ** self.expected
+        return self.exponent(sizes) > self.expected + SLACK and told[-1] > NOISE * expected * told[0]
+
+    def _told(self, sizes: Sequence[int]) -> list[float]:
+        known = all(self.worked) and len(self.worked) == len(sizes)
+        return [max(value, 1.0) for value in (self.worked if known else self.values)]
 
 
 class Costs(dict[str, Cost]):
@@ -353,19 +360,29 @@ def plot_of(costs: Costs, sizes: Sequence[int]) -> str:
     return plots.lines("Cost against size", sizes, timed, "units in the store", "time", figures.duration, height=620)
 
 
+def sizes_of(text: str) -> list[int]:
+    """What --sizes says."""
+    sizes = [positive(size) for size in text.split(",")]
+    if any(size % FILL for size in sizes) or sizes != sorted({*sizes}):
+        raise argparse.ArgumentTypeError(f"{text!r}: sizes are whole thousands, each above the one before")
+    return sizes
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return 0, or 1 when something could not be measured; that something grows too fast is no failure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="units at which to measure, rising, in whole thousands")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too; times in nanoseconds")
-    parser.add_argument("--plot", metavar="FILE", help="write the plot here, as SVG")
-    parser.add_argument("--table", metavar="FILE", help=f"write the table into this document, where <!-- {REGION} --> stands")
-    parser.add_argument("--dir", metavar="DIR", help="put the store on this directory's file system (default: the temporary directory)")
+    about = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=about, epilog=EPILOG)
+    usual = ",".join(map(str, SIZES))
+    parser.add_argument("--sizes", type=sizes_of, default=usual, help="units at which to measure, rising, in whole thousands")
+    add_json(parser)
+    parser.add_argument("--plot", type=output, metavar="FILE", help="write the plot here, as SVG")
+    parser.add_argument(
+        "--table", type=document(REGION), metavar="FILE", help=f"write the table into this document, where <!-- {REGION} --> stands"
+    )
+    add_dir(parser)
     options = parser.parse_args(arguments)
-    sizes = [int(size) for size in options.sizes.split(",")]
+    sizes = options.sizes
     try:
-        if options.table:  # before all the work
-            figures.around_region(options.table, REGION)
         with bounded(LIMIT):
             costs = measure(sizes, options.dir, lambda words: print(words, flush=True))
     except (BenchmarkError, EngramError, OSError) as error:
@@ -373,6 +390,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     table = rows_of(costs, sizes)
     print(text_of(table))
+    if sizes[0] < SIZES[0] or sizes[-1] < 100 * sizes[0]:
+        print(EPILOG)
     if options.json:
         figures.save_as(options.json, sizes=sizes, costs=[vars(cost) | {"exponent": cost.exponent(sizes)} for cost in costs.values()])
     if options.plot:
@@ -383,4 +402,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.scale", main)

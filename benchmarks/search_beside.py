@@ -6,7 +6,6 @@ python -m benchmarks.search_beside [--rounds N] [--puts N] [--dir DIR]
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from engram_cli.client import Client
 from . import figures
 from .figures import Rounds, Row, row, spread
 from .loops import clock
+from .options import add_dir, positive, run_main
 from .processes import Daemon, Place, bounded
 from .search_scale import texts
 
@@ -36,9 +36,9 @@ def puts(client: Client, payloads: Sequence[str]) -> list[int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search_beside", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--puts", type=int, default=500, help="puts of each daemon in each round")
-    parser.add_argument("--dir", metavar="DIR", help="put the stores on this directory's file system (default: the temporary directory)")
+    parser.add_argument("--rounds", type=positive, default=9)
+    parser.add_argument("--puts", type=positive, default=500, help="puts of each daemon in each round")
+    add_dir(parser)
     options = parser.parse_args(arguments)
     payloads, rounds, behind = list(texts(options.puts)), Rounds(), 0
     with (
@@ -66,4 +66,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.search_beside", main)

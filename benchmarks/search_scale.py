@@ -13,6 +13,7 @@ query's first run, when the terms are read from the disk.
 from __future__ import annotations
 
 import argparse
+import atexit
 import itertools
 import multiprocessing
 import os
@@ -33,6 +34,7 @@ from engramd.search.index import EVERYTHING, Index, Wanted
 from engramd.search.ranking import Request
 
 from .figures import Row, machine, percentile, table
+from .options import positive, run_main
 from .relevance.sets import functions
 
 Clock = Callable[[], int]  # nanoseconds
@@ -192,13 +194,15 @@ def main() -> None:
     flags = argparse.ArgumentParser(
         prog="python -m benchmarks.search_scale", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    flags.add_argument("--units", type=int, default=100_000)
-    flags.add_argument("--queries", type=int, default=200)
+    flags.add_argument("--units", type=positive, default=100_000)
+    flags.add_argument("--queries", type=positive, default=200)
     flags.add_argument("--keep", type=Path, help="build here, and leave it")
     flags.add_argument("--wall", action="store_true", help="measure the time that passes; only on a machine that does nothing else")
     flags.add_argument("--reuse", action="store_true", help="do not build: take what --keep left")
     given = flags.parse_args()
     directory = given.keep or Path(tempfile.mkdtemp(prefix="engram-scale-"))
+    if not given.keep:
+        atexit.register(shutil.rmtree, directory)
     print(machine())
     list(texts(1))  # reads the standard library, which is not the index's memory
     embedder = StaticEmbedder()
@@ -268,10 +272,8 @@ def main() -> None:
     rows.append(Row("disk, a unit", value=disk / len(index), unit=" B"))
     print(table(rows))
     index.close()
-    if not given.keep:
-        shutil.rmtree(directory)
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+    run_main("benchmarks.search_scale", main)

@@ -23,6 +23,8 @@ from pathlib import Path
 from engramd.search.tokenizers import opened
 from engramd.state.sizes import estimate
 
+from .options import run_main
+
 CHARS = 1000
 TEXTS = 150  # of a kind
 
@@ -188,4 +190,4 @@ def main(files: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_main("benchmarks.token_estimate", lambda: main(sys.argv[1:]))

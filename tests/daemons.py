@@ -67,6 +67,7 @@ class Daemon:
                 stderr=stderr,
                 pass_fds=(writing,),
                 env={**kept, "ENGRAM_LISTEN": "off", "XDG_CONFIG_HOME": str(self.data_dir.parent), **(env or {})},  # many run at once
+                process_group=0,  # Ctrl-C is for who started it
             )
         os.close(writing)
         try:

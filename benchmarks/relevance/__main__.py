@@ -6,6 +6,7 @@ python -m benchmarks.relevance [SET...]
 from __future__ import annotations
 
 import argparse
+import atexit
 import math
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from engramd.search import ranking, tokens
 from engramd.search.embedder import StaticEmbedder
 from engramd.search.index import Index
 
+from ..options import run_main
 from .sets import SETS, Labelled, LeftOut, labelled
 
 DEPTH = 100  # hits that are looked at for the right one
@@ -72,6 +74,7 @@ def main() -> None:
             print(f"{name:8} left out: {why}")
             continue
         directory = Path(tempfile.mkdtemp(prefix="engram-relevance-"))
+        atexit.register(shutil.rmtree, directory)
         index = Index(directory, embedder)
         for seq, text in enumerate(one.texts, 1):
             index.absorb([(seq, 1, encode_unit(seq.to_bytes(16), seq, seq, "c", "a", "message", {}, text, []))], seq)
@@ -81,8 +84,7 @@ def main() -> None:
                 recall, mrr, ndcg = figures(places)
                 print(f"{one.name:8} {len(one.texts):>6} {len(one.queries):>7}  {mode:10} {recall:9.3f} {mrr:6.3f} {ndcg:8.3f}", flush=True)
         index.close()
-        shutil.rmtree(directory)
 
 
 if __name__ == "__main__":
-    main()
+    run_main("benchmarks.relevance", main)

@@ -18,6 +18,7 @@ from engramd.protocol.errors import EngramError
 from .. import figures
 from ..figures import BenchmarkError
 from ..loops import clock
+from ..options import add_dir, add_json, document, installed, output, run_main
 from ..processes import Helper, Place, bounded
 from . import engram, etcd, nats, redis
 from .file import File
@@ -26,6 +27,7 @@ from .rows import QUICK, Loads, Plan, Table
 from .sqlite import SQLite
 
 NAMES = ("redis", "etcd", "nats", "sqlite", "file")
+PROGRAMS = {"redis": ("redis-server", redis.find), "etcd": ("etcd", etcd.find), "nats": ("nats-server", nats.find)}
 REGION = "benchmarks.versus"  # of the document that --table names
 
 Opener = Callable[[str], Peer]  # from the name of a stage
@@ -52,6 +54,15 @@ def openers(place: Place, load: Helper, options: argparse.Namespace) -> tuple[di
     if "file" in wanted:
         found["file"] = lambda stage: File(str(place.store(f"{stage}-units.jsonl")), load)
     return found, missing
+
+
+def refused(options: argparse.Namespace) -> str:
+    """Why what --peers names cannot be measured; nothing if it can."""
+    wanted = options.peers.split(",")
+    if unknown := {*wanted} - {*NAMES, ""}:
+        return f"--peers knows {', '.join(NAMES)}, and no {', '.join(sorted(unknown))}"
+    lacking = [usual for name, (usual, find) in PROGRAMS.items() if name in wanted and find(getattr(options, name)) is None]
+    return f"--peers needs {' and '.join(lacking)}, not found on PATH: name the program, or install it" if lacking else ""
 
 
 def _server(kind: type[Server], place: Place, program: str, load: Helper, stage: str) -> Peer:
@@ -97,21 +108,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write what was asked for. What was measured until something failed is printed too, and nothing written."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.versus", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, and stores of 10k units: under a minute")
-    parser.add_argument("--peers", default=",".join(NAMES), metavar="NAME,...", help=f"only these (default: {','.join(NAMES)})")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-    parser.add_argument("--table", metavar="FILE", help=f"write a Markdown table between the lines <!-- {REGION} --> of this document")
-    parser.add_argument("--plot", metavar="FILE", help="write a plot of the ratios here, as SVG")
-    parser.add_argument("--dir", metavar="DIR", help="put the stores on this directory's file system (default: the temporary directory)")
-    for name, program in (("redis", "redis-server"), ("etcd", "etcd"), ("nats", "nats-server")):
-        parser.add_argument(f"--{name}", metavar="PROGRAM", help=f"the {program} to run (default: the one on PATH)")
+    parser.add_argument(
+        "--peers", metavar="NAME,...", help=f"only these, and none may be missing (default: what there is of {','.join(NAMES)})"
+    )
+    add_json(parser)
+    parser.add_argument(
+        "--table",
+        type=document(REGION),
+        metavar="FILE",
+        help=f"write a Markdown table between the lines <!-- {REGION} --> of this document",
+    )
+    parser.add_argument("--plot", type=output, metavar="FILE", help="write a plot of the ratios here, as SVG")
+    add_dir(parser)
+    for name, (usual, _) in PROGRAMS.items():
+        parser.add_argument(f"--{name}", type=installed, metavar="PROGRAM", help=f"the {usual} to run (default: the one on PATH)")
     options = parser.parse_args(arguments)
-    if unknown := set(options.peers.split(",")) - {*NAMES, ""}:
-        parser.error(f"--peers knows {', '.join(NAMES)}, and no {', '.join(sorted(unknown))}")
+    if options.peers is None:
+        options.peers = ",".join(NAMES)
+    elif wrong := refused(options):
+        parser.error(wrong)
     plan = QUICK if options.quick else Plan()
     table, started, failed = Table(plan), clock(), None
     try:
-        if options.table:
-            figures.around_region(options.table, REGION)
         with bounded(plan.limit), Place(options.dir) as place:
             measure(plan, place, options, table)
     except (BenchmarkError, EngramError, OSError) as error:
@@ -134,4 +152,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main("benchmarks.versus", main)

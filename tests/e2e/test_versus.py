@@ -76,9 +76,10 @@ def test_a_peer_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_a_region_is_all_that_changes(tmp_path: Path) -> None:
     made = tmp_path / "made.md"
+    made.write_text("0\n<!-- a -->\nold\n<!-- /a -->\n9\n")
     figures.put_region(made, "a", "one")
     figures.put_region(made, "a", "two")
-    assert made.read_text() == "<!-- a -->\n\ntwo\n\n<!-- /a -->\n"
+    assert made.read_text() == "0\n<!-- a -->\n\ntwo\n\n<!-- /a -->\n9\n"
     with pytest.raises(figures.BenchmarkError, match="no lines <!-- b -->"):
         figures.put_region(made, "b", "three")
 

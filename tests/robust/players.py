@@ -58,7 +58,8 @@ class Player:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]),
             }
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=env)
+            null = subprocess.DEVNULL
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=null, stderr=stderr, env=env, process_group=0)
 
     def replace(self) -> None:
         """Kill it without warning, and start another."""

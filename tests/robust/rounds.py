@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from engramd.protocol.errors import EngramError
 
 from .faults import FAULTS
 from .history import Era, Exchange, Recorded
-from .players import EVERYBODY, Cast
+from .players import EVERYBODY, Cast, until
 from .world import World
 
 
@@ -70,11 +71,28 @@ def play(seed: str, kinds: Sequence[str], preload: str, cast: Cast = EVERYBODY) 
         judge(outcome, Recorded.read(world.records, world.past))
     except (AssertionError, EngramError, OSError, subprocess.SubprocessError) as error:
         outcome.broken.append(("", f"{type(error).__name__}: {error}"))
+    except (KeyboardInterrupt, SystemExit) as interrupted:
+        if not outcome.broken:
+            with suppress(BrokenError):  # a search worker that has just started makes its index before it notices the end of its daemon
+                until(lambda: not _is_used(home), "the last process to end", 3)
+            shutil.rmtree(home, ignore_errors=True)
+        if home.exists():
+            interrupted.add_note(f"history and stores of the interrupted round are in {home}")
+        raise
     if outcome.broken:
         outcome.kept = home
     else:
         shutil.rmtree(home)
     return outcome
+
+
+def _is_used(home: Path) -> bool:
+    """Whether a process has the directory among its arguments."""
+    found = False
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it is gone
+            found = found or bytes(home) in path.read_bytes()
+    return found
 
 
 def judge(outcome: Outcome, recorded: Recorded) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from preload import lacking
 
 from .faults import FAULTS
 from .report import Report
@@ -49,3 +54,43 @@ def test_without_a_compiler_the_run_says_what_is_missing(tmp_path: Path) -> None
     done = subprocess.run(command, env={**os.environ, "PATH": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "install" in done.stderr or sys.platform != "linux"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--minutes", "-1"), ("--minutes", "nan"), ("--minutes", "inf"), ("--round", "0"), ("--round", "-1"), ("--table", "README.md")],
+)
+def test_what_makes_no_run_is_refused(option: str, value: str) -> None:
+    command = [sys.executable, "-m", "tests.robust", option, value]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: argument {option}: " in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(bool(lacking()), reason=lacking())
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_leaves_nothing(number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "tests.robust"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as run:
+        records = _first_record(run)
+        os.killpg(run.pid, number) if number == signal.SIGINT else run.send_signal(number)  # as a terminal does
+        said = run.communicate(timeout=60)
+    assert (run.returncode, said) == (code, (b"", b""))
+    assert not records.parent.parent.exists()
+
+
+def _first_record(run: subprocess.Popen[bytes]) -> Path:
+    """The record of some client of a run, as soon as there is one."""
+    deadline = time.monotonic() + 60
+    while run.poll() is None and time.monotonic() < deadline:
+        for words in _command_lines(run.pid):
+            if records := [Path(word) for word in words if word.endswith(".jsonl") and Path(word).exists()]:
+                return records[0]
+        time.sleep(0.05)
+    raise AssertionError("the run started no client")
+
+
+def _command_lines(parent: int) -> Iterator[list[str]]:
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        with suppress(OSError):  # it is gone
+            yield Path(f"/proc/{child}/cmdline").read_text().split("\0")

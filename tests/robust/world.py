@@ -159,7 +159,8 @@ class World:
 
     def launch(self, cast: Cast) -> None:
         """Start all clients."""
-        self.players = [Player(role, name, self.seed, self.daemon, self.records) for role, names in cast.items() for name in names]
+        for role, names in cast.items():  # one by one, so that those there are can be ended at any time
+            self.players += (Player(role, name, self.seed, self.daemon, self.records) for name in names)
 
     def player(self, *roles: str) -> Player:
         """One of the clients, or of those with these roles."""
