@@ -30,6 +30,9 @@ _HISTORY = re.compile(r"[0-9a-f]{12}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
+MAX_SEQ = 2**53  # no log comes there; JSON has no larger numbers that are exact
+
+
 def damaged(what: str) -> EngramError:
     """The error for a backup that cannot be used as it is."""
     return EngramError("storage", f"the backup is damaged: {what}")
@@ -76,7 +79,7 @@ class Frames:
                 record = bytes(memoryview(buffer)[start:at])
                 if _check(seq, record) != check:
                     raise damaged(f"the record after seq {self.last} has a wrong checksum")
-                if not self.last < seq < 2**63:
+                if not self.last < seq <= MAX_SEQ:
                     raise damaged(f"seq {seq} follows seq {self.last}")
                 self.last = seq
                 yield seq, record

@@ -7,6 +7,7 @@ from .locks import LockReleased
 from .view import Ranges, State, View
 
 RESTORED = "restored"  # the cause of a lease's end
+MAX_RANGES = 10_000  # in one event
 
 
 class LogRestored(NamedTuple):
@@ -24,10 +25,10 @@ class LogRestored(NamedTuple):
 
 
 def decide_restored(view: View, history: str, last: int, lost: Ranges) -> list[LogRestored | LockReleased]:
-    """The events that end a restore: nobody has a lease any more."""
+    """The events that end a restore: nobody has a lease any more. What is lost in very many places, several events say."""
     leases = sorted(view.held.leases.items())
     return [
-        LogRestored(history, last, lost),
+        *(LogRestored(history, last, lost[at : at + MAX_RANGES]) for at in range(0, max(1, len(lost)), MAX_RANGES)),
         *(LockReleased(lease.holder, token, lease.claim.resources, RESTORED) for token, lease in leases),
     ]
 

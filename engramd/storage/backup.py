@@ -13,10 +13,15 @@ import cbor2
 
 from ..protocol.backup import MANIFEST, MAX_MANIFEST, Manifest, Segment, damaged, frame, parse_manifest, records_of
 from ..protocol.errors import EngramError
+from ..protocol.unit import id_in
 from ..shapes import NamedTuple
+from ..state.contexts import UnitAdded
 from ..state.machine import Event
+from ..state.redaction import UnitRedacted
 from ..state.restored import LogRestored, decide_restored
 from ..state.retention import EventsTrimmed, UnitsTrimmed
+from ..state.units import UnitPut
+from ..state.view import UNITS
 from . import keys, records
 from .foreign import read_event
 from .log import Batch, Log
@@ -263,6 +268,8 @@ def _replay(source: Source, log: Log, now: int) -> Generator[tuple[int, int], No
     batch, size, events, skipped, last_ts, odd = log.batch(), 0, 0, 0, 0, ""
     for seq, value, record, event in _events(source, gaps):
         last_ts = record.ts
+        if wrong := _contradiction(log, event):
+            raise damaged(f"event {seq} {wrong}")
         if not batch.replay(seq, record, event):
             odd = odd or f"event {seq} ({record.kind}) does not follow from those before it"
             skipped += 1
@@ -279,6 +286,20 @@ def _replay(source: Source, log: Log, now: int) -> Generator[tuple[int, int], No
         batch.append(max(last_ts, now), ending)
     _commit(log, batch)
     return Restored(log.history, events, manifest.last, leases, skipped)
+
+
+def _contradiction(log: Log, event: Event) -> str:
+    """What an event says that cannot be, by the units there are."""
+    if isinstance(event, UnitPut):
+        return "puts a unit that is there already" if log.pending.get(UNITS, event.id) is not None else ""
+    if not isinstance(event, UnitAdded | UnitRedacted):
+        return ""
+    unit = log.put_so_far(event.unit)
+    if unit is not None and id_in(unit) != event.id:
+        return f"says of unit {event.unit} that it is another"
+    if unit is not None and isinstance(event, UnitRedacted) and "redacted" not in cbor2.loads(unit):
+        return f"has erased unit {event.unit}, which is not"
+    return ""
 
 
 def _commit(log: Log, batch: Batch) -> Batch:

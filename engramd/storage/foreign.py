@@ -6,17 +6,24 @@ import struct
 import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ..protocol.backup import damaged
+from ..protocol.backup import MAX_SEQ, damaged
 from ..protocol.errors import EngramError
 from ..protocol.framing import decode
-from ..protocol.messages import META, NAME, RESOURCES
+from ..protocol.messages import MAX_PAYLOAD, MAX_UNITS, META, NAME, RESOURCES
 from ..protocol.unit import RELATIONSHIPS, TYPES
+from ..state.consumers import ConsumerCreated
+from ..state.filters import Filter
 from ..state.machine import Event
+from ..state.retention import EventsTrimmed, UnitsTrimmed
+from ..state.tokens import TokenIssued
 from ..state.units import Edge, UnitPut
 from . import keys, records
 from .records import Record
 
 _NAMES = ("context", "agent", "member", "consumer", "holder", "birth")
+_SEQS = ("unit", "entry", "token", "last")  # members that are seqs, where they are numbers
+LAST_TS = 253_402_300_799_999_999  # microseconds since the epoch: the end of the year 9999, the last that can be written as a date
+MAX_SIZE = 2 * MAX_PAYLOAD  # bytes of a payload and labels
 _HINTS: dict[type, dict[str, Any]] = {}
 
 
@@ -41,7 +48,7 @@ def read_event(seq: int, value: bytes) -> tuple[Record, Event]:
 
 
 def _check(seq: int, record: Record, event: Event) -> None:
-    if record.ts >= 2**63:
+    if record.ts > LAST_TS or (getattr(event, "expires_at", None) or 0) > LAST_TS:
         raise ValueError("its time is out of range")
     hints = _HINTS.setdefault(type(event), get_type_hints(type(event)))
     for name, value in event._asdict().items():
@@ -52,11 +59,29 @@ def _check(seq: int, record: Record, event: Event) -> None:
             NAME.check(getattr(event, name), name)
     for agent in getattr(event, "agents", ()):
         NAME.check(agent, "agents")
+    _check_seqs(seq, event)
     resources = getattr(event, "resources", None)
     if resources is not None:
         RESOURCES.check(list(resources), "resources")
     if isinstance(event, UnitPut):
         _check_unit(seq, record, event)
+    elif isinstance(event, ConsumerCreated) and Filter.from_map(event.filter).to_map() != event.filter:
+        raise ValueError("its filter is none")
+    elif isinstance(event, TokenIssued):
+        NAME.check(event.token, "token")
+
+
+def _check_seqs(seq: int, event: Event) -> None:
+    """An event speaks of none but earlier ones."""
+    seqs = [value for name in _SEQS if type(value := getattr(event, name, None)) is int]
+    if isinstance(event, UnitsTrimmed | EventsTrimmed):
+        seqs += event.removed
+    if isinstance(event, UnitsTrimmed):
+        seqs += [entry for entry, _ in event.entries]
+        if not event.entries:
+            raise ValueError("it has taken nothing")
+    if max(seqs, default=0) >= seq:
+        raise ValueError("it speaks of what comes after it")
 
 
 def _check_unit(seq: int, record: Record, unit: UnitPut) -> None:
@@ -68,6 +93,13 @@ def _check_unit(seq: int, record: Record, unit: UnitPut) -> None:
     NAME.check(unit.agent, "agent")
     if len(unit.id) != 16 or unit.type not in TYPES:
         raise ValueError("its unit has no id or an unknown type")
+    if not 1 <= unit.dedupe_count <= MAX_UNITS:
+        raise ValueError("its key stands for more units than a put can have")
+    if unit.size is not None and ("redacted" not in members or unit.size > MAX_SIZE):
+        raise ValueError("its unit has a size that none can have")
+    trimmed = records.trimmed_at(record)
+    if trimmed is not None and (type(trimmed) is not int or not seq < trimmed <= MAX_SEQ):
+        raise ValueError("it was trimmed before it was there")
     for edge in unit.relationships:
         if edge.type not in RELATIONSHIPS or len(edge.target) != 16:
             raise ValueError("its unit has a relationship that is none")

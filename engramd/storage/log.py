@@ -143,12 +143,14 @@ class Log:
         """The encoded unit of an entry that is about to be replayed; None for other events, and where the unit is lost."""
         if isinstance(event, UnitPut):
             return record.body
-        if not isinstance(event, UnitAdded):
-            return None
+        return self.put_so_far(event.unit) if isinstance(event, UnitAdded) else None
+
+    def put_so_far(self, seq: int) -> bytes | None:
+        """The encoded unit that was put at a seq, with everything appended so far; None where that is lost."""
         for batch in self._unsettled:
-            if event.unit in batch.units:
-                return batch.units[event.unit].body
-        return self.unit(event.unit)
+            if seq in batch.units:
+                return batch.units[seq].body
+        return self.unit(seq)
 
     def records(self, first: int, last: int, reverse: bool = False) -> Iterator[tuple[int, Record]]:
         """The events from `first` to `last`, both included."""

@@ -20,13 +20,14 @@ from engramd import offline
 from engramd.protocol.backup import MANIFEST, Manifest, Segment, frame, parse_manifest, segment_name
 from engramd.protocol.errors import EngramError
 from engramd.protocol.unit import new_id
-from engramd.state import consumers, contexts, locks, presence, redaction, retention, units
+from engramd.state import consumers, contexts, locks, presence, redaction, retention, tokens, units
 from engramd.state.machine import Command
 from engramd.state.view import CONTEXTS, UNITS, Claim
 from engramd.storage import keys, records
 from engramd.storage.backup import Source
 from engramd.storage.leveldb import Store
 from engramd.storage.log import Log
+from engramd.storage.records import Record
 from engramd.storage.salvage import Salvage
 from engramd.storage.trim import old_events, oldest
 
@@ -455,7 +456,7 @@ def trim(log: Log, context: str, ts: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_trimmed_and_redacted_store_is_sound_backed_up_and_restored(tmp_path: Path, seed: int) -> None:
     filled(tmp_path / "log", seed, 150)
-    rng = random.Random(seed)
+    rng = random.Random(1000 + seed)  # or the same units would be put again
     with closing(Log(tmp_path / "log")) as log:
         ids = [key[1:] for key, _ in log._store.scan(keys.UNITS, keys.UNITS + b"\xff" * 16)]
         execute(log, 10**12, redaction.Redact("x", tuple(rng.sample(ids, 8)), "why"))
@@ -731,3 +732,84 @@ def test_a_lost_removal_between_two_additions(tmp_path: Path) -> None:
         row = log.durable.get(CONTEXTS, "b")
         assert row is not None
         assert (row.entries, row.removed) == (0, 1)
+
+
+# Backups that somebody made up
+
+
+def made_up(path: Path, *events: Any) -> Path:
+    """A backup of these events, after some sound ones: a unit at 2, and at 3 a redacted one."""
+    with closing(Log(path / "log")) as log:
+        put_units(log, "a", "one", "two", ids=(UNIT, REDACTED))
+        execute(log, 10**12, redaction.Redact("x", (REDACTED,), "why"))
+        found = [(seq, records.pack(record)) for seq, record in log.records(1, log.last_seq)]
+    for seq, event in enumerate(events, len(found) + 1):
+        found.append((seq, records.pack(event if isinstance(event, Record) else records.encode_event(seq, 10**12, event))))
+    (path / "b").mkdir()
+    return written(path / "b", b"".join(frame(*one) for one in found), len(found), len(found))
+
+
+UNIT, REDACTED, OTHER = (bytes([0x01, 0x93, 0, 0, 0, 0, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, last]) for last in (1, 2, 3))
+
+
+def a_put(**members: Any) -> units.UnitPut:
+    event = units.UnitPut("a", "x", OTHER, "message", {}, "text", ())
+    return event._replace(**members)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        a_put(id=UNIT),
+        a_put(dedupe=b"k" * 16, dedupe_count=2**62),
+        a_put(dedupe=b"k" * 16, dedupe_count=0),
+        a_put(size=2**62),
+        contexts.UnitAdded("b", "x", 2, "a", REDACTED),
+        contexts.UnitAdded("b", "x", 9, "a", UNIT),
+        redaction.UnitRedacted("a", "x", 2, UNIT, "why"),
+        retention.UnitsTrimmed("a", ((9, UNIT),), (9,)),
+        retention.UnitsTrimmed("a", (), ()),
+        retention.EventsTrimmed(9, (), (), ()),
+        consumers.ConsumerCreated("c", "x", (), {"foo": 1}, "", 1, 1, 0),
+        tokens.TokenIssued("x", "to\0ken", "x", b"d" * 32, (), (), (), None, ""),
+        tokens.TokenIssued("x", "token", "x", b"d" * 32, (), (), (), 2**63 - 1, ""),
+        records.encode_event(5, 2**62, contexts.ContextCreated("b", "x", "b", {})),
+        records.trimmed(records.encode_event(5, 10**12, a_put()), 3),
+        records.with_extra(records.encode_event(5, 10**12, a_put()), trimmed="x"),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_what_no_engramd_would_have_written_is_refused(tmp_path: Path, event: Any) -> None:
+    assert "the backup is damaged: event 5 " in refused(made_up(tmp_path, event), tmp_path / "d")
+
+
+def test_a_trim_that_is_said_twice_takes_once(tmp_path: Path) -> None:
+    added = contexts.UnitAdded("a", "x", 2, "a", UNIT)
+    trim_event = retention.UnitsTrimmed("a", ((2, UNIT), (3, REDACTED)), ())
+    restored(made_up(tmp_path, contexts.UnitRemoved("a", "x", 2, 2, "a"), added, trim_event, trim_event), tmp_path / "d")
+    with closing(Log(tmp_path / "d/log")) as log:
+        row = log.durable.get(CONTEXTS, "a")
+        assert row is not None
+        assert (row.entries, row.removed) == (1, 0)
+
+
+def test_seqs_beyond_all_logs_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    record = records.pack(records.encode_event(2**60, 10**12, contexts.ContextCreated("b", "x", "b", {})))
+    path = written(tmp_path / "b", frame(2**60, record), 1, 2**60, salvaged=True, lost=((1, 2**60 - 1),))
+    assert "seq 1152921504606846976" in refused(path, tmp_path / "d")
+
+
+def test_a_loss_in_very_many_places_is_restored_and_can_be_again(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    seqs = range(2, 2 * 25_000, 2)
+    event = records.encode_event(2, 10**12, contexts.ContextChanged("b", "x", None, {}))
+    frames = b"".join(frame(seq, records.pack(event)) for seq in seqs)
+    restored(
+        written(tmp_path / "b", frames, len(seqs), seqs[-1], salvaged=True, lost=tuple((seq - 1, seq - 1) for seq in seqs)), tmp_path / "d"
+    )
+    with closing(Log(tmp_path / "d/log")) as log:
+        kinds = [record.kind for _, record in log.records(seqs[-1] + 1, log.last_seq)]
+        assert kinds == ["log_restored"] * 3
+        saved(log, tmp_path / "again")
+    restored(tmp_path / "again", tmp_path / "d2")
