@@ -25,6 +25,7 @@ from .ready import Ready
 from .service.engine import Engine
 from .service.memory import give_back_after
 from .service.search import Settings
+from .storage.home import open_log
 from .storage.leveldb import MAX_OPEN_FILES
 from .storage.lockfile import DataLock
 from .storage.log import Log
@@ -56,7 +57,7 @@ def serve(config: Config, ready: Ready, supervisor: Supervisor) -> None:
             ready.say("ready")
         raise
     try:
-        log = Log(directory / "log")
+        log = open_log(directory)
         try:
             with ExitStack() as listening:
                 unix = _listen(config, supervisor)

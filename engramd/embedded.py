@@ -17,6 +17,7 @@ from .protocol.address import private_dir
 from .protocol.errors import EngramError
 from .service.engine import Engine
 from .service.search import Settings
+from .storage.home import open_log
 from .storage.lockfile import DataLock
 from .storage.log import Log
 from .transport.memory import MemoryStream, pair
@@ -122,7 +123,7 @@ def _store(directory: Path) -> Iterator[Log]:
     except EngramError as error:
         raise _in_use(directory, error) from None
     try:
-        log = Log(directory / "log")
+        log = open_log(directory)
         try:
             yield log
         finally:

@@ -214,9 +214,15 @@ def _store(report: dict[str, Any]) -> Iterator[Finding]:
             if one["wrong"] > len(found[:SHOWN]):
                 yield Finding(name, "wrong", f"{one['wrong'] - len(found[:SHOWN])} more like these")
     wrong = {one["check"] for one in report["checks"] if one["result"] == "wrong"}
-    if wrong & {"blocks", "gaps", "events"}:
+    if wrong & {"gaps", "events"}:
         advice = (
             "events are lost or damaged, which nothing can make again: restore a backup, or save the rest with: engram doctor --salvage OUT"
+        )
+        yield Finding("advice", "note", advice)
+    elif "blocks" in wrong:
+        advice = (
+            "what stands in those blocks cannot be read. A salvage saves the rest, and says which events are lost, if any: "
+            "engram doctor --salvage OUT. If too many are, restore a backup"
         )
         yield Finding("advice", "note", advice)
     elif wrong & {"keys", "rows"}:
@@ -227,6 +233,8 @@ def _salvage(common: Common, data_dir: str | None, target: str) -> None:
     """Save what can be read of a store as a backup."""
     where = ["--data-dir", os.path.abspath(data_dir)] if data_dir is not None else []
     source = data_path(data_dir)
+    if Path(target).resolve().is_relative_to((source / "log").resolve()):
+        raise EngramError("invalid", f"{target} is inside the store that is to be saved; give a directory elsewhere", path=target)
     with Vault(Path(target).absolute()) as vault, bar("salvage") as told:
         if vault.manifest is not None:
             raise EngramError("exists", f"{target} has a backup already; give another directory", path=target)

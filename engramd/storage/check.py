@@ -214,7 +214,7 @@ class Check:
             first = following
         for what, places in met.items():
             again = f", and at {len(places) - 1} further places" if len(places) > 1 else ""
-            self._found("blocks", f"{what}: beyond the key {_shown(places[0])}{again}")
+            self._found("blocks", f"{what}: behind {_place(places[0])}{again}")
 
     def _steps(self, first: bytes, last: bytes) -> Iterator[tuple[bytes | None, bytes]]:
         """Keys and values; a key of None ends a step."""
@@ -370,6 +370,15 @@ def _missing(seq: int) -> str:
 
 def _lost(value: bytes) -> Any:
     return cbor2.loads(records.unpack(value).body)["lost"]
+
+
+def _place(key: bytes) -> str:
+    """What a key is of, for people."""
+    prefix = key[:1]
+    if prefix == keys.LOG and len(key) == 9:
+        return f"event {keys.seq_of(key)} of the log"
+    what = _NAMES.get(prefix) or (f"the row of {PREFIXES[prefix]}" if prefix in PREFIXES else "the key")
+    return f"{what} {_shown(key)}"
 
 
 def _shown(key: bytes) -> str:

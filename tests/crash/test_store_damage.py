@@ -385,3 +385,30 @@ def test_a_store_that_was_taken_away_ends_writing(daemon: Daemon) -> None:
     with daemon.connect() as client:
         assert [event["unit"]["seq"] for event in client.replay(contexts=["c"])] == acknowledged
     daemon.stop()
+
+
+@pytest.mark.parametrize("what", ["moved", "emptied"])
+def test_a_store_that_vanished_is_not_begun_anew(daemon: Daemon, what: str) -> None:
+    assert daemon.start() == "ready"
+    with daemon.connect() as client:
+        client.ask("put", context="c", text="before")
+    daemon.stop()
+    log, away = daemon.data_dir / "log", daemon.data_dir / "away"
+    log.rename(away)
+    if what == "emptied":
+        log.mkdir()
+    said = daemon.start()
+    assert "is gone" in said
+    assert "restore" in said
+    assert daemon.wait() == 1
+    if what == "emptied":
+        log.rmdir()
+    away.rename(log)
+    assert daemon.start() == "ready"
+    with daemon.connect() as client:
+        assert [event["unit"]["text"] for event in client.replay(contexts=["c"])] == ["before"]
+    daemon.stop()
+    log.rename(away)
+    (daemon.data_dir / "history").unlink()
+    assert daemon.start() == "ready", "who says so may begin anew"
+    daemon.stop()
