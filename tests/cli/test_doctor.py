@@ -138,6 +138,7 @@ def salvaged(shell: Shell, tmp_path: Path, lost: int) -> None:
     assert shell.run("restore", tmp_path / "saved", "--data-dir", tmp_path / "new").code == 0
     assert shell.run("doctor", "--data-dir", tmp_path / "new").code == 0
     assert "has a backup already" in shell.fails(1, "doctor", "--salvage", tmp_path / "saved")
+    assert "inside the store" in shell.fails(2, "doctor", "--salvage", shell.data / "log" / "saved")
 
 
 def test_a_store_without_its_current_file(alone: Shell, tmp_path: Path) -> None:
