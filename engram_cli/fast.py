@@ -299,7 +299,9 @@ class Connection:
             if repeatable:
                 settings.resumed = True
                 raise GiveUp from error
-            raise Failed({"code": "outcome_unknown", "message": LOST.format(op=op)}) from error
+            from engramd.protocol.doubt import in_doubt
+
+            raise Failed({"code": "outcome_unknown", "message": in_doubt(op, LOST)}) from error
         if not answer["ok"]:
             code, details = answer["error"]["code"], answer["error"]["details"]
             if code == "unavailable" or (code == "busy" and "retry_after" in details):  # nothing was done: it is tried again
