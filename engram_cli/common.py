@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engramd.protocol.doubt import ADVICE
 from engramd.protocol.errors import EngramError
 from engramd.protocol.times import parse_duration
 
 from . import COMMAND_FOLLOWS, LITERAL_DASH, settings
 from .client import Client
 from .core import named
+from .done import words
 from .output import Output
 
 COLORS = ("auto", "always", "never")
@@ -52,7 +55,7 @@ class Common:
         Args:
             presence: whether the agent counts as present meanwhile: for commands that go on until they are ended.
         """
-        made = Client(
+        made = _Noting(
             self.socket,
             agent=self.agent,
             autostart=autostart and not self.no_autostart,
@@ -82,6 +85,16 @@ class Common:
     def seconds(self) -> float | None:
         """`--timeout` in seconds."""
         return None if self.timeout is None else parse_duration(self.timeout) / 1e6
+
+
+class _Noting(Client):
+    """A client that notes what the command has changed."""
+
+    def _request(self, op: str, fields: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+        result = super()._request(op, fields, timeout)
+        if op in ADVICE:
+            settings.done = words(op, result)
+        return result
 
 
 def labels(given: list[str] | None, option: str = "--meta") -> dict[str, str]:

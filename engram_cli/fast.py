@@ -356,14 +356,16 @@ class Connection:
         return frame
 
 
-def write(data: bytes) -> None:
-    """Write all of it to standard output."""
+def write(data: bytes, op: str = "", result: Any = None) -> None:
+    """Write all of it to standard output; with what has changed something, if anything has, and its result."""
     rest = memoryview(data)
     try:
         while rest:
             rest = rest[os.write(1, rest) :]
     except OSError as error:
-        os.write(2, f"engram: cannot write the output: {error.strerror}\n".encode())
+        from .done import unwritten, words
+
+        os.write(2, f"{unwritten(error, words(op, result) if op else '')}\n".encode())
         leave(1)
 
 
@@ -406,7 +408,7 @@ def _put(values: dict[str, Any]) -> int:
     if values["json"]:
         deduped = "true" if made["deduped"] else "false"
         shown = f'{{"id": "{shown}", "seq": {made["seq"]}, "ts": "{_moment(made["ts"])}", "deduped": {deduped}}}'
-    write(shown.encode() + b"\n")
+    write(shown.encode() + b"\n", "put", made)
     return 0
 
 
@@ -529,7 +531,7 @@ def _lock(values: dict[str, Any]) -> int:
 
             values["timeout"] = f"{max(0.0, parse_duration(timeout) / 1e6 - (time.monotonic() - began)):.3f}"
         raise
-    write(b"%d\n" % granted["token"])
+    write(b"%d\n" % granted["token"], "lock", granted)
     os.write(2, how_long(granted).encode() + b"\n")
     return 0
 
@@ -568,7 +570,7 @@ def _renew(values: dict[str, Any]) -> int:
         raise GiveUp
     renewed = Connection(values).ask("renew", {"token": _token(values["token"])})
     ends = renewed["expires_at"]
-    write((WITH_SESSION if ends is None else _moment(ends)).encode() + b"\n")
+    write((WITH_SESSION if ends is None else _moment(ends)).encode() + b"\n", "renew", renewed)
     return 0
 
 

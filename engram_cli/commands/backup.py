@@ -11,7 +11,7 @@ from typing import Any
 from engramd.protocol.backup import Manifest
 from engramd.protocol.errors import EngramError
 
-from .. import offline
+from .. import offline, settings
 from ..client import Client
 from ..common import Common, directory_of
 from ..output import note
@@ -25,6 +25,7 @@ def run(common: Common, directory: str, verify: bool) -> None:
     with Vault(path) as vault, common.client() as client, bar("backup") as told:
         client.connect()
         facts = _update(vault, client, told)
+    settings.done = f"the log up to seq {facts['last_seq']} is in {path}"
     out = common.output()
     if verify:
         check(path)

@@ -18,6 +18,7 @@ from engramd.protocol.schema import Field, ListOf, Record, Text
 from engramd.protocol.unit import is_id, parse_ref
 
 from .. import common as c
+from .. import settings
 from ..client import Client
 from ..output import note
 from ..progress import bar
@@ -110,6 +111,7 @@ def run(common: c.Common, file: str, format: str | None, dry_run: bool) -> None:
             mend = "Repeat the import" if "outcome" in error.details else "Mend it and repeat"
             done = f". Until then {tally.words()}; they stay. {mend}: what is there is left as it is" if been else ""
             raise EngramError(error.code, f"{error.message}{done}", **error.details, **tally.facts()) from None
+    settings.done = "" if dry_run else tally.words()
     if out.json:
         out.object(tally.facts())
     else:

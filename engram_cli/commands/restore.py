@@ -6,7 +6,7 @@ import os
 
 from engramd.protocol.errors import EngramError
 
-from .. import autostart, offline
+from .. import autostart, offline, settings
 from ..common import Common, directory_of
 from ..output import note
 from ..progress import bar
@@ -30,6 +30,7 @@ def run(common: Common, directory: str, data_dir: str | None) -> None:
             if "progress" in said:
                 told(*said["progress"])
     made = said["done"]
+    settings.done = f"the store is restored in {made['data_dir']}"
     out = common.output()
     if out.json:
         out.object(made)
