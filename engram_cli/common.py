@@ -97,14 +97,15 @@ class _Noting(Client):
         return result
 
 
-def labels(given: list[str] | None, option: str = "--meta") -> dict[str, str]:
+def labels(given: list[str] | None) -> dict[str, str]:
     """`K=V` options as a map."""
     found: dict[str, str] = {}
     for label in given or ():
         key, equals, value = label.partition("=")
         if not equals or not key:
-            raise EngramError("invalid", f"{option} {label!r}: write it as KEY=VALUE")
-        found[key] = value
+            raise EngramError("invalid", f"--meta {label!r}: write it as KEY=VALUE")
+        if found.setdefault(key, value) != value:
+            raise EngramError("invalid", f"--meta {key}=...: a label has one value, and two are given: {found[key]!r} and {value!r}")
     return found
 
 

@@ -649,7 +649,8 @@ def _labels(given: list[str]) -> dict[str, str]:
         key, equals, value = label.partition("=")
         if not equals or not key:
             raise GiveUp
-        labels[key] = value
+        if labels.setdefault(key, value) != value:
+            raise GiveUp
     return labels
 
 
