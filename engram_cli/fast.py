@@ -644,7 +644,7 @@ def _setting(look_up: Callable[[], T]) -> T:
 
 
 def _labels(given: list[str]) -> dict[str, str]:
-    labels = {}
+    labels: dict[str, str] = {}
     for label in given:
         key, equals, value = label.partition("=")
         if not equals or not key:
