@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from engramd.protocol.errors import EngramError
 
-from . import COMMAND_FOLLOWS, LITERAL_DASH, WITH_COMMAND
+from . import COMMAND_FOLLOWS, LITERAL_DASH, WITH_COMMAND, settings
+from .done import unwritten
 from .fast import leave
 from .output import note, report
 
@@ -108,7 +109,7 @@ def end(action: Callable[[], object], at_least: int = 0) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError as error:
-        note(f"engram: cannot write the output: {error.strerror}")
+        note(unwritten(error, settings.done))
         code = code or 1
     sys.stderr.flush()
     leave(code or at_least)
@@ -127,8 +128,12 @@ def guarded(action: Callable[[], object]) -> int:
         note(f"engram: {error.object!r} is not UTF-8, as names, labels and options must be; only a payload may be any bytes")
         return 2
     except OSError as error:
-        what = f"{os.fsdecode(error.filename)}: " if error.filename else "cannot write the output: " if error.errno in _OUTPUT else ""
-        note(f"engram: {what}{error.strerror or error}")
+        if error.filename:
+            note(f"engram: {os.fsdecode(error.filename)}: {error.strerror or error}")
+        elif error.errno in _OUTPUT or (settings.done and error.errno == errno.EBADF):
+            note(unwritten(error, settings.done))
+        else:
+            note(f"engram: {error.strerror or error}")
         return 1
 
 

@@ -304,7 +304,8 @@ class Client:
         sent again when the connection is lost, for up to STARTING_SECONDS.
 
         Raises:
-            EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`.
+            EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`, which for
+                a write leaves open whether it happens.
         """
         return self._request(op, fields, self.timeout)
 
@@ -392,16 +393,17 @@ class Client:
         """Whether messages are at hand that `receive` gives without waiting."""
         return bool(self._arrived)
 
-    def _read(self, deadline: float) -> builtins.list[Answer | Item]:
+    def _read(self, deadline: float, op: str = "") -> builtins.list[Answer | Item]:
+        """What arrives before a deadline; `op` is what it should answer."""
         if self._arrived:
             messages, self._arrived = self._arrived, []
             return messages
         left = deadline - time.monotonic()
         if left <= 0:
-            raise core.late()
-        return self._take(None if math.isinf(left) else left)
+            raise core.late(op)
+        return self._take(None if math.isinf(left) else left, op)
 
-    def _take(self, timeout: float | None) -> builtins.list[Answer | Item]:
+    def _take(self, timeout: float | None, op: str = "") -> builtins.list[Answer | Item]:
         if self._socket is None:
             raise Lost
         data = b""
@@ -410,7 +412,7 @@ class Client:
                 self._socket.settimeout(timeout)
                 data = self._socket.recv(_READ_BYTES)
             except (TimeoutError, BlockingIOError):
-                raise core.late() from None
+                raise core.late(op) from None
             except OSError:
                 pass
         try:
@@ -428,7 +430,7 @@ class Client:
         """The result of a request; what arrives for others is kept for them."""
         try:
             while box.answer is None and not box.is_lost:
-                self._keep(self._read(deadline))
+                self._keep(self._read(deadline, box.op))
         except BaseException:
             if box.op in core.UNDO:
                 self._send(self._conversation.leave(box))

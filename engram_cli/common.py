@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engramd.protocol.doubt import ADVICE
 from engramd.protocol.errors import EngramError
 from engramd.protocol.times import parse_duration
 
 from . import COMMAND_FOLLOWS, LITERAL_DASH, settings
 from .client import Client
 from .core import named
+from .done import words
 from .output import Output
 
 COLORS = ("auto", "always", "never")
@@ -52,7 +55,7 @@ class Common:
         Args:
             presence: whether the agent counts as present meanwhile: for commands that go on until they are ended.
         """
-        made = Client(
+        made = _Noting(
             self.socket,
             agent=self.agent,
             autostart=autostart and not self.no_autostart,
@@ -84,14 +87,25 @@ class Common:
         return None if self.timeout is None else parse_duration(self.timeout) / 1e6
 
 
-def labels(given: list[str] | None, option: str = "--meta") -> dict[str, str]:
+class _Noting(Client):
+    """A client that notes what the command has changed."""
+
+    def _request(self, op: str, fields: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+        result = super()._request(op, fields, timeout)
+        if op in ADVICE:
+            settings.done = words(op, result)
+        return result
+
+
+def labels(given: list[str] | None) -> dict[str, str]:
     """`K=V` options as a map."""
     found: dict[str, str] = {}
     for label in given or ():
         key, equals, value = label.partition("=")
         if not equals or not key:
-            raise EngramError("invalid", f"{option} {label!r}: write it as KEY=VALUE")
-        found[key] = value
+            raise EngramError("invalid", f"--meta {label!r}: write it as KEY=VALUE")
+        if found.setdefault(key, value) != value:
+            raise EngramError("invalid", f"--meta {key}=...: a label has one value, and two are given: {found[key]!r} and {value!r}")
     return found
 
 

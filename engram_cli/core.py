@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from engramd import __version__
 from engramd.protocol.connection import Answer, ClientConnection, Id, Item
+from engramd.protocol.doubt import ADVICE, in_doubt
 from engramd.protocol.errors import EngramError
-from engramd.protocol.messages import DEFAULT_CREDIT, MAX_PAYLOAD, OPERATIONS, frame_limit
+from engramd.protocol.messages import DEFAULT_CREDIT, MAX_PAYLOAD, frame_limit
 from engramd.protocol.unit import Unit
 
 from . import LOST, settings
@@ -280,14 +281,14 @@ def repeatable(op: str, fields: Mapping[str, Any]) -> bool:
         return not (fields.get("wait") or fields.get("force"))
     if op == "put":
         return "dedupe" in fields or any("id" in unit for unit in fields.get("units", ()))
-    return OPERATIONS[op].permission == "read" or op in ("ack", "backup", "check")
+    return op not in ADVICE or op == "ack"
 
 
 def lost(op: str) -> EngramError:
     """The error of an operation whose connection ended before its answer."""
-    if OPERATIONS[op].permission == "read":
+    if op not in ADVICE:
         return EngramError("unavailable", "the daemon closed the connection before it answered")
-    return EngramError("outcome_unknown", LOST.format(op=op))
+    return EngramError("outcome_unknown", in_doubt(op, LOST))
 
 
 class Attempts:
@@ -347,8 +348,16 @@ class Attempts:
 
     def _next(self, now: float) -> None:
         if now > self.deadline:
-            raise EngramError("timeout", "the connection was lost, and no daemon answered in time")
+            raise self.late(False, "the connection was lost, and no daemon answered in time")
         self._again = True
+
+    def late(self, is_sent: bool, why: str = "no answer came in time") -> EngramError:
+        """The error for when the time is over.
+
+        Args:
+            is_sent: whether the last attempt was sent, and has no answer.
+        """
+        return late(self._op if is_sent or self._unsure else "", why)
 
 
 class Asking:
@@ -395,9 +404,15 @@ class Asking:
             raise EngramError("locked", f"waited {self._timeout:g} s in vain, the last of it for a daemon: {error.message}") from None
 
 
-def late() -> EngramError:
-    """The error of what was not answered before its deadline."""
-    return EngramError("timeout", "no answer came in time")
+def late(op: str = "", why: str = "no answer came in time") -> EngramError:
+    """The error of what was not answered before its deadline.
+
+    Args:
+        op: what was sent, if anything was: what changes something may have done so.
+    """
+    if op in ADVICE:
+        return EngramError("timeout", in_doubt(op, why), outcome="unknown")
+    return EngramError("timeout", why)
 
 
 # Streams

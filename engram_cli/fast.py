@@ -299,7 +299,9 @@ class Connection:
             if repeatable:
                 settings.resumed = True
                 raise GiveUp from error
-            raise Failed({"code": "outcome_unknown", "message": LOST.format(op=op)}) from error
+            from engramd.protocol.doubt import in_doubt
+
+            raise Failed({"code": "outcome_unknown", "message": in_doubt(op, LOST)}) from error
         if not answer["ok"]:
             code, details = answer["error"]["code"], answer["error"]["details"]
             if code == "unavailable" or (code == "busy" and "retry_after" in details):  # nothing was done: it is tried again
@@ -354,14 +356,16 @@ class Connection:
         return frame
 
 
-def write(data: bytes) -> None:
-    """Write all of it to standard output."""
+def write(data: bytes, op: str = "", result: Any = None) -> None:
+    """Write all of it to standard output; with what has changed something, if anything has, and its result."""
     rest = memoryview(data)
     try:
         while rest:
             rest = rest[os.write(1, rest) :]
     except OSError as error:
-        os.write(2, f"engram: cannot write the output: {error.strerror}\n".encode())
+        from .done import unwritten, words
+
+        os.write(2, f"{unwritten(error, words(op, result) if op else '')}\n".encode())
         leave(1)
 
 
@@ -404,7 +408,7 @@ def _put(values: dict[str, Any]) -> int:
     if values["json"]:
         deduped = "true" if made["deduped"] else "false"
         shown = f'{{"id": "{shown}", "seq": {made["seq"]}, "ts": "{_moment(made["ts"])}", "deduped": {deduped}}}'
-    write(shown.encode() + b"\n")
+    write(shown.encode() + b"\n", "put", made)
     return 0
 
 
@@ -527,7 +531,7 @@ def _lock(values: dict[str, Any]) -> int:
 
             values["timeout"] = f"{max(0.0, parse_duration(timeout) / 1e6 - (time.monotonic() - began)):.3f}"
         raise
-    write(b"%d\n" % granted["token"])
+    write(b"%d\n" % granted["token"], "lock", granted)
     os.write(2, how_long(granted).encode() + b"\n")
     return 0
 
@@ -566,7 +570,7 @@ def _renew(values: dict[str, Any]) -> int:
         raise GiveUp
     renewed = Connection(values).ask("renew", {"token": _token(values["token"])})
     ends = renewed["expires_at"]
-    write((WITH_SESSION if ends is None else _moment(ends)).encode() + b"\n")
+    write((WITH_SESSION if ends is None else _moment(ends)).encode() + b"\n", "renew", renewed)
     return 0
 
 
@@ -640,12 +644,13 @@ def _setting(look_up: Callable[[], T]) -> T:
 
 
 def _labels(given: list[str]) -> dict[str, str]:
-    labels = {}
+    labels: dict[str, str] = {}
     for label in given:
         key, equals, value = label.partition("=")
         if not equals or not key:
             raise GiveUp
-        labels[key] = value
+        if labels.setdefault(key, value) != value:
+            raise GiveUp
     return labels
 
 

@@ -8,6 +8,7 @@ CLIENT = ("context", "agent", "token_file", "ca_file", "cert_file", "key_file", 
 
 verbose = False  # set by --verbose: say more about an error
 token_file: str | None = None  # set by --token-file
+done = ""  # what the command has changed so far, in words
 resumed = False  # set by the quick way when it leaves the rest of a command whose connection was lost
 
 TYPE_CHECKING = False

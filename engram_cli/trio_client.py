@@ -438,15 +438,17 @@ class Client:
         sent again when the connection is lost, for up to STARTING_SECONDS. So long any request waits for a daemon that was there before.
 
         Raises:
-            EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`.
+            EngramError: the daemon's error; `outcome_unknown` when the connection was lost after a write was sent; `timeout`, which for
+                a write leaves open whether it happens.
         """
         return await self._request(op, fields, self.timeout)
 
     async def _request(self, op: str, fields: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
         attempts = Attempts(op, fields, timeout, trio.current_time(), self._was_connected)
+        link: _Link | None = None
         with trio.CancelScope(deadline=attempts.deadline):
             while True:
-                link: _Link | None = None
+                link = None
                 try:
                     link = await self._linked(self._starts)
                     return await link.wait(link.ask(op, fields))
@@ -457,13 +459,15 @@ class Client:
                     if result is not None:
                         return result
                     if error.code == "busy":
+                        link = None
                         await trio.sleep(error.details["retry_after"])
                         continue
                     if link is not None:
                         self._was_connected = not self.autostart
                     self._retire(link)
+                    link = None
                 await trio.sleep(RETRY_SECONDS)
-        raise core.late()
+        raise attempts.late(link is not None)
 
     # Operations
 

@@ -134,7 +134,8 @@ class Config:
     )
     min_free: int = _option(
         _within(_size, 0, 2**50),
-        "Free bytes of the disk that puts leave: below that they are refused until there is room again. 0 writes until the disk refuses.",
+        "Free bytes of the disk that puts leave: below that they are refused until there is room again. LevelDB needs some to "
+        "tidy up and to start: less than 16MiB may be too little. 0 writes until the disk refuses.",
         '"32MiB"',
         32 * MIB,
     )

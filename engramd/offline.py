@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -64,11 +64,37 @@ def held(directory: Path) -> Iterator[None]:
 def restore(directory: Path, path: Path) -> None:
     """Make a store from a backup."""
     with closing(backup.Source(path)) as source:
-        private_dir(directory / "log")
-        with held(directory):
+        fresh = _made(directory)
+        with held(directory), _undone(fresh):
             made = followed(backup.restore(source, directory, time.time_ns() // 1000))
     assert made is not None
     say(done={**made._asdict(), "data_dir": str(directory), "lost": source.manifest.lost})
+
+
+def _made(directory: Path) -> list[Path]:
+    """Make a data directory, and those above it that are missing, for this user alone. Gives what is new with it, the innermost first."""
+    lock, log = directory / "lock", directory / "log"
+    missing = [path for path in (log, directory, *directory.parents) if not path.exists()]
+    fresh = [*([] if lock.exists() else [lock]), *missing]
+    for path in reversed(missing):
+        private_dir(path)
+    private_dir(log)
+    return fresh
+
+
+@contextmanager
+def _undone(fresh: list[Path]) -> Iterator[None]:
+    """What is new is removed where the work fails, unless there is something in it. The lock is still held then."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in fresh:
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
+        raise
 
 
 def verify(path: Path) -> None:

@@ -8,23 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engramd.protocol.backup import Manifest
+from engramd.protocol.backup import Manifest, advised
 from engramd.protocol.errors import EngramError
 
-from .. import offline
+from .. import offline, settings
 from ..client import Client
 from ..common import Common, directory_of
 from ..output import note
 from ..progress import bar
 from ..vault import Vault
 
+DAMAGED = "The store is not touched by that; make a new backup of it in another directory: engram backup DIR"
+
 
 def run(common: Common, directory: str, verify: bool) -> None:
     """Bring a backup up to the end of the log; with `verify`, read it whole afterwards."""
     path = Path(directory_of("DIR", directory))
-    with Vault(path) as vault, common.client() as client, bar("backup") as told:
+    with advised(DAMAGED), Vault(path) as vault, common.client() as client, bar("backup") as told:
         client.connect()
         facts = _update(vault, client, told)
+    settings.done = f"the log up to seq {facts['last_seq']} is in {path}"
     out = common.output()
     if verify:
         check(path)
@@ -37,7 +40,7 @@ def run(common: Common, directory: str, verify: bool) -> None:
 
 def check(path: Path) -> dict[str, Any]:
     """Read a backup whole. Raises EngramError("storage") when it is damaged."""
-    with bar("verify") as told:
+    with advised(DAMAGED), bar("verify") as told:
         for said in offline.run("verify", str(path)):
             if "progress" in said:
                 told(*said["progress"])

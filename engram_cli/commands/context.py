@@ -35,7 +35,10 @@ def list_(common: c.Common) -> None:
 
 def set_(common: c.Common, context: str, display_name: str | None, meta: list[str] | None, unset: list[str] | None) -> None:
     """Change a context."""
-    meta_changes: dict[str, str | None] = {**c.labels(meta), **dict.fromkeys(unset or ())}
+    labels = c.labels(meta)
+    if both := labels.keys() & set(unset or ()):
+        raise EngramError("invalid", f"--meta {min(both)}=... and --unset {min(both)}: give only one of them")
+    meta_changes: dict[str, str | None] = {**labels, **dict.fromkeys(unset or ())}
     if display_name is None and not meta_changes:
         raise EngramError("invalid", "nothing to set: give --display-name, --meta or --unset")
     with common.client() as client:

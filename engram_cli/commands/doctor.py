@@ -91,14 +91,12 @@ def _show(out: Output, finding: Finding) -> None:
 
 
 def _all(common: Common, where: str, data_dir: str | None, runs: bool, repair: bool) -> Iterator[Finding]:
+    if runs:
+        yield from _running(common, where)
+        return
     if data_dir is None:
         yield _socket(where, runs)
         yield from _units()
-    if runs:
-        with common.client(autostart=False) as client:
-            yield from _daemon(client)
-            yield from _store(client.request("check", {}))
-        return
     try:
         yield from _offline(data_dir, repair)
     except EngramError as error:
@@ -110,6 +108,23 @@ def _all(common: Common, where: str, data_dir: str | None, runs: bool, repair: b
             yield Finding("daemon", "wrong", error.message)
         else:
             yield Finding("store", "wrong", f"{error.message}. What can be read of it can be saved: engram doctor --salvage OUT")
+
+
+def _running(common: Common, where: str) -> Iterator[Finding]:
+    """Look through a daemon. One that is stopped still listens, so it is greeted before anything is said of it."""
+    with common.client(autostart=False) as client:
+        try:
+            client.connect()
+        except EngramError as error:
+            if error.code != "unavailable":
+                raise
+            yield Finding("daemon", "wrong", error.message)
+            yield from _units()
+            return
+        yield _socket(where, True)
+        yield from _units()
+        yield from _daemon(client)
+        yield from _store(client.request("check", {}))
 
 
 # Around the store

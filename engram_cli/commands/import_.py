@@ -18,6 +18,7 @@ from engramd.protocol.schema import Field, ListOf, Record, Text
 from engramd.protocol.unit import is_id, parse_ref
 
 from .. import common as c
+from .. import settings
 from ..client import Client
 from ..output import note
 from ..progress import bar
@@ -25,6 +26,7 @@ from .pipe import from_json, read_json
 
 BATCH_UNITS = 500
 BATCH_BYTES = 256 * 1024
+IN_DOUBT = "what was sent last may or may not be there; an import that is repeated puts nothing twice"
 WINDOW = 32  # requests that are not answered yet
 MAX_ITEM = 8 * MAX_PAYLOAD  # bytes: JSON may take six for one
 NOT_TAKEN = ("seq", "ts", "entry", "entry_context", "redacted")  # of a unit as it is listed or exported
@@ -106,8 +108,10 @@ def run(common: c.Common, file: str, format: str | None, dry_run: bool) -> None:
                 _Importing(client, tally).run(items)
         except EngramError as error:
             been = not dry_run and any(tally.facts().values())
-            done = f". Until then {tally.words()}; they stay. Mend it and repeat: what is there is left as it is" if been else ""
+            mend = "Repeat the import" if "outcome" in error.details else "Mend it and repeat"
+            done = f". Until then {tally.words()}; they stay. {mend}: what is there is left as it is" if been else ""
             raise EngramError(error.code, f"{error.message}{done}", **error.details, **tally.facts()) from None
+    settings.done = "" if dry_run else tally.words()
     if out.json:
         out.object(tally.facts())
     else:
@@ -349,7 +353,8 @@ class _Importing:
             try:
                 arrived = self._client.receive(self._client.timeout)
             except EngramError as error:
-                self._failed = self._failed or error
+                details = {**error.details, "outcome": "unknown"}
+                self._failed = self._failed or EngramError(error.code, f"{error.message}: {IN_DOUBT}", **details)
                 self._under_way.clear()
                 return
             for answer in arrived:

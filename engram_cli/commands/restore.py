@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
+from engramd.protocol.backup import advised
 from engramd.protocol.errors import EngramError
 
-from .. import autostart, offline
+from .. import autostart, offline, settings
 from ..common import Common, directory_of
 from ..output import note
 from ..progress import bar
 from .daemon import path as socket_of
+
+DAMAGED = "Nothing was restored. Use another backup, or make a new one from the store, if there still is one: engram backup DIR"
 
 
 def run(common: Common, directory: str, data_dir: str | None) -> None:
@@ -25,11 +28,12 @@ def run(common: Common, directory: str, data_dir: str | None) -> None:
             socket=socket_of(common),
         )
     where = [] if data_dir is None else ["--data-dir", os.path.abspath(data_dir)]
-    with bar("restore") as told:
+    with advised(DAMAGED), bar("restore") as told:
         for said in offline.run("restore", os.path.abspath(directory), *where):
             if "progress" in said:
                 told(*said["progress"])
     made = said["done"]
+    settings.done = f"the store is restored in {made['data_dir']}"
     out = common.output()
     if out.json:
         out.object(made)

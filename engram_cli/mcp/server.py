@@ -136,7 +136,8 @@ class Door:
 
     def _failed(self, error: EngramError) -> str:
         """What went wrong, and what to do."""
-        hint = self._box.hint(error) or HINTS.get(error.code)
+        is_unknown = error.details.get("outcome") == "unknown"  # a write that was not answered in time
+        hint = self._box.hint(error) or HINTS.get("outcome_unknown" if is_unknown else error.code)
         return Answer({"error": plain(error.to_wire()) | ({"hint": hint} if hint else {})}).fit(self._box.most)
 
     def _checked(self, tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ SEGMENT_BYTES = 16 * MIB  # a segment that is at least so large is full
 MAX_MANIFEST = 64 * MIB
 MAX_RECORD = MAX_PAYLOAD + MIB
 
+_DAMAGED = "the backup is damaged: "
 _HEAD = struct.Struct(">QII")
 _CHECKED = struct.Struct(">QI")
 _NAME = re.compile(r"[0-9]{19}-[0-9]{19}-[0-9a-f]{16}\.segment", re.ASCII)
@@ -35,7 +37,18 @@ MAX_SEQ = 2**53  # no log comes there; JSON has no larger numbers that are exact
 
 def damaged(what: str) -> EngramError:
     """The error for a backup that cannot be used as it is."""
-    return EngramError("storage", f"the backup is damaged: {what}")
+    return EngramError("storage", f"{_DAMAGED}{what}")
+
+
+@contextmanager
+def advised(what: str) -> Iterator[None]:
+    """Where a backup is found damaged, say also what to do."""
+    try:
+        yield
+    except EngramError as error:
+        if error.code == "storage" and error.message.startswith(_DAMAGED):
+            raise EngramError(error.code, f"{error.message}. {what}", **error.details) from None
+        raise
 
 
 def frame(seq: int, record: bytes) -> bytes:
@@ -223,6 +236,6 @@ def records_of(segment: Segment, blocks: Iterator[bytes]) -> Iterator[tuple[int,
                 yield seq, record
         frames.finish()
     except EngramError as error:
-        raise damaged(f"{segment.file}: {error.message.removeprefix(damaged('').message)}") from None
+        raise damaged(f"{segment.file}: {error.message.removeprefix(_DAMAGED)}") from None
     if (size, count) != (segment.size, segment.records) or digest.hexdigest() != segment.sha256 or frames.last > segment.last:
         raise damaged(f"{segment.file}: it is not the file that was written: size, checksum or seqs differ")

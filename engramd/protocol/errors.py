@@ -21,7 +21,7 @@ CODES: dict[str, tuple[int, str]] = {
     "deadlock": (75, "the wait would never end: those who are waited for wait for the caller"),
     "busy": (75, "a limit is reached for now; try again later"),
     "denied": (77, "the caller may not do this"),
-    "timeout": (124, "the time allowed has passed"),
+    "timeout": (124, "the time allowed has passed; a write that was sent may or may not exist"),
     "cancelled": (1, "the caller cancelled the operation"),
     "unavailable": (69, "no daemon answers, or it is stopping"),
     "outcome_unknown": (1, "the connection or the disk failed before the answer; the write may or may not exist"),

@@ -378,7 +378,7 @@ class Committer:
         self.failed = error
         unknown = EngramError(
             "outcome_unknown",
-            f"{error.message}; the write may or may not exist after a restart. Retry it with its dedupe key to find out",
+            f"{error.message}; what was asked for may or may not be there after a restart",
         )
         for group in (self._flying, self._forming):
             for done, _ in group.done if group else ():

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from ..protocol.connection import Id, Request, ServerConnection, answer_frame, failure_frame
+from ..protocol.doubt import ADVICE
 from ..protocol.errors import EngramError
 from ..protocol.framing import encode
 from ..state.access import NOTHING, OWNER, Access
@@ -154,7 +155,10 @@ class Peer:
         self.outbox.write(answer_frame(request_id, result))
 
     def fail(self, request_id: Id, error: EngramError) -> None:
-        """Answer with an error."""
+        """Answer with an error. Where the outcome is unknown, what to do depends on what was asked."""
+        op = self._under_way[request_id].op
+        if error.code == "outcome_unknown" and op in ADVICE:
+            error = EngramError(error.code, f"{error.message}. {ADVICE[op]}", **error.details)
         self._finish(request_id, error)
         self.outbox.write(failure_frame(request_id, error))
 

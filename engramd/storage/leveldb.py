@@ -31,6 +31,10 @@ REFUSALS = tuple(  # of the system, which say nothing of what is on disk
     os.strerror(code)
     for code in (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS)
 )
+DAMAGED = (
+    "It is damaged: keep a copy of the directory before trying anything. Then engram doctor says more, and engram doctor --salvage OUT "
+    "saves what can be read, with the daemon stopped"
+)
 MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
 
 
@@ -122,12 +126,10 @@ class Reader:
         return (key for key, _ in self.prefixed(prefix))
 
     def _damaged(self, error: Exception) -> EngramError:
-        reason = _reason(error)
-        return (EngramError if any(map(reason.endswith, REFUSALS)) else Damage)(
-            "storage",
-            f"the store in {self.directory} cannot be used: {reason}. Nothing was changed; if the disk is full or read-only, "
-            "mend that and start again, else keep a copy of the directory before trying anything",
-        )
+        what = f"the store in {self.directory} cannot be used: {(reason := _reason(error))}. Nothing was changed"
+        if any(map(reason.endswith, REFUSALS)):
+            return EngramError("storage", f"{what}; if the disk is full or read-only, mend that and start again")
+        return Damage("storage", f"{what}. {DAMAGED}")
 
 
 class Store(Reader):
@@ -215,9 +217,10 @@ class Store(Reader):
             batch.write()
         except Error as error:
             self.is_lost = compacts or self._compacting > 0  # one that was under way has ended by now
-            reason = _reason(error)
-            kind = Damage if reason.startswith("Corruption") else EngramError  # which LevelDB's own tidying may have met before
-            raise kind("storage", f"the disk refused a write to {self.directory}: {reason}") from error
+            what = f"the disk refused a write to {self.directory}: {(reason := _reason(error))}"
+            if reason.startswith("Corruption"):  # which LevelDB's own tidying may have met before
+                raise Damage("storage", f"{what}. {DAMAGED}") from error
+            raise EngramError("storage", what) from error
 
     def flush(self) -> None:
         """Have everything that was written in table files; LevelDB's log begins anew. Blocks for the disk."""

@@ -17,8 +17,14 @@ class DataLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        path = directory / "lock"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._take(directory)
+        while not os.fstat(self._fd).st_nlink:  # a restore that was refused has removed it meanwhile
+            os.close(self._fd)
+            self._take(directory)
+        self._say("running")
+
+    def _take(self, directory: Path) -> None:
+        self._fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -31,7 +37,6 @@ class DataLock:
                 pid=holder,
                 stopping=state != "running",
             ) from None
-        self._say("running")
 
     def stopping(self) -> None:
         """Tell who waits for the directory that it will be free soon."""

@@ -17,9 +17,9 @@ _numbers = itertools.count(1)
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     """What a line that is read in this process sets for the whole of it is not set for the tests behind it."""
-    before = settings.verbose, settings.token_file, settings.resumed
+    before = settings.verbose, settings.token_file, settings.resumed, settings.done
     yield
-    settings.verbose, settings.token_file, settings.resumed = before
+    settings.verbose, settings.token_file, settings.resumed, settings.done = before
 
 
 @pytest.fixture(scope="module")

@@ -299,6 +299,44 @@ def test_a_backup_that_is_none(alone: Shell, tmp_path: Path) -> None:
     assert not alone.data.exists() or list(alone.data.iterdir()) == []
 
 
+def test_a_restored_store_is_ours_alone_and_a_refused_restore_leaves_nothing(alone: Shell, tmp_path: Path) -> None:
+    alone.daemon()
+    alone.put("work", "one")
+    alone.run("backup", tmp_path / "b")
+    script = f"umask 022; engram restore {tmp_path / 'b'} --data-dir {tmp_path / 'above' / 'new'}"
+    assert alone.script(script).code == 0
+    for made in ("above", "above/new", "above/new/log"):
+        assert (tmp_path / made).stat().st_mode & 0o777 == 0o700, made
+    [segment] = (tmp_path / "b").glob("*.segment")
+    segment.write_bytes(segment.read_bytes()[:-1])
+    alone.fails(1, "restore", tmp_path / "b", "--data-dir", tmp_path / "other" / "new")
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    alone.fails(1, "restore", tmp_path / "b", "--data-dir", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+
+
+def test_a_damaged_backup_is_refused_with_what_to_do(alone: Shell, tmp_path: Path) -> None:
+    alone.daemon()
+    alone.put("work", "one")
+    alone.run("backup", tmp_path / "b")
+    [segment] = (tmp_path / "b").glob("*.segment")
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    alone.put("work", "two")
+    said = alone.fails(1, "restore", tmp_path / "b", "--data-dir", tmp_path / "new")
+    assert "the backup is damaged: " in said
+    assert "Nothing was restored. Use another backup" in said
+    for line in (["backup", tmp_path / "b"], ["backup", "--check-only", tmp_path / "b"]):
+        said = alone.fails(1, *line)
+        assert "the backup is damaged: " in said
+        assert "The store is not touched by that; make a new backup of it in another directory" in said
+    (tmp_path / "b" / MANIFEST).write_text("{}")
+    assert "make a new backup of it in another directory" in alone.fails(1, "backup", tmp_path / "b")
+
+
 def test_restoring_beside_a_daemon(alone: Shell, tmp_path: Path) -> None:
     alone.daemon()
     alone.put("work", "one")

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_cli import calls, client, core, trio_client
+from engram_cli import calls, client, trio_client
 from engram_cli.core import STARTING_SECONDS, Attempts, Bookmark, Conversation, Lost, Patience
 from engramd.protocol.connection import Answer, Item, Notice, Request, ServerConnection, answer_frame, failure_frame, item_frame
 from engramd.protocol.errors import EngramError
 from engramd.protocol.framing import encode
-from engramd.protocol.messages import DEFAULT_CREDIT, MIB, frame_limit
+from engramd.protocol.messages import DEFAULT_CREDIT, MIB, OPERATIONS, frame_limit
 
 LIMITS = {"max_payload": 100, "max_frame": 1000, "max_units": 1000}
 
@@ -234,7 +234,7 @@ def test_every_call_is_of_the_wire() -> None:
     ):
         assert made.op == op
         assert fields.items() <= made.fields.items()
-        core.OPERATIONS[op].request.check(made.fields)
+        OPERATIONS[op].request.check(made.fields)
 
 
 def test_messages_have_the_types_that_are_sorted() -> None:

@@ -83,6 +83,17 @@ def test_sockets(alone: Shell) -> None:
     daemon.wait()
 
 
+def test_a_daemon_that_is_stopped_does_not_answer(alone: Shell) -> None:
+    daemon = alone.daemon()
+    daemon.signal(signal.SIGSTOP)
+    done = alone.run("doctor")
+    daemon.signal(signal.SIGCONT)
+    assert done.code == 1
+    [line] = [line for line in done.lines if "systemd" not in line]
+    assert line.startswith("wrong\tdaemon\t")
+    assert f"kill -CONT {daemon.pid}" in line
+
+
 def test_units_of_systemd(alone: Shell) -> None:
     units = alone.home / ".config/systemd/user"
     units.mkdir(parents=True)

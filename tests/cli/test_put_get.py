@@ -241,6 +241,34 @@ def test_a_put_that_waits_for_its_stdin_does_not_mind_a_restart(alone: Shell) ->
     assert [unit.payload for unit in alone.client().list("c")] == [b"half\nwhole\n"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "put {} x",
+        "ask {} x --to ann",
+        "list {}",
+        "tail {}",
+        "search x --context {}",
+        "export {}",
+        "context create {}",
+        "context set {}",
+        "consumer create n {}",
+    ],
+)
+@pytest.mark.parametrize("way", [(), ("--timeout", "20s")], ids=["quick", "full"])
+def test_a_label_has_one_value(shell: Shell, line: str, way: tuple[str, ...]) -> None:
+    """Of two, one would be lost without a word; and no unit has both."""
+    words = [word.format("labelled") for word in line.split()]
+    said = shell.fails(2, *words, "--meta", "a=1", "--meta", "b=1", "--meta", "a=2", *way)
+    assert "--meta a=...: a label has one value, and two are given: '1' and '2'" in said
+
+
+def test_a_label_may_be_given_twice_alike(shell: Shell, client: Client, name: str) -> None:
+    shell.put(name, "x", "--meta", "a=1", "--meta", "a=1")
+    assert [unit.meta for unit in client.list(name, meta={"a": "1"})] == [{"a": "1"}]
+    assert "--meta a=... and --unset a" in shell.fails(2, "context", "set", name, "--meta", "a=1", "--unset", "a")
+
+
 def test_a_closed_standard_stream_is_an_error_only_where_it_is_used(shell: Shell, client: Client, name: str) -> None:
     for command, code, word in (
         (f"engram put '{name}' - <&-", 2, "standard input: Bad file descriptor"),

@@ -56,6 +56,31 @@ def test_output_that_cannot_be_written_is_an_error(shell: Shell, client: Client,
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("way", ["", "--timeout 20s"], ids=["quick", "full"])
+@pytest.mark.parametrize("where", ["> /dev/full", ">&-"])
+def test_what_was_done_is_said_where_the_output_cannot_be_written(shell: Shell, client: Client, name: str, where: str, way: str) -> None:
+    """Else who reads the error does it twice."""
+
+    def said(line: str) -> str:
+        done = shell.script(f"engram {line} {way} {where}")
+        reason, but, what = done.err.splitlines()[-1].partition("; but ")
+        assert (done.code, but, "cannot write the output" in reason) == (1, "; but ", True), done
+        return what
+
+    told = said(f"put '{name}' y")
+    [unit] = client.list(name)
+    assert told == f"the unit is put: id {unit.id}, seq {unit.seq}"
+    assert said(f"put '{name}' y --json").startswith("the unit is put: id ")
+    told = said(f"lock '@{name}'")
+    [lock] = client.locks(f"@{name}")
+    assert told == f"the lock is held; to release: engram unlock {lock['token']}"
+    assert said(f"renew {lock['token']}") == "renew is done"
+    told = said(f"token issue '{name}'")
+    assert told.startswith("a token is issued whose text is lost; to end it: engram token revoke ")
+    assert shell.run(*told.split()[-4:][1:]).code == 0
+    assert said(f"context join '{name}' ann --json") == "context join is done"
+
+
 def test_ctrl_c_stops_the_loop_around_a_command_too(shell: Shell, client: Client, name: str) -> None:
     client.put(name, "x")
     loop = f"for i in 1 2 3; do engram tail -f '{name}'; echo again; done; echo end"

@@ -252,6 +252,8 @@ def test_a_daemon_refuses_a_damaged_store(written: Written, daemon: Daemon) -> N
     assert daemon.wait() == 1
     assert "cannot be used" in said
     assert "keep a copy" in said
+    assert "engram doctor --salvage OUT" in said
+    assert "if the disk is full" not in said
     assert said in daemon.said()
     assert not daemon.socket_path.exists()
     assert (damaged / written.log_file).read_bytes() == before, "the evidence is kept"
@@ -358,6 +360,7 @@ async def test_a_read_that_meets_damage_fails_aloud_and_ends_writing(
     with pytest.raises(EngramError) as failed:
         await client.answer(tail.id)
     assert failed.value.code == "storage"
+    assert "engram doctor --salvage OUT" in failed.value.message
     assert (await client.refused("put", context="a", text="x")).code == "storage"
     assert (await client.ask("status"))["status"]["last_seq"] == log.last_seq
     await client.stream.aclose()

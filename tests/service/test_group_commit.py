@@ -185,6 +185,7 @@ async def test_a_failing_write_acknowledges_nothing(gated: Server, gate: Gate, l
     flying = await client.send("put", context="c", text="flying", dedupe="key")
     await wait_all_tasks_blocked()
     forming = await other.send("put", context="c", text="forming")
+    joining = await other.send("context_join", context="c")
     resting, seen = await chunk(
         other,
         ("put", {"context": "c", "text": "x", "expect_seq": kept["seq"]}),
@@ -196,6 +197,9 @@ async def test_a_failing_write_acknowledges_nothing(gated: Server, gate: Gate, l
         error = await who.failure(request)
         assert error.code == "outcome_unknown"
         assert "no space left" in error.message
+        assert "the same dedupe key" in error.message
+    assert "dedupe" not in (joined := await other.failure(joining)).message, "which only a put has"
+    assert joined.message.endswith("Repeat it: what is done already stays as it is")
     assert gated.failed is BROKEN, "whoever runs the committer learns of it, and stops"
 
     for fields in ({"text": "later"}, {"text": "kept", "dedupe": "kept"}):

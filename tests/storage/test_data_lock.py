@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,23 @@ def test_release_lets_the_next_one_in(tmp_path: Path) -> None:
         DataLock(tmp_path)
     first.release()
     DataLock(tmp_path).release()
+
+
+def test_a_lock_file_that_is_removed_while_it_is_taken_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore that is refused removes the one it made, and somebody may have opened it by then."""
+    flock, removed = fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        if not removed:
+            (tmp_path / "lock").unlink()
+            removed.append(fd)
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    lock = DataLock(tmp_path)
+    with pytest.raises(EngramError, match="another engramd"):
+        DataLock(tmp_path)
+    lock.release()
 
 
 def test_the_lock_file_is_the_user_s_own(tmp_path: Path) -> None:
