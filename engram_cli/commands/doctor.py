@@ -107,7 +107,7 @@ def _all(common: Common, where: str, data_dir: str | None, runs: bool, repair: b
         elif error.code == "busy":
             yield Finding("daemon", "wrong", error.message)
         else:
-            yield Finding("store", "wrong", f"{error.message}. What can be read of it can be saved: engram doctor --salvage OUT")
+            yield Finding("store", "wrong", error.message)
 
 
 def _running(common: Common, where: str) -> Iterator[Finding]:
