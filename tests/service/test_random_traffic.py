@@ -253,7 +253,7 @@ async def test_the_guarantees_hold(tmp_path: Path, autojump_clock: MockClock, se
             serving.cancel_scope.cancel()
     assert len(history.acknowledged) >= WRITERS * PUTS
     assert max(history.attempts.values()) > 1, "some put was tried again"
-    assert sum(entry.kind == "unit_added" for entry in history.log) > 0
+    assert any(entry.kind == "unit_added" for entry in history.seen()), "in the end retention may have taken all"
     assert all(len(subscriber.sessions) > 1 for subscriber in history.subscribers)
     assert bool(history.trims) == tended
     assert any(event["kind"] == "unit_redacted" for event in everything) == tended
