@@ -28,7 +28,7 @@ def find_unit(sight: Sight, ref: str | int | bytes) -> bytes:
             found = None
     if found is None:
         if isinstance(key, int) and 0 < key <= log.last_seq and log.record(key) is None:
-            raise EngramError("trimmed", f"retention removed what stood at seq {key}", seq=key)
+            raise EngramError("trimmed", f"nothing stands at seq {key} any more: retention removed it, or damage took it", seq=key)
         shown = format_id(key) if isinstance(key, bytes) else key
         what = "id" if isinstance(key, bytes) else "seq"
         raise EngramError("not_found", f"there is no unit with the {what} {shown}", **{what: shown})
