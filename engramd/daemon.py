@@ -49,7 +49,7 @@ def serve(config: Config, ready: Ready, supervisor: Supervisor) -> None:
         EngramError: it cannot start, or the disk refused a write.
     """
     directory = config.data_path()
-    private_dir(directory / "log")
+    private_dir(directory)
     try:
         lock = _lock(directory, config.lock_wait)
     except EngramError:

@@ -117,7 +117,7 @@ async def _watch(engine: Engine, block: trio.CancelScope) -> None:
 
 @contextmanager
 def _store(directory: Path) -> Iterator[Log]:
-    private_dir(directory / "log")
+    private_dir(directory)
     try:
         lock = DataLock(directory)
     except EngramError as error:

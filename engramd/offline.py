@@ -24,6 +24,7 @@ from .protocol.backup import frame
 from .protocol.errors import EngramError
 from .storage import backup
 from .storage.check import Check
+from .storage.home import missed
 from .storage.leveldb import Store
 from .storage.lockfile import DataLock
 from .storage.salvage import Salvage
@@ -110,6 +111,8 @@ def verify(path: Path) -> None:
 
 def check(directory: Path, repair: bool) -> None:
     """Check a store, and mend what is derived from its log."""
+    if vanished := missed(directory):
+        raise vanished
     if not (directory / "log").is_dir() or not any((directory / "log").iterdir()):
         raise EngramError("not_found", f"there is no store in {directory}", path=str(directory))
     with held(directory), closing(Store(directory / "log")) as store:

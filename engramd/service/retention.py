@@ -271,6 +271,8 @@ class Retainer:
         for appended in decided:
             if isinstance(event := appended.event, UnitsTrimmed):
                 self._tell(event.context, max(entry for entry, _ in event.entries))
+                if event.ends:
+                    self._tell(None, max(event.ends))
             elif isinstance(event, EventsTrimmed) and event.removed:
                 self._tell(None, max(event.removed))
         await told.wait()

@@ -7,7 +7,7 @@ from .locks import LockReleased
 from .view import Ranges, State, View
 
 RESTORED = "restored"  # the cause of a lease's end
-MAX_RANGES = 10_000  # in one event
+RANGES_IN_EVENT = 10_000  # in one event
 
 
 class LogRestored(NamedTuple):
@@ -28,7 +28,7 @@ def decide_restored(view: View, history: str, last: int, lost: Ranges) -> list[L
     """The events that end a restore: nobody has a lease any more. What is lost in very many places, several events say."""
     leases = sorted(view.held.leases.items())
     return [
-        *(LogRestored(history, last, lost[at : at + MAX_RANGES]) for at in range(0, max(1, len(lost)), MAX_RANGES)),
+        *(LogRestored(history, last, lost[at : at + RANGES_IN_EVENT]) for at in range(0, max(1, len(lost)), RANGES_IN_EVENT)),
         *(LockReleased(lease.holder, token, lease.claim.resources, RESTORED) for token, lease in leases),
     ]
 

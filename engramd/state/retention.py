@@ -112,13 +112,14 @@ class UnitsTrimmed(NamedTuple):
 
     Attributes:
         entries: their seqs, each with its unit's id.
-        removed: the seqs that the log has no more: those of the units that no context keeps, those of additions, and those of old events
-            that had taken an entry out of the context before.
+        removed: the seqs that the log has no more: those of the units that no context keeps, those of additions, and `ends`.
+        ends: those of old events that had taken an entry out of the context before.
     """
 
     context: str
     entries: tuple[tuple[int, bytes], ...]
     removed: tuple[int, ...]
+    ends: tuple[int, ...] = ()
 
 
 class EventsTrimmed(NamedTuple):
@@ -127,13 +128,14 @@ class EventsTrimmed(NamedTuple):
     Attributes:
         last: the seq up to which this holds.
         removed: the seqs of those just removed.
-        pins, members: where these ended pins and memberships: what they said of the past goes with them, as (context, seq).
+        pins: where these ended pins: what they said of the past goes with them, as (context, seq).
+        members: the same of memberships, whose ends stay by now.
     """
 
     last: int
     removed: tuple[int, ...]
     pins: tuple[tuple[str, int], ...]
-    members: tuple[tuple[str, int], ...]
+    members: tuple[tuple[str, int], ...] = ()
 
 
 def decide_set(view: View, command: SetRetention) -> Decision:
@@ -161,7 +163,7 @@ def decide_trim(view: View, command: TrimContext) -> Decision:
     count, size = context.entries + context.removed, context.size
     looked_at = (view.get(TRIMMED, "") or Trimmed()).events
     left: dict[bytes, int] = {}  # of each unit, the entries that are left
-    trimmed, removed = [], []
+    trimmed, removed, ends = [], [], []
     missed: dict[str, list[int]] = {}  # by consumer
     for entry, ts, unit, wanted, removal in command.oldest:
         head = view.get(UNITS, unit)
@@ -179,13 +181,13 @@ def decide_trim(view: View, command: TrimContext) -> Decision:
         if entry != head.seq:
             removed.append(entry)
         if 0 < removal <= looked_at:  # which was kept for the entry's sake
-            removed.append(removal)
+            ends.append(removal)
         if not left[unit]:
             removed.append(head.seq)
     if not trimmed:
         return []
     losses = [consumers.ConsumerMissed(name, tuple(entries)) for name, entries in sorted(missed.items())]
-    return [UnitsTrimmed(command.context, tuple(trimmed), tuple(sorted(removed))), *losses]
+    return [UnitsTrimmed(command.context, tuple(trimmed), tuple(sorted([*removed, *ends])), tuple(ends)), *losses]
 
 
 def _is_over(keep: Retention, count: int, size: int, age: int) -> bool:
@@ -200,7 +202,7 @@ def decide_trim_events(view: View, command: TrimEvents) -> Decision:
     """Those that nothing rests on. That all were looked at is an event, too, or they would be looked at after every start.
 
     A log that is folded again must not bring back what has ended. So an end goes with its beginning, which may have stayed while it was in
-    force; where nobody knows which that was, the end stays.
+    force; where nobody knows which that was, the end stays. (Who is present is found out anew at every start of a daemon.)
     """
     trimmed = view.get(TRIMMED, "") or Trimmed()
     if command.last <= trimmed.events:
@@ -208,8 +210,7 @@ def decide_trim_events(view: View, command: TrimEvents) -> Decision:
     gone = {seq: event for seq, ts, event in command.old if seq > trimmed.events and not _is_needed(view, seq, ts, event)}
     begun = {began for seq, event in gone.items() if (began := _beginning(view, seq, event))}
     pins = tuple((event.context, seq) for seq, event in gone.items() if isinstance(event, contexts.UnitUnpinned))
-    members = tuple((event.context, seq) for seq, event in gone.items() if isinstance(event, contexts.AgentLeft))
-    return [EventsTrimmed(command.last, tuple(sorted({*gone, *begun})), pins, members)]
+    return [EventsTrimmed(command.last, tuple(sorted({*gone, *begun})), pins)]
 
 
 def _beginning(view: View, seq: int, event: Any) -> int:
@@ -226,7 +227,9 @@ def _beginning(view: View, seq: int, event: Any) -> int:
 def _is_needed(view: View, seq: int, ts: int, event: Any) -> bool:
     """Whether something that is so now rests on an event. (Of removals only those are looked at whose entry is gone.)"""
     match event:
-        case units.UnitPut() | contexts.UnitAdded() | contexts.ContextCreated() | RetentionSet() | tokens.TokenRevoked():
+        case units.UnitPut() | contexts.UnitAdded() | contexts.ContextCreated() | RetentionSet():
+            return True
+        case contexts.AgentLeft() | tokens.TokenRevoked():  # an earlier put would make it a member again
             return True
         case contexts.ContextChanged():
             return _is_in_force(view, event)
@@ -238,8 +241,6 @@ def _is_needed(view: View, seq: int, ts: int, event: Any) -> bool:
         case contexts.AgentJoined():
             member = view.get(MEMBERS, (event.context, event.member))
             return member is not None and member.since == seq
-        case contexts.AgentLeft():  # else an earlier put would make it one again
-            return view.get(MEMBERS, (event.context, event.member)) is None
         case contexts.UnitPinned():
             pin = view.get(PINS, (event.context, event.unit))
             return pin is not None and pin.since == seq
@@ -307,7 +308,7 @@ def _take(state: State, event: UnitsTrimmed, entries: tuple[tuple[int, bytes], .
     context = context._replace(trimmed=max(context.trimmed, last), last_entry=max(context.last_entry, last))
     state.put(CONTEXTS, event.context, context)
     trimmed = state.get(TRIMMED, "") or Trimmed()
-    state.put(TRIMMED, "", trimmed._replace(entries=max(trimmed.entries, last)))
+    state.put(TRIMMED, "", trimmed._replace(entries=max(trimmed.entries, last), gone=max((trimmed.gone, *event.ends))))
 
 
 def _without(state: State, context: Context, name: str, entry: int, unit: bytes, removed: set[int]) -> Context:

@@ -280,7 +280,7 @@ class Check:
         folded = refold(self._state, seq, record.ts, event, records.is_there(record, event, unit, self._record))
         if not folded.follows and not self._lossy and not self._inexact:
             self._found("events", f"event {seq} ({record.kind}) does not follow from those before it")
-        for key, value in self._keys_of(seq, record, event, unit) if folded.stands else ():
+        for key, value in records.keys_of(seq, record, event, unit) if folded.stands else ():
             self._due[key[:1]] += 1
             stored = self._store.get(key)
             if stored is None:

@@ -14,6 +14,7 @@ from ..protocol.unit import RELATIONSHIPS, TYPES
 from ..state.consumers import ConsumerCreated
 from ..state.filters import Filter
 from ..state.machine import Event
+from ..state.restored import LogRestored
 from ..state.retention import EventsTrimmed, UnitsTrimmed
 from ..state.tokens import TokenIssued
 from ..state.units import Edge, UnitPut
@@ -74,12 +75,14 @@ def _check(seq: int, record: Record, event: Event) -> None:
 def _check_seqs(seq: int, event: Event) -> None:
     """An event speaks of none but earlier ones."""
     seqs = [value for name in _SEQS if type(value := getattr(event, name, None)) is int]
-    if isinstance(event, UnitsTrimmed | EventsTrimmed):
-        seqs += event.removed
     if isinstance(event, UnitsTrimmed):
-        seqs += [entry for entry, _ in event.entries]
-        if not event.entries:
-            raise ValueError("it has taken nothing")
+        seqs += [*event.removed, *event.ends, *(entry for entry, _ in event.entries)]
+        if not event.entries or any(len(unit) != 16 for _, unit in event.entries):
+            raise ValueError("it has taken nothing, or what has no id")
+    elif isinstance(event, EventsTrimmed):
+        seqs += [*event.removed, *(end for _, end in (*event.pins, *event.members))]
+    elif isinstance(event, LogRestored):
+        seqs += [end for _, end in event.lost]
     if max(seqs, default=0) >= seq:
         raise ValueError("it speaks of what comes after it")
 

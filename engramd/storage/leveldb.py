@@ -32,8 +32,8 @@ REFUSALS = tuple(  # of the system, which say nothing of what is on disk
     for code in (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS)
 )
 DAMAGED = (
-    "It is damaged: keep a copy of the directory before trying anything. Then engram doctor says more, and engram doctor --salvage OUT "
-    "saves what can be read, with the daemon stopped"
+    "It is damaged: keep a copy of the directory before trying anything. engram doctor looks at all that is there; with the daemon "
+    "stopped, engram doctor --salvage OUT saves what can be read"
 )
 MAX_FILE = 8 * 1024 * 1024  # bytes of a table: a fourth as many files as LevelDB would make, which reads of a large store feel
 MAX_OPEN_FILES = 256  # of the store's; the daemon leaves room for them
@@ -181,28 +181,38 @@ class Store(Reader):
         """Open what was made before; where a power cut has torn a write that was not synced, so that LevelDB refuses it, without that."""
         try:
             return self._open(False)
-        except Damage:
-            if not self._cut_torn():
-                raise
-        return self._open(False)
+        except Damage as damage:
+            try:
+                torn = self._torn()
+                if not torn:
+                    raise
+                return self._open_without(torn)
+            except OSError as error:
+                raise damage from error
 
-    def _cut_torn(self) -> bool:
-        """Cut off what a power cut has torn, which LevelDB has written last; gives whether there was any."""
-        from .leveldb_log import torn_at
+    def _torn(self) -> dict[Path, bytes]:
+        """The files that end with what a power cut has torn, of those that LevelDB has written last, and that end of each."""
+        from .leveldb_log import torn_at  # which is seldom needed
 
-        found = False
         manifest = Path((self.directory / "CURRENT").read_text(errors="replace").strip()).name
         logs = sorted(self.directory.glob("*.log"), key=lambda path: (len(path.name), path.name))  # by the numbers that are their names
-        for path in (*logs[-1:], self.directory / manifest):
-            if path.is_file() and (at := torn_at(data := path.read_bytes())) is not None:
-                logger.warning(
-                    "%s: a power cut has torn its last write, which was not synced yet: %d bytes are cut off", path, len(data) - at
-                )
-                with path.open("r+b") as file:
-                    file.truncate(at)
-                    os.fsync(file.fileno())
-                found = True
-        return found
+        contents = {path: path.read_bytes() for path in (*logs[-1:], self.directory / manifest) if path.is_file()}
+        return {path: data[at:] for path, data in contents.items() if (at := torn_at(data)) is not None}
+
+    def _open_without(self, torn: dict[Path, bytes]) -> Any:
+        """Open the files without these ends; they are put back where that does not help."""
+        for path, end in torn.items():
+            os.truncate(path, path.stat().st_size - len(end))
+        try:
+            opened = self._open(False)
+        except Damage:
+            for path, end in torn.items():
+                with path.open("ab") as file:
+                    file.write(end)
+            raise
+        for path, end in torn.items():
+            logger.warning("%s: a power cut has torn its last write, which was not synced yet: %d bytes are cut off", path, len(end))
+        return opened
 
     def snapshot(self) -> Reader:
         """What is on disk now, whatever is written later; to be closed, since what is removed stays in the files until then."""
@@ -291,7 +301,7 @@ def repair(directory: Path) -> None:
     Raises:
         EngramError: `storage` when nothing can be kept.
     """
-    from .leveldb_log import blanked
+    from .leveldb_log import blanked  # which is seldom needed
 
     for path in directory.glob("*.log"):
         path.write_bytes(

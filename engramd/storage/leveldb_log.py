@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 
 BLOCK = 32768  # bytes
 HEAD = struct.Struct("<IHB")  # of each piece: checksum of kind and content, length of the content, kind
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds; a block that ends with less than a head has zeros there
 SECTOR = 512  # bytes that a disk writes whole or not
-SHORT = 16  # so many zeros or less can stand in a record that is whole
+SHORT = 16  # so many zeros, or fewer, can stand at an end of a record that is whole
 
 
 def blanked(log: bytearray) -> bytearray:
@@ -57,11 +57,8 @@ def torn_at(log: bytes | bytearray) -> int | None:
 
 def _has_unwritten(log: bytes | bytearray, begins: int) -> bool:
     """Whether some sector of the last record is zeros, as far as it is the record's."""
-    ends = [*range((begins // SECTOR + 1) * SECTOR, len(log), SECTOR), len(log)]
-    return any(
-        not any(log[start:end]) and (start == begins or end - start > SHORT)  # a record's first bytes are its checksum
-        for start, end in zip([begins, *ends], ends, strict=False)
-    )
+    places = [begins, *range((begins // SECTOR + 1) * SECTOR, len(log), SECTOR), len(log)]
+    return any(not any(log[start:end]) and end - start > SHORT for start, end in pairwise(places))
 
 
 def _begins_again(log: bytes | bytearray, first: int) -> bool:

@@ -25,6 +25,7 @@ from engramd.state.filters import Filter
 from engramd.state.units import Draft, Edge, Put
 from engramd.state.view import AGENTS, CONTEXTS, MEMBERS, UNITS
 from engramd.storage import keys
+from engramd.storage.leveldb_log import FULL, HEAD, _crc32c, _masked
 from engramd.storage.log import Log
 from engramd.storage.query import Range, page, step
 from engramd.storage.salvage import Salvage
@@ -171,6 +172,30 @@ def test_a_write_that_a_power_cut_has_torn_leaves_the_batches_before_it(
             assert commit(log, 100, created("after"), unit_put("after", 10**6))[0].seq == log.last_seq - 1, "and it goes on"
         refused += "torn" in caplog.text
     assert refused > 5, "else this shows nothing"
+
+
+def test_a_torn_write_beside_other_damage_is_left_as_it_is(written: Written, tmp_path: Path) -> None:
+    directory = damage(written, tmp_path / "copy", lambda data: data.__setitem__(slice(written.ends[-2] + 100, None), bytes(2000)))
+    torn = (directory / written.log_file).read_bytes()
+    Log(directory).close()
+    directory = damage(written, tmp_path / "copy", lambda data: data.__setitem__(slice(written.ends[-2] + 100, None), bytes(2000)))
+    [manifest] = directory.glob("MANIFEST-*")
+    manifest.write_bytes(b"\xff" + manifest.read_bytes()[1:])
+    with pytest.raises(EngramError, match="It is damaged"):
+        Log(directory)
+    assert (directory / written.log_file).read_bytes() == torn
+
+
+def test_a_torn_manifest(written: Written, tmp_path: Path) -> None:
+    directory = damage(written, tmp_path / "copy", lambda data: None)
+    Log(directory).close()  # which writes a manifest anew, from its beginning
+    expected = written.contents[-1]
+    [manifest] = directory.glob("MANIFEST-*")
+    record = b"y" * 2000
+    piece = HEAD.pack(_masked(_crc32c(bytes((FULL,)) + record)), len(record), FULL) + record
+    manifest.write_bytes(manifest.read_bytes() + piece[:100] + bytes(len(piece) - 100))
+    with closing(Log(directory)) as log:
+        assert everything(log) == expected
 
 
 # A flipped bit in LevelDB's log
@@ -397,7 +422,7 @@ def test_a_store_that_vanished_is_not_begun_anew(daemon: Daemon, what: str) -> N
         client.ask("put", context="c", text="before")
     daemon.stop()
     log, away = daemon.data_dir / "log", daemon.data_dir / "away"
-    log.rename(away)
+    shutil.move(log, away)
     if what == "emptied":
         log.mkdir()
     said = daemon.start()
@@ -406,7 +431,8 @@ def test_a_store_that_vanished_is_not_begun_anew(daemon: Daemon, what: str) -> N
     assert daemon.wait() == 1
     if what == "emptied":
         log.rmdir()
-    away.rename(log)
+    assert not log.exists(), "or it could not be put back"
+    shutil.move(away, log)
     assert daemon.start() == "ready"
     with daemon.connect() as client:
         assert [event["unit"]["text"] for event in client.replay(contexts=["c"])] == ["before"]

@@ -22,6 +22,7 @@ from engramd.protocol.errors import EngramError
 from engramd.protocol.unit import new_id
 from engramd.state import consumers, contexts, locks, presence, redaction, retention, tokens, units
 from engramd.state.machine import Command
+from engramd.state.restored import LogRestored
 from engramd.state.view import CONTEXTS, UNITS, Claim
 from engramd.storage import keys, records
 from engramd.storage.backup import Source
@@ -769,7 +770,10 @@ def a_put(**members: Any) -> units.UnitPut:
         redaction.UnitRedacted("a", "x", 2, UNIT, "why"),
         retention.UnitsTrimmed("a", ((9, UNIT),), (9,)),
         retention.UnitsTrimmed("a", (), ()),
-        retention.EventsTrimmed(9, (), (), ()),
+        retention.UnitsTrimmed("a", ((2, b"x"),), ()),
+        retention.EventsTrimmed(9, (), ()),
+        retention.EventsTrimmed(1, (), (("a", 9),)),
+        LogRestored("0" * 12, 4, ((9, 2**50),)),
         consumers.ConsumerCreated("c", "x", (), {"foo": 1}, "", 1, 1, 0),
         tokens.TokenIssued("x", "to\0ken", "x", b"d" * 32, (), (), (), None, ""),
         tokens.TokenIssued("x", "token", "x", b"d" * 32, (), (), (), 2**63 - 1, ""),

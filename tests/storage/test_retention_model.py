@@ -35,6 +35,7 @@ from engramd.state.view import (
     TRIMMED,
     UNITS,
     Token,
+    Trimmed,
 )
 from engramd.storage import keys, records
 from engramd.storage.log import Log
@@ -247,6 +248,9 @@ class Store(RuleBasedStateMachine):
     def every_seq_is_there_or_covered(self) -> None:
         if hasattr(self, "log"):
             there = {seq for seq, _ in self.log.records(1, keys.LAST_SEQ)}
+            trimmed = self.log.durable.get(TRIMMED, "") or Trimmed()
+            told = max(trimmed.entries, trimmed.gone)  # behind this no reader misses anything
+            assert all(seq <= told for seq in self.covered), "a reader of events would not be told"
             assert there | self.covered == set(range(1, self.log.last_seq + 1))
             assert not there & self.covered
 
