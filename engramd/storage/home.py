@@ -45,5 +45,5 @@ def missed(directory: Path) -> EngramError | None:
 def _known(directory: Path) -> str:
     """The history of the log that the directory had last; nothing where none is known."""
     with suppress(OSError):
-        return (directory / MARK).read_text(errors="replace").strip()[:40]
+        return "" if not (directory / MARK).is_file() else (directory / MARK).read_text(errors="replace").strip()[:40]
     return ""

@@ -183,35 +183,29 @@ class Store(Reader):
             return self._open(False)
         except Damage as damage:
             try:
-                torn = self._torn()
-                if not torn:
-                    raise
-                return self._open_without(torn)
+                opened = self._open_without_torn()
             except OSError as error:
                 raise damage from error
+            if opened is None:
+                raise
+            return opened
 
-    def _torn(self) -> dict[Path, bytes]:
-        """The files that end with what a power cut has torn, of those that LevelDB has written last, and that end of each."""
+    def _open_without_torn(self) -> Any:
+        """Open the files without what a power cut has torn of the newest log, if it has; what does not help is put back."""
         from .leveldb_log import torn_at  # which is seldom needed
 
-        manifest = Path((self.directory / "CURRENT").read_text(errors="replace").strip()).name
         logs = sorted(self.directory.glob("*.log"), key=lambda path: (len(path.name), path.name))  # by the numbers that are their names
-        contents = {path: path.read_bytes() for path in (*logs[-1:], self.directory / manifest) if path.is_file()}
-        return {path: data[at:] for path, data in contents.items() if (at := torn_at(data)) is not None}
-
-    def _open_without(self, torn: dict[Path, bytes]) -> Any:
-        """Open the files without these ends; they are put back where that does not help."""
-        for path, end in torn.items():
-            os.truncate(path, path.stat().st_size - len(end))
+        data = logs[-1].read_bytes() if logs and logs[-1].is_file() else b""
+        at = torn_at(data)
+        if at is None:
+            return None
+        os.truncate(logs[-1], at)
         try:
             opened = self._open(False)
         except Damage:
-            for path, end in torn.items():
-                with path.open("ab") as file:
-                    file.write(end)
+            logs[-1].write_bytes(data)
             raise
-        for path, end in torn.items():
-            logger.warning("%s: a power cut has torn its last write, which was not synced yet: %d bytes are cut off", path, len(end))
+        logger.warning("%s: a power cut has torn its last write, which was not synced yet: %d bytes are cut off", logs[-1], len(data) - at)
         return opened
 
     def snapshot(self) -> Reader:
