@@ -286,7 +286,7 @@ def read_flags(arguments: Sequence[str]) -> Mapping[str, Any]:
         flag, joined, value = word.partition("=")
         if not joined:
             value = next(words, "-")
-        if flag not in names or (not joined and value.startswith("-")):
+        if flag not in names or value == "--" or (not joined and value.startswith("-")):
             return {name: value for name, value in vars(parser().parse_args(arguments)).items() if value not in (None, False)}
         found[names[flag]] = value
     return found

@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engramd import config
@@ -35,6 +35,7 @@ def _read(arguments: list[str]) -> object:
 
 
 @given(st.lists(WORDS, max_size=6))
+@example(["--config=--"])  # of which argparse of some versions takes the value away
 def test_flags_are_what_argparse_says(arguments: list[str]) -> None:
     assert _read(arguments) == _of_argparse(arguments)
 

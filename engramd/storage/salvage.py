@@ -16,12 +16,11 @@ import cbor2
 
 from ..protocol.errors import EngramError
 from ..protocol.unit import id_in
-from ..shapes import NamedTuple
 from ..state.contexts import UnitAdded
 from ..state.redaction import UnitRedacted
 from ..state.retention import EventsTrimmed, UnitsTrimmed
 from ..state.units import UnitPut
-from ..state.view import DEDUPE, UNITS
+from ..state.view import CONTEXTS, DEDUPE, PINS, UNITS
 from . import keys, records
 from .backup import Gaps, merged
 from .foreign import read_event
@@ -33,25 +32,6 @@ from .rows import DurableRows
 
 _REWRITES = (records.UNITS_TRIMMED, records.EVENTS_TRIMMED, records.UNIT_REDACTED)
 NO_HISTORY = "0" * 12  # of a store that has lost its own
-
-
-class _Known(NamedTuple):
-    """What a first look at the records of a damaged store tells.
-
-    Attributes:
-        redone: what those of retention and redaction have done.
-        missing: the ranges of seqs that have none; the last one has no end.
-        newest: of ids that several units have, the seq of the last of them: a unit that retention had removed may have come back by an
-            import, and the record before it by damage.
-    """
-
-    redone: Redone
-    missing: list[tuple[int, int]]
-    newest: dict[bytes, int]
-
-    def is_older(self, seq: int, record: Record) -> bool:
-        """Whether a unit was put again later."""
-        return bool(self.newest) and self.newest.get(id_in(record.body), seq) != seq
 
 
 class Salvage:
@@ -98,10 +78,12 @@ class Salvage:
 
         An addition whose unit is lost is lost, too.
         """
-        known = self._survey()
-        left_out = set(known.redone.removed)
+        redone, missing = self._survey()
+        self._entries = self._only_in_contexts(missing)
+        newest = self._put_twice()
+        left_out = set(redone.removed)
         gaps, last_ts, self.last = Gaps(), 0, 0
-        for seq, value in heapq.merge(self._stored(), self._from_entries(known.missing)):
+        for seq, value in self._all():
             if seq in left_out:
                 continue
             self.last = seq
@@ -111,8 +93,8 @@ class Salvage:
                 left_out.add(seq)
                 continue
             if isinstance(event, UnitPut):
-                value = records.pack(known.redone.unit(seq, record))
-                is_odd = known.is_older(seq, record)
+                value = records.pack(redone.unit(seq, record))
+                is_odd = newest.get(event.id, seq) != seq
             else:
                 is_odd = isinstance(event, UnitAdded) and not self._has(event.unit, left_out)
             if record.ts < last_ts or is_odd:
@@ -121,46 +103,60 @@ class Salvage:
             gaps.see(seq, event)
             last_ts = record.ts
             yield seq, value
-        lost = [(seq, seq) for seq in left_out - known.redone.removed]
+        lost = [(seq, seq) for seq in left_out - redone.removed]
         self.lost = merged([*gaps.unexplained(self.last), *lost])
 
-    def _survey(self) -> _Known:
-        """Look at all records once."""
-        known, low, before = _Known(Redone(), [], {}), array("Q"), 0
+    def _survey(self) -> tuple[Redone, list[tuple[int, int]]]:
+        """What retention and redaction have done, by those of their events that can be read; and the seqs without a record, to no end."""
+        redone, missing, before = Redone(), list[tuple[int, int]](), 0
         for seq, value in self._stored():
             if seq > before + 1:
-                known.missing.append((before + 1, seq - 1))
+                missing.append((before + 1, seq - 1))
             before = seq
             if value[0] in _REWRITES:
                 with suppress(EngramError):
                     record, event = read_event(seq, value)
                     assert isinstance(event, UnitsTrimmed | EventsTrimmed | UnitRedacted), "its code says so"
-                    known.redone.see(seq, record.ts, event)
-            elif value[0] == records.UNIT_PUT:
-                low.append(_low(id_in(records.unpack(value).body)))
-        known.missing.append((before + 1, keys.LAST_SEQ))
-        twice = {one for one, other in pairwise(sorted(low)) if one == other}
-        for seq, value in self._stored() if twice else ():
-            if value[0] == records.UNIT_PUT and _low(unit := id_in(records.unpack(value).body)) in twice:
-                known.newest[unit] = seq
-        return known
+                    redone.see(seq, record.ts, event)
+        return redone, [*missing, (before + 1, keys.LAST_SEQ)]
+
+    def _put_twice(self) -> dict[bytes, int]:
+        """Of ids that several units have, the seq of the last: one that retention had removed may have come back by an import, and the
+        record before it by damage. Halves of ids tell which to look at, since all whole ones would take too much memory."""
+        halves = array("Q", (_half(id_in(records.unpack(value).body)) for _, value in self._all() if value[0] == records.UNIT_PUT))
+        twice = {one for one, other in pairwise(sorted(halves)) if one == other}
+        units = ((seq, id_in(records.unpack(value).body)) for seq, value in self._all() if twice and value[0] == records.UNIT_PUT)
+        return {unit: seq for seq, unit in units if _half(unit) in twice}
+
+    def _all(self) -> Iterator[tuple[int, bytes]]:
+        """Every record there is, with its seq, in order."""
+        return heapq.merge(self._stored(), self._from_entries())
 
     def _stored(self) -> Iterator[tuple[int, bytes]]:
         return ((keys.seq_of(key), value) for key, value in self._store.prefixed(keys.LOG) if len(value) > records.HEAD_BYTES)
 
-    def _from_entries(self, missing: list[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
-        """Records of units that are missing, in order, as far as their contexts have them: only what they were put under is lost."""
-        found = self._entries
+    def _only_in_contexts(self, missing: list[tuple[int, int]]) -> dict[int, bytes]:
+        """The entries, by their seqs, of units that have no record and stand in their contexts, too. Not those that retention has passed:
+        an event that said that it has taken them may be gone, and damage have uncovered them."""
+        found, rows = dict[int, bytes](), DurableRows(self._store)
         for key, value in self._store.prefixed(keys.ENTRY):
             seq = keys.seq_of(key)
             at = bisect_right(missing, (seq, keys.LAST_SEQ)) - 1
-            if at >= 0 and seq <= missing[at][1] and isinstance(records.read_entry(value), bytes):
+            if at < 0 or seq > missing[at][1] or not isinstance(records.read_entry(value), bytes):
+                continue
+            name = key[:-9].decode(errors="replace")
+            context = rows.get(CONTEXTS, name)
+            if context is None or seq > context.trimmed or rows.get(PINS, (name, seq)) is not None:
                 found[seq] = keys.ENTRY + key
-        for seq in sorted(found):
+        return found
+
+    def _from_entries(self) -> Iterator[tuple[int, bytes]]:
+        """The records of those units, in order: only what they were put under is lost."""
+        for seq in sorted(self._entries):
             try:
-                yield seq, self._record_of(seq, found[seq])
+                yield seq, self._record_of(seq, self._entries[seq])
             except Exception:  # whatever stands there is not what an engramd wrote
-                del found[seq]
+                del self._entries[seq]
 
     def _record_of(self, seq: int, key: bytes) -> bytes:
         """The record of a unit, from its entry and what the state has of it. Raises anything where these do not fit."""
@@ -188,6 +184,6 @@ class Salvage:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _low(unit_id: bytes) -> int:
+def _half(unit_id: bytes) -> int:
     """The half of an id that is random."""
     return int.from_bytes(unit_id[8:])

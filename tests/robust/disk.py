@@ -11,7 +11,8 @@ SECTOR = 512  # bytes that are written whole or not
 class Disk:
     """The files below a directory, of a daemon that has `preload.SYNCED` note its syncs and renames in a file.
 
-    What is not tried: that an earlier part of a file, a new name, or a removal is lost. Nothing but the search index overwrites what it has
+    What is not tried: a torn manifest of LevelDB, which is refused (docs/adr/0097); that an earlier part of a file, a new name, or a removal
+    is lost. Nothing but the search index overwrites what it has
     written, and file systems that keep a journal have the name of a file on disk when it was synced.
     """
 
@@ -30,7 +31,7 @@ class Disk:
         for path in self._files():
             kept, size = synced.get(str(path), 0), path.stat().st_size
             if kept < size:
-                rng.choice((_cut_off, _tear))(path, kept, rng)
+                rng.choice((_cut_off, _cut_off if path.name.startswith("MANIFEST") else _tear))(path, kept, rng)
                 exposed += size - kept
         return exposed
 

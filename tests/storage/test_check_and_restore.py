@@ -699,6 +699,24 @@ def test_a_unit_that_came_back_by_an_import_is_there_once(tmp_path: Path) -> Non
     assert lost == [(2, 2), (5, 5)]
 
 
+def test_entries_that_damage_uncovers_bring_nothing_back(tmp_path: Path) -> None:
+    """Of what retention took, by events that are gone; one of them was imported again."""
+    with closing(Log(tmp_path / "log")) as log:
+        taken = [unit for number in range(6) for unit in put_units(log, "a", f"text {number}")]
+        entries = dict(log._store.scan(keys.entries("a"), keys.entries("a") + b"\xff" * 8))
+        keep(log, "a", 2)
+        put_units(log, "a", "text 1", ids=(taken[1],))
+        trim(log, "a", 10**12)
+        forget(log)
+        there = {seq for seq, _ in log.records(1, log.last_seq)}
+        batch = log._store.batch()
+        for key, value in entries.items():
+            batch.put(key, value)
+        log._store.write(batch)
+    found, lost, _ = salvaged(tmp_path)
+    assert (found.keys(), lost) == (there, [])
+
+
 def test_additions_of_lost_units_are_lost_wherever_they_stand(tmp_path: Path) -> None:
     with closing(Log(tmp_path / "log")) as log:
         [unit] = put_units(log, "a", "x" * 5000)
