@@ -11,9 +11,9 @@ SECTOR = 512  # bytes that are written whole or not
 class Disk:
     """The files below a directory, of a daemon that has `preload.SYNCED` note its syncs and renames in a file.
 
-    What is not tried: a torn manifest of LevelDB, which is refused (docs/adr/0097); that an earlier part of a file, a new name, or a removal
-    is lost. Nothing but the search index overwrites what it has
-    written, and file systems that keep a journal have the name of a file on disk when it was synced.
+    What is not tried: a torn manifest of LevelDB, which is refused (docs/adr/0097); that an earlier part of a file, a new name, or a
+    removal is lost. Nothing but the search index overwrites what it has written, and file systems that keep a journal have the name of a
+    file on disk when it was synced.
     """
 
     def __init__(self, directory: Path, notes: Path) -> None:
