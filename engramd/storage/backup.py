@@ -281,6 +281,7 @@ def _replay(source: Source, log: Log, now: int) -> Generator[tuple[int, int], No
     if odd and not gaps.are_losses:
         raise damaged(odd)
     batch = _commit(log, batch)
+    batch.pass_over(manifest.last)  # which may be lost
     leases = len(log.pending.held.leases)
     for ending in decide_restored(log.pending, manifest.history, manifest.last, manifest.lost):
         batch.append(max(last_ts, now), ending)

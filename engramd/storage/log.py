@@ -335,6 +335,10 @@ class Batch:
         self._write(seq, record, event, unit, folded.stands)
         return folded.follows
 
+    def pass_over(self, last: int) -> None:
+        """What follows gets seqs behind `last`, though the log may lack that one."""
+        self._log._head = max(self._log._head, last)
+
     def _write(self, seq: int, record: Record, event: Event, unit: bytes | None, stands: bool = True) -> Appended:
         """Have an event written that is folded, with its keys if it stands."""
         put = self._batch.put

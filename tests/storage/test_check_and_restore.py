@@ -732,6 +732,10 @@ def test_additions_of_lost_units_are_lost_wherever_they_stand(tmp_path: Path) ->
     )
     assert last == end
     assert end not in found
+    with closing(Log(tmp_path / "d/log")) as log:
+        assert log.last_seq > end, "what is lost is not given out again"
+        saved(log, tmp_path / "again")
+    restored(tmp_path / "again", tmp_path / "d2")
 
 
 def test_a_lost_removal_between_two_additions(tmp_path: Path) -> None:
