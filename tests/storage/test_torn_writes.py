@@ -103,6 +103,7 @@ def records_in(file: bytearray) -> list[bytes]:
     while at + HEAD.size <= len(file):
         _, size, kind = HEAD.unpack_from(file, at)
         if BLOCK - at % BLOCK < HEAD.size or kind == 0:
+            parts = parts if BLOCK - at % BLOCK < HEAD.size else []  # zeros that are not just the end of a block break a record off
             at += BLOCK - at % BLOCK
             continue
         piece = bytes(file[at + HEAD.size : (at := at + HEAD.size + size)])
