@@ -202,8 +202,9 @@ class Store(Reader):
         os.truncate(logs[-1], at)
         try:
             opened = self._open(False)
-        except Damage:
-            logs[-1].write_bytes(data)
+        except EngramError:
+            with logs[-1].open("ab") as file:  # never the whole of it, which a full disk might not take again
+                file.write(data[at:])
             raise
         logger.warning("%s: a power cut has torn its last write, which was not synced yet: %d bytes are cut off", logs[-1], len(data) - at)
         return opened
