@@ -9,9 +9,10 @@ from typing import Any
 def words(op: str, result: Mapping[str, Any]) -> str:
     """What an operation that was answered with `result` has changed."""
     if op == "put":
-        name = result["id"].hex()
+        from engramd.protocol.unit import format_id  # which the quick commands do without as long as all is well
+
         of = "the unit is put" if "ids" not in result else "the units are put, the last of them"
-        return f"{of}: id {name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}, seq {result['seq']}"
+        return f"{of}: id {format_id(result['id'])}, seq {result['seq']}"
     if op == "lock":
         return f"the lock is held; to release: engram unlock {result['token']}"
     if op == "token_issue":

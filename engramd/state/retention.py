@@ -287,8 +287,13 @@ def reapply_trimmed(state: State, event: UnitsTrimmed) -> None:
     A unit that the log still has was kept by an entry elsewhere, and that one may have been trimmed since, when there was a later one.
     """
     removed = set(event.removed)
-    heads = {unit: state.get(UNITS, unit) for entry, unit in event.entries if entry not in removed}
-    _take(state, event, tuple(one for one in event.entries if (head := heads.get(one[1])) is not None and head.born and head.seq == one[0]))
+    _take(state, event, tuple(one for one in event.entries if one[0] not in removed and _is_born(state, *one)))
+
+
+def _is_born(state: State, entry: int, unit: bytes) -> bool:
+    """Whether an entry is the birth of its unit, and is one yet."""
+    head = state.get(UNITS, unit)
+    return head is not None and head.born and head.seq == entry
 
 
 def reapply_birth(state: State, name: str, seq: int, unit: bytes) -> None:

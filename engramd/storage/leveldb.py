@@ -299,9 +299,8 @@ def repair(directory: Path) -> None:
     from .leveldb_log import blanked  # which is seldom needed
 
     for path in directory.glob("*.log"):
-        path.write_bytes(
-            blanked(bytearray(path.read_bytes()))
-        )  # LevelDB's own repair does not look at the checksums, and would keep wrong bytes
+        # LevelDB's own repair does not look at the checksums there, and would keep wrong bytes.
+        path.write_bytes(blanked(bytearray(path.read_bytes())))
     try:
         repair_db(str(directory), paranoid_checks=True)
     except Error as error:

@@ -26,7 +26,7 @@ def blanked(log: bytearray) -> bytearray:
     A damaged piece's length may be wrong, too. So what follows it in its block is found by looking for it, and what is before that becomes
     records that are too short for LevelDB; where nothing is found, zeros to the end of the block.
     """
-    left = Budget()
+    left = _Budget()
     for start in range(0, len(log), BLOCK):
         at, end = start, min(start + BLOCK, len(log))
         while at + HEAD.size <= end:
@@ -79,7 +79,7 @@ def _has_unwritten(log: bytes | bytearray, begins: int) -> bool:
     return any(not any(log[start:end]) and end - start > SHORT for start, end in pairwise(places))
 
 
-class Budget:
+class _Budget:
     """How many bytes of checksums are worked out for places where a piece might begin: a payload can be made of nothing else.
 
     Attributes:
@@ -92,11 +92,11 @@ class Budget:
 
 def _begins_again(log: bytes | bytearray, first: int) -> bool:
     """Whether a record begins at a place or behind it, wherever that may be; also where it would take too long to tell."""
-    left = Budget()
+    left = _Budget()
     return next(_beginnings(log, first, len(log), left), None) is not None or left.left <= 0
 
 
-def _beginnings(log: bytes | bytearray, first: int, last: int, left: Budget) -> Iterator[int]:
+def _beginnings(log: bytes | bytearray, first: int, last: int, left: _Budget) -> Iterator[int]:
     """Where records begin, from one place to another, wherever that may be; none any more when the budget is used up."""
     for found in _KINDS.finditer(log, first + HEAD.size - 1, last):
         at = found.start() - HEAD.size + 1
@@ -117,7 +117,7 @@ def _claimed(log: bytes | bytearray, at: int) -> int:
 
 def _may_follow(log: bytes | bytearray, at: int) -> bool:
     """Whether another piece can stand there, or the end of a block or the file, or zeros: a look that costs little."""
-    if at + HEAD.size > len(log) or at % BLOCK in (0, *range(BLOCK - HEAD.size + 1, BLOCK)):
+    if at + HEAD.size > len(log) or -at % BLOCK < HEAD.size:
         return True
     return _claimed(log, at) > 0 or not any(log[at : at + HEAD.size])
 

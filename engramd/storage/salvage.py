@@ -125,7 +125,9 @@ class Salvage:
         record before it by damage. Halves of ids tell which to look at, since all whole ones would take too much memory."""
         halves = array("Q", (_half(id_in(records.unpack(value).body)) for _, value in self._all() if value[0] == records.UNIT_PUT))
         twice = {one for one, other in pairwise(sorted(halves)) if one == other}
-        units = ((seq, id_in(records.unpack(value).body)) for seq, value in self._all() if twice and value[0] == records.UNIT_PUT)
+        if not twice:  # as nearly always: the store need not be read again
+            return {}
+        units = ((seq, id_in(records.unpack(value).body)) for seq, value in self._all() if value[0] == records.UNIT_PUT)
         return {unit: seq for seq, unit in units if _half(unit) in twice}
 
     def _all(self) -> Iterator[tuple[int, bytes]]:

@@ -25,15 +25,13 @@ class Disk:
         self._notes.unlink(missing_ok=True)
         self._before = {str(path): path.stat().st_size for path in self._files()}
 
-    def cut(self, rng: random.Random) -> int:
-        """Take from each file some of what was not synced, or all; gives how many bytes were not. Nobody may have the files."""
-        synced, exposed = self._synced(), 0
+    def cut(self, rng: random.Random) -> None:
+        """Take from each file some of what was not synced, or all. Nobody may have the files."""
+        synced = self._synced()
         for path in self._files():
-            kept, size = synced.get(str(path), 0), path.stat().st_size
-            if kept < size:
+            kept = synced.get(str(path), 0)
+            if kept < path.stat().st_size:
                 rng.choice((_cut_off, _cut_off if path.name.startswith("MANIFEST") else _tear))(path, kept, rng)
-                exposed += size - kept
-        return exposed
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self._directory.rglob("*") if path.is_file())
